@@ -1,0 +1,198 @@
+"""What one kernel computes: a region of the graph with names for its buffers, and helpers that all schedules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, Provider, tail_mask
+from lepton_jit.codegen.kernel_builder import KernelBuilder
+from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer, Const, Extent, Index, Kernel, Load, Store, Var, walk
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.types import Dim, Poly, Shape, dim_value, element_count
+
+# What a symbol is taken to be where a schedule has to guess how much work there is.
+TYPICAL = 64
+# Iterations are handed to threads in chunks of about this many scalar operations, some ten microseconds of work.
+CHUNK_WORK = 32768
+
+
+def typical(dim: Dim) -> int:
+    """A dimension with every symbol at its typical size."""
+    return dim if isinstance(dim, int) else dim_value(dim, {s: TYPICAL for m, _ in dim.terms for s in m})
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A region whose inputs and outputs are buffers; the order of `buffers` is that of the kernel's frame."""
+
+    region: Graph
+    layer: str = ""
+    providers: Mapping[Value, Provider] = field(default_factory=dict, hash=False)
+
+    @property
+    def inputs(self) -> dict[Value, str]:
+        return {entry.value: f"a{i}" for i, entry in enumerate(self.region.inputs)}
+
+    @property
+    def outputs(self) -> dict[Value, str]:
+        return {entry.value: f"o{i}" for i, entry in enumerate(self.region.outputs)}
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        named = [*self.inputs.items(), *self.outputs.items()]
+        return tuple(Buffer(name, value.type.dtype, value.type.elements) for value, name in named)
+
+    def evaluator(self, kernel: KernelBuilder, lanes: int = 1, mask: Atom | None = None) -> Evaluator:
+        return Evaluator(kernel, self.region, self.inputs, lanes, mask, providers=self.providers)
+
+    def lanes(self, target: Target) -> int:
+        """As many lanes as registers have for the widest float of the region (or 4-byte integers)."""
+        sizes = [v.type.dtype.bytes for v in self.region.values() if v.type.dtype.is_float]
+        sizes += [4] if not sizes else []
+        return target.lanes(8 * max(sizes))
+
+    def builder(self) -> KernelBuilder:
+        kernel = KernelBuilder()
+        kernel.buffers = {b.name: b for b in self.buffers}
+        return kernel
+
+    def kernel(
+        self, builder: KernelBuilder, extent: Extent, work: Dim, flops: Dim = 0, extra: Sequence[Buffer] = ()
+    ) -> Kernel:
+        """The finished kernel; `work` is the number of scalar operations of one iteration."""
+        grain = max(1, CHUNK_WORK // max(1, typical(work)))
+        buffers = (*self.buffers, *extra)
+        return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Neighbouring dimensions that every access of a kernel walks as if they were one."""
+
+    dimensions: tuple[int, ...]
+    extent: Dim
+
+
+def merge_dimensions(
+    shape: Shape, accesses: Sequence[tuple[Dim, ...]], apart: Sequence[object] | None = None
+) -> list[Axis]:
+    """The loops that a kernel needs: dimension d joins d + 1 where each access has step[d] = step[d+1] * extent[d+1].
+
+    Dimensions whose entries in `apart` differ are never joined.
+
+    >>> merge_dimensions((2, 3, 4), [(12, 4, 1), (4, 0, 1)])
+    [Axis(dimensions=(0,), extent=2), Axis(dimensions=(1,), extent=3), Axis(dimensions=(2,), extent=4)]
+    >>> merge_dimensions((2, 3, 4), [(12, 4, 1)])
+    [Axis(dimensions=(0, 1, 2), extent=24)]
+    """
+    axes: list[Axis] = []
+    for d in reversed(range(len(shape))):
+        if shape[d] == 1:
+            continue
+        if axes:
+            inner = axes[-1].dimensions[0]
+            same = apart is None or apart[d] == apart[inner]
+            if same and all(steps[d] == steps[inner] * axes[-1].extent for steps in accesses):
+                axes[-1] = Axis((d, *axes[-1].dimensions), axes[-1].extent * shape[d])
+                continue
+        axes.append(Axis((d,), shape[d]))
+    return axes[::-1]
+
+
+def accesses_of(
+    cluster: Cluster, values: Sequence[Value], rank: int, extra: Sequence[Buffer] = ()
+) -> list[tuple[Dim, ...]]:
+    """How far each read of a kernel moves per step in each dimension, found by computing the values once."""
+    builder = cluster.builder()
+    builder.buffers |= {b.name: b for b in extra}
+    evaluator = cluster.evaluator(builder)
+    names = [f"d{i}" for i in range(rank)]
+    indices = tuple(Affine.var(name) for name in names)
+    for value in values:
+        evaluator.value(value, indices[: value.type.rank])
+    found = []
+    for stmt in walk(builder.statements):
+        if isinstance(stmt, Store) or not hasattr(stmt, "expr"):
+            continue
+        expr = stmt.expr  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(expr, (Load, Index)):
+            found.append(tuple(expr.index.coefficient(name) for name in names))
+    return found
+
+
+def spread(axes: Sequence[Axis], positions: Sequence[Affine], rank: int) -> Indices:
+    """Indices of all dimensions: a merged axis counts in its last one, the others stay at zero."""
+    indices = [Affine()] * rank
+    for axis, position in zip(axes, positions, strict=True):
+        indices[axis.dimensions[-1]] = position
+    return tuple(indices)
+
+
+def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | Atom]) -> list[Affine]:
+    """The row-major digits of an index: for extents (A, B, C) i // (B*C), i // C % B, i % C.
+
+    Only the digits of extents other than 1 cost a division.
+    """
+    digits: list[Affine] = []
+    rest: Var = kernel.index(index)
+    real = [i for i, extent in enumerate(extents) if extent != 1]
+    for i in reversed(range(len(extents))):
+        extent = extents[i]
+        if i not in real:
+            digits.append(Affine())
+        elif i == real[0]:
+            digits.append(Affine.var(rest.name))
+        else:
+            size = extent if isinstance(extent, (Var, Const)) else kernel.index(Affine.of(extent))
+            digits.append(Affine.var(kernel.apply("modulo", rest, size).name))
+            rest = kernel.apply("floor_divide", rest, size)
+    return digits[::-1]
+
+
+def whole_vectors(extent: Dim, lanes: int) -> tuple[Dim | None, Dim | None]:
+    """The part of an extent that full vectors cover and the rest; None where only run time knows."""
+    if isinstance(extent, int):
+        return extent - extent % lanes, extent % lanes
+    if isinstance(extent, Poly) and all(c % lanes == 0 for _, c in extent.terms):
+        return extent, 0
+    return None, None
+
+
+def vector_loop(kernel: KernelBuilder, start: Affine, stop: Affine, lanes: int, rest: Dim | None) -> Iterator[tuple]:
+    """Yield (first index, mask) blocks for [start, stop): full vectors in a loop, then one masked rest.
+
+    `rest` is (stop - start) % lanes where it is known. Each block is to be filled before the next one is asked for.
+    """
+    count = stop - start
+    if count.terms == () and isinstance(count.constant, int):
+        full: Affine = start + (count.constant - count.constant % lanes)
+        rest = count.constant % lanes
+    elif rest == 0:
+        full = stop
+    else:
+        total = kernel.index(count)
+        left = kernel.apply("modulo", total, kernel.index(Affine.of(lanes)))
+        full = stop - Affine.var(left.name)
+    if full - start != Affine():
+        with kernel.loop(start, full, lanes) as i:
+            yield i + Affine.var(LANE), None
+    if rest == 0:
+        return
+    if rest is not None:
+        with kernel.scope() as body:
+            yield full + Affine.var(LANE), tail_mask(kernel, rest, lanes)
+        for stmt in body:
+            kernel.append(stmt)
+        return
+    left_over = kernel.index(stop - full)
+    with kernel.when(kernel.compare(left_over, kernel.constant(0, "i64"), "GT")):
+        yield full + Affine.var(LANE), tail_mask(kernel, stop - full, lanes)
+
+
+def store_at(
+    kernel: KernelBuilder, buffer: str, position: Affine, value: Atom, lanes: int, mask: Atom | None
+) -> None:
+    """Store the lanes of a value from a linear position that contains LANE once."""
+    kernel.store(buffer, position - Affine.var(LANE), value, lanes, mask)

@@ -1,0 +1,189 @@
+"""Calls of micro-kernels, and the micro-kernels of a program: each tile is compiled once and shared by all calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from lepton_jit.codegen.emit_kernel import KernelEmitter
+from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Primitives, memory_type, splat_constant
+from lepton_jit.codegen.loop_ir import Affine, Apply, Atom, Const, Contract, Tile
+from lepton_jit.codegen.microkernel import SHAPE, ALayout, Fragment, MicroKernel, emit_microkernel
+from lepton_jit.codegen.target import Target
+from lepton_jit.errors import GraphError
+from lepton_jit.ir.types import DType
+
+MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
+# Behind `extras`: a pointer and a row step for each operand of the epilogue.
+EXTRA_SLOTS = 2
+
+
+class ContractUnit:
+    """The micro-kernels of one module."""
+
+    def __init__(self, module: ir.Module, target: Target) -> None:
+        self.module = module
+        self.target = target
+        self._made: dict[object, ir.Function] = {}
+        self._tables: dict[object, ir.GlobalVariable] = {}
+
+    def emit(self, kernel: KernelEmitter, contract: Contract) -> None:
+        """Fill the tables of one call and call the micro-kernel for its number of rows."""
+        layout = _layout(contract)
+        packed = contract.sums[-1][2] == contract.tile.panel_vectors * self.target.lanes(contract.tile.dtype.bytes * 8)
+        pointers = [kernel.address(*side) for side in (contract.lhs, contract.rhs, contract.out)]
+        shape = self._shape(kernel, contract)
+        offsets = self._offsets(kernel, contract) if layout == "table" else ir.Constant(POINTER, None)
+        extras = self._extras(kernel, contract)
+        function = self._function(kernel, contract, layout, packed)
+        zero = I64_TYPE(0)
+        kernel.builder.call(function, [*pointers, shape, offsets, extras, zero, zero])
+
+    def _function(self, kernel: KernelEmitter, contract: Contract, layout: ALayout, packed: bool) -> ir.Value:
+        if isinstance(contract.rows, int):
+            return self._microkernel(contract.tile, contract.rows, layout, packed)
+        table = self._table(contract, layout, packed)
+        builder = kernel.builder
+        index = kernel.value_of(contract.rows)
+        slot = builder.gep(table, [index], source_etype=POINTER)
+        loaded = builder.load(slot, align=8, typ=POINTER)
+        return _Callee(loaded)  # pyright: ignore[reportReturnType]
+
+    def _table(self, contract: Contract, layout: ALayout, packed: bool) -> ir.GlobalVariable:
+        """The micro-kernels by their number of rows."""
+        key = (contract.tile, contract.heights, layout, packed)
+        if key not in self._tables:
+            null = ir.Constant(POINTER, None)
+            entries: list[Any] = [null] * (max(contract.heights) + 1)
+            for height in contract.heights:
+                entries[height] = self._microkernel(contract.tile, height, layout, packed)
+            typ = ir.ArrayType(POINTER, len(entries))
+            table = ir.GlobalVariable(self.module, typ, f"{self.module.name}_tiles_{len(self._tables)}")
+            table.initializer = ir.Constant(typ, entries)  # pyright: ignore[reportAttributeAccessIssue]
+            table.global_constant = True
+            table.linkage = "internal"
+            self._tables[key] = table
+        return self._tables[key]
+
+    def _microkernel(self, tile: Tile, rows: int, layout: ALayout, packed: bool) -> ir.Function:
+        key = (tile, rows, layout, packed)
+        if key not in self._made:
+            dtype: Any = tile.dtype.name
+            kernel = MicroKernel(
+                self.target,
+                dtype,
+                rows,
+                tile.vectors,
+                tile.panel_vectors,
+                a_layout=layout,
+                b_packed=packed,
+                masked=tile.masked,
+                b_masked=tile.rhs_masked,
+            )
+            name = f"{self.module.name}_tile_{len(self._made)}"
+            epilogue = _EpilogueEmitter(tile, self.target) if tile.epilogue else None
+            function = emit_microkernel(self.module, kernel, name, epilogue)
+            function.linkage = "internal"
+            self._made[key] = function
+        return self._made[key]
+
+    def _shape(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
+        """The i64 table of trip counts and steps."""
+        sums = [(Affine.of(1), 0, 0)] * (3 - len(contract.sums)) + list(contract.sums)
+        values: list[Affine] = []
+        for extent, lhs, rhs in sums:
+            values += [extent, Affine.of(lhs), Affine.of(rhs)]
+        lanes = self.target.lanes(contract.tile.dtype.bytes * 8)
+        active = contract.columns - (contract.tile.vectors - 1) * lanes
+        values += [Affine.of(contract.row_step), Affine(), Affine.of(contract.out_row), active]
+        assert len(values) == len(SHAPE)
+        return kernel.table(values)
+
+    def _offsets(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
+        return kernel.table([Affine.of(contract.row_step) * i for i in range(max(contract.heights))])
+
+    def _extras(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
+        if not contract.extras:
+            return ir.Constant(POINTER, None)
+        builder = kernel.builder
+        slots = kernel.allocate(POINTER, EXTRA_SLOTS * len(contract.extras))
+        for i, extra in enumerate(contract.extras):
+            slot = builder.gep(slots, [I64_TYPE(EXTRA_SLOTS * i)], source_etype=POINTER)
+            builder.store(kernel.address(extra.buffer, extra.index), slot, align=8)
+            step = builder.gep(slots, [I64_TYPE(EXTRA_SLOTS * i + 1)], source_etype=POINTER)
+            builder.store(kernel.dim(extra.row_step), step, align=8)
+        return slots
+
+
+class _Callee:
+    """A loaded function pointer that llvmlite lets us call."""
+
+    def __init__(self, value: ir.Value) -> None:
+        self.function_type = MICROKERNEL_TYPE
+        self._value = value
+        self.type = value.type
+        self.attributes: frozenset[str] = frozenset()
+        self.calling_convention = ""
+        self.args = ()
+
+    def get_reference(self) -> str:
+        return self._value.get_reference()
+
+
+def _layout(contract: Contract) -> ALayout:
+    if contract.sums[-1][1] == 1:
+        return "strided"
+    return "columns" if contract.row_step == 1 else "table"
+
+
+class _EpilogueEmitter:
+    """Emits the statements of an epilogue for one accumulator."""
+
+    def __init__(self, tile: Tile, target: Target) -> None:
+        assert tile.epilogue is not None
+        self.tile = tile
+        self.epilogue = tile.epilogue
+        self.target = target
+
+    def __call__(self, builder: ir.IRBuilder, accumulator: ir.Value, fragment: Fragment) -> ir.Value:
+        primitives = Primitives(builder, self.target)
+        lanes = fragment.type.count
+        values: dict[str, tuple[ir.Value, int]] = {self.epilogue.args[0].name: (accumulator, lanes)}
+        for i, (var, step) in enumerate(zip(self.epilogue.args[1:], self.tile.extra_steps, strict=True)):
+            values[var.name] = self._extra(builder, i, var.dtype, step, fragment)
+
+        def wide(atom: Atom) -> ir.Value:
+            if isinstance(atom, Const):
+                return splat_constant(atom.value, atom.dtype, lanes)
+            value, have = values[atom.name]
+            return value if have == lanes else primitives.splat(value, lanes)
+
+        for let in self.epilogue.body:
+            if not isinstance(let.expr, Apply):
+                raise GraphError(f"epilogue: expected machine primitives, got {let.expr}")
+            args = [wide(a) for a in let.expr.args]
+            result = primitives.apply(let.expr.op, args, let.expr.args, let.var.dtype, lanes, let.expr.detail)
+            values[let.var.name] = (result, lanes)
+        return wide(self.epilogue.result)
+
+    def _extra(
+        self, builder: ir.IRBuilder, number: int, dtype: DType, column_step: int, fragment: Fragment
+    ) -> tuple[ir.Value, int]:
+        table = builder.function.args[5]
+        element = memory_type(dtype)
+        slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number)], source_etype=POINTER)
+        pointer = builder.load(slot, align=8, typ=POINTER)
+        if fragment.row:
+            slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number + 1)], source_etype=POINTER)
+            step = builder.load(slot, align=8, typ=I64_TYPE)
+            offset = builder.mul(step, I64_TYPE(fragment.row))
+            pointer = builder.gep(pointer, [offset], source_etype=element)
+        if column_step and fragment.column:
+            pointer = builder.gep(pointer, [I64_TYPE(fragment.column)], source_etype=element)
+        primitives = Primitives(builder, self.target)
+        if not column_step:
+            return primitives.load(pointer, dtype, 1, None, None), 1
+        lanes = fragment.type.count
+        return primitives.load(pointer, dtype, lanes, fragment.mask, None), lanes
+

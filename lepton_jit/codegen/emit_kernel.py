@@ -1,0 +1,321 @@
+"""One kernel of the loop IR to one LLVM function: a translation that decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+from lepton_jit.codegen.emit_primitives import (
+    I64_TYPE,
+    POINTER,
+    Primitives,
+    constant,
+    memory_type,
+    splat_constant,
+    value_type,
+)
+from lepton_jit.codegen.loop_ir import (
+    Affine,
+    Apply,
+    Atom,
+    Const,
+    Contract,
+    Dim,
+    Horizontal,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Stmt,
+    Store,
+    Var,
+)
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.types import Poly
+
+# void kernel(ptr frame, i64 begin, i64 end): frame[0] is the context, frame[1] the symbols, frame[2 + i] buffer i
+KERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER, I64_TYPE, I64_TYPE])
+FRAME_BUFFERS = 2
+
+ContractEmitter = Callable[["KernelEmitter", Contract], None]
+
+
+def emit_kernel(
+    module: ir.Module, kernel: Kernel, target: Target, symbols: Sequence[str], emit_contract: ContractEmitter
+) -> ir.Function:
+    """Add the function of a kernel to a module; `symbols` is the order of the program's symbols."""
+    function = ir.Function(module, KERNEL_TYPE, kernel.name)
+    function.linkage = "internal"
+    KernelEmitter(function, kernel, target, symbols, emit_contract).emit()
+    return function
+
+
+class _Scope:
+    """A block of statements. `outside` is the block that leads into it: what does not change inside goes to its end."""
+
+    def __init__(self, outside: ir.Block | None) -> None:
+        self.outside = outside
+        self.names: set[str] = set()
+        self.values: dict[object, ir.Value] = {}
+
+
+class KernelEmitter:
+    def __init__(
+        self,
+        function: ir.Function,
+        kernel: Kernel,
+        target: Target,
+        symbols: Sequence[str],
+        emit_contract: ContractEmitter,
+    ) -> None:
+        self.function = function
+        self.kernel = kernel
+        self.target = target
+        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self.primitives = Primitives(self.builder, target)
+        self._emit_contract = emit_contract
+        self._values: dict[str, ir.Value] = {}
+        self._scopes = [_Scope(None)]
+        self._dtypes = {b.name: b.dtype for b in kernel.buffers}
+        frame = function.args[0]
+        self.buffers = {b.name: self._slot(frame, FRAME_BUFFERS + i) for i, b in enumerate(kernel.buffers)}
+        dims = self._slot(frame, 1) if symbols else None
+        self.symbols = {
+            name: self.builder.load(self._gep(dims, i, I64_TYPE), align=8, typ=I64_TYPE) for i, name in enumerate(symbols)
+        }
+
+    def emit(self) -> None:
+        _, begin, end = self.function.args
+        self._loop("t", begin, end, 1, self.kernel.body, ())
+        self.builder.ret_void()
+
+    # Statements
+
+    def _block(self, body: Sequence[Stmt]) -> None:
+        for stmt in body:
+            match stmt:
+                case Let():
+                    self._define(stmt.var.name, self._expression(stmt))
+                case Store():
+                    self._store(stmt)
+                case Loop():
+                    self._affine_loop(stmt)
+                case If():
+                    self._if(stmt)
+                case Contract():
+                    self._emit_contract(self, stmt)
+
+    def _define(self, name: str, value: ir.Value) -> None:
+        self._values[name] = value
+        self._scopes[-1].names.add(name)
+
+    def _affine_loop(self, loop: Loop) -> None:
+        self._loop(loop.var, self.affine(loop.start), self.affine(loop.stop), loop.step, loop.body, loop.carries)
+
+    def _loop(self, name: str, start: ir.Value, stop: ir.Value, step: int, body: Sequence[Stmt], carries: Sequence) -> None:
+        builder = self.builder
+        inits = [self.atom(c.init, c.var.lanes) for c in carries]
+        outside = builder.block
+        header = self.function.append_basic_block("loop")
+        inside = self.function.append_basic_block("body")
+        after = self.function.append_basic_block("after")
+        builder.branch(header)
+        builder.position_at_end(header)
+        index = builder.phi(I64_TYPE)
+        index.add_incoming(start, outside)
+        phis = [builder.phi(value_type(c.var.dtype, c.var.lanes)) for c in carries]
+        for phi, carry, init in zip(phis, carries, inits, strict=True):
+            phi.add_incoming(init, outside)
+            self._define(carry.var.name, phi)
+        builder.cbranch(builder.icmp_signed("<", index, stop), inside, after)
+        builder.position_at_end(inside)
+        self._scopes.append(_Scope(outside))
+        self._define(name, index)
+        self._block(body)
+        following = [self.atom(c.next, c.var.lanes) for c in carries]
+        index.add_incoming(builder.add(index, I64_TYPE(step)), builder.block)
+        for phi, value in zip(phis, following, strict=True):
+            phi.add_incoming(value, builder.block)
+        builder.branch(header)
+        self._scopes.pop()
+        builder.position_at_end(after)
+
+    def _if(self, stmt: If) -> None:
+        builder = self.builder
+        condition = self.atom(stmt.condition, 1)
+        outside = builder.block
+        branches = [stmt.then, stmt.orelse] if stmt.orelse else [stmt.then]
+        blocks = [self.function.append_basic_block("side") for _ in branches]
+        after = self.function.append_basic_block("after")
+        builder.cbranch(condition, blocks[0], blocks[1] if stmt.orelse else after)
+        for block, statements in zip(blocks, branches, strict=True):
+            builder.position_at_end(block)
+            self._scopes.append(_Scope(outside))
+            self._block(statements)
+            self._scopes.pop()
+            builder.branch(after)
+        builder.position_at_end(after)
+
+    def _store(self, store: Store) -> None:
+        dtype = self._dtypes[store.buffer]
+        lanes = store.lanes
+        value = self.primitives.to_memory(self.atom(store.value, lanes), dtype, lanes)
+        pointer = self.address(store.buffer, store.index)
+        mask = None if store.mask is None else self.atom(store.mask, lanes)
+        self.primitives.store(value, pointer, dtype, mask)
+
+    # Expressions
+
+    def _expression(self, let: Let) -> ir.Value:
+        dtype, lanes = let.var.dtype, let.var.lanes
+        match let.expr:
+            case Apply(op, args, detail):
+                operands = [self.atom(a, lanes) for a in args]
+                return self.primitives.apply(op, operands, args, dtype, lanes, detail)
+            case Load():
+                return self._load(let.expr, lanes)
+            case Index(index, step):
+                return self._index(index, step, lanes)
+            case Horizontal(op, arg):
+                return self.primitives.horizontal(op, self.atom(arg, arg.lanes), arg)
+
+    def _load(self, load: Load, lanes: int) -> ir.Value:
+        dtype = self._dtypes[load.buffer]
+        pointer = self.address(load.buffer, load.index)
+        mask = None if load.mask is None else self.atom(load.mask, lanes)
+        other = None if load.other is None else self.atom(load.other, lanes)
+        if lanes > 1 and load.step != 1:
+            offsets = self._index(Affine(), load.step, lanes)
+            return self.primitives.gather(pointer, offsets, dtype, lanes, mask, other)
+        return self.primitives.load(pointer, dtype, lanes, mask, other)
+
+    def _index(self, index: Affine, step: Dim, lanes: int) -> ir.Value:
+        base = self.affine(index)
+        if lanes == 1:
+            return base
+        ramp = ir.Constant(ir.VectorType(I64_TYPE, lanes), [I64_TYPE(i) for i in range(lanes)])
+        if step != 1:
+            ramp = self.builder.mul(ramp, self.splat(self.dim(step), lanes))
+        return self.builder.add(self.splat(base, lanes), ramp)
+
+    def atom(self, atom: Atom, lanes: int) -> ir.Value:
+        """The value of an atom, repeated to `lanes` if it is a scalar."""
+        if isinstance(atom, Const):
+            return constant(atom.value, atom.dtype) if lanes == 1 else splat_constant(atom.value, atom.dtype, lanes)
+        value = self._values[atom.name]
+        return value if atom.lanes == lanes else self.splat(value, lanes, atom.name)
+
+    def splat(self, value: ir.Value, lanes: int, key: str | None = None) -> ir.Value:
+        if lanes == 1:
+            return value
+        if key is None:
+            return self.primitives.splat(value, lanes)
+        for scope in self._scopes:
+            if ("splat", key, lanes) in scope.values:
+                return scope.values["splat", key, lanes]
+        result = self.primitives.splat(value, lanes)
+        self._scopes[-1].values["splat", key, lanes] = result
+        return result
+
+    # Addresses: sums are formed from the outermost variable inwards, each part where its variables first exist
+
+    def address(self, buffer: str, index: Affine) -> ir.Value:
+        element = memory_type(self._dtypes[buffer])
+        fixed = index.constant if isinstance(index.constant, int) else 0
+        pointer = self._gep(self.buffers[buffer], self.affine(index - fixed), element)
+        return self._gep(pointer, fixed, element) if fixed else pointer
+
+    def affine(self, index: Affine) -> ir.Value:
+        """The i64 value of an affine index."""
+        ordered = sorted(index.terms, key=lambda t: self._depth(t[0]))
+        total = self.dim(index.constant)
+        for count, (name, coefficient) in enumerate(ordered, 1):
+            partial = Affine(tuple(ordered[:count]), index.constant)
+            previous = total
+            total = self._hoisted(partial, self._depth(name), lambda n=name, c=coefficient, p=previous: self._sum(p, n, c))
+        return total
+
+    def _sum(self, total: ir.Value, name: str, coefficient: Dim) -> ir.Value:
+        value = self._values[name]
+        term = value if coefficient == 1 else self.builder.mul(value, self.dim(coefficient))
+        return term if isinstance(total, ir.Constant) and total.constant == 0 else self.builder.add(total, term)
+
+    def table(self, values: Sequence[Affine]) -> ir.Value:
+        """An i64 table on the stack. What loops do not change is stored once, on entry."""
+        slots = self.allocate(I64_TYPE, len(values))
+        for i, value in enumerate(values):
+            slot = self._gep(slots, i, I64_TYPE)
+            if value.terms:
+                self.builder.store(self.affine(value), slot, align=8)
+                continue
+            number = self.dim(value.constant)
+            with self._at_entry():
+                self.builder.store(number, self._gep(slots, i, I64_TYPE), align=8)
+        return slots
+
+    def allocate(self, element: ir.Type, count: int) -> ir.Value:
+        """Stack memory of the whole kernel."""
+        with self._at_entry():
+            return self.builder.alloca(ir.ArrayType(element, count))
+
+    @contextmanager
+    def _at_entry(self) -> Iterator[None]:
+        outside = self._scopes[1].outside
+        assert outside is not None
+        with self.builder.goto_block(outside):
+            self.builder.position_before(outside.terminator)
+            yield
+
+    def dim(self, dim: Dim) -> ir.Value:
+        """The i64 value of a dimension."""
+        if not isinstance(dim, Poly):
+            return I64_TYPE(dim)
+        return self._hoisted(dim, 0, lambda: self._polynomial(dim))
+
+    def _polynomial(self, dim: Poly) -> ir.Value:
+        total: ir.Value | None = None
+        for monomial, coefficient in dim.terms:
+            term: ir.Value = I64_TYPE(coefficient)
+            for name in monomial:
+                symbol = self.symbols[name]
+                term = symbol if isinstance(term, ir.Constant) and term.constant == 1 else self.builder.mul(term, symbol)
+            total = term if total is None else self.builder.add(total, term)
+        assert total is not None
+        return total
+
+    def _hoisted(self, key: object, depth: int, emit: Callable[[], ir.Value]) -> ir.Value:
+        """What `emit` computes from variables of scopes up to `depth`, at the end of that scope's block so far."""
+        home = min(depth + 1, len(self._scopes) - 1)
+        for scope in self._scopes[: home + 1]:
+            if key in scope.values:
+                return scope.values[key]
+        outside = self._scopes[home].outside if depth < len(self._scopes) - 1 else None
+        if outside is None:
+            value = emit()
+            self._scopes[-1].values[key] = value
+            return value
+        with self.builder.goto_block(outside):
+            self.builder.position_before(outside.terminator)
+            value = emit()
+        self._scopes[home].values[key] = value
+        return value
+
+    def _depth(self, name: str) -> int:
+        return next(i for i in reversed(range(len(self._scopes))) if name in self._scopes[i].names)
+
+    def _gep(self, pointer: ir.Value, index: ir.Value | int, element: ir.Type) -> ir.Value:
+        if isinstance(index, int):
+            index = I64_TYPE(index)
+        if isinstance(index, ir.Constant) and index.constant == 0:
+            return pointer
+        return self.builder.gep(pointer, [index], source_etype=element)
+
+    def _slot(self, table: ir.Value, index: int) -> ir.Value:
+        return self.builder.load(self._gep(table, index, POINTER), align=8, typ=POINTER)
+
+    def value_of(self, var: Var) -> ir.Value:
+        return self._values[var.name]

@@ -1,0 +1,284 @@
+"""The loop IR: one kernel at a time, as loops over buffers with affine indices, scalars and explicit vectors.
+
+    kernel    = name(buffer...) parallel t in 0..extent grain g { stmt... }
+    stmt      = let | store | loop | if | contract
+    let       = var = expr
+    expr      = op(atom...) | load | index | horizontal
+    load      = buffer[affine] (lane i reads affine + i*step) where mask else other
+    store     = buffer[affine] = atom where mask
+    loop      = for var in affine..affine step int carry (var = init -> next)... { stmt... }
+    if        = if atom { stmt... } else { stmt... }
+    contract  = call of a micro-kernel: a register tile of a contraction
+    atom      = var | constant
+    affine    = dim + dim*var + ...          with i64 variables; dims are polynomials of the program's symbols
+
+Every variable is defined once. Nothing here decides: schedules do, and emission only translates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, dim_value
+
+I64 = DTYPES["i64"]
+BOOL = DTYPES["bool"]
+
+
+@dataclass(frozen=True)
+class Var:
+    """A scalar or vector that a statement defines."""
+
+    name: str
+    dtype: DType
+    lanes: int = 1
+
+
+@dataclass(frozen=True)
+class Const:
+    """A number, the same in every lane."""
+
+    value: float | int | bool
+    dtype: DType
+    lanes: int = 1
+
+
+Atom = Var | Const
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`constant + sum(coefficient * variable)`.
+
+    >>> Affine.var("i") * 32 + 4
+    32*i + 4
+    """
+
+    terms: tuple[tuple[str, Dim], ...] = ()
+    constant: Dim = 0
+
+    @staticmethod
+    def var(name: str) -> Affine:
+        return Affine(((name, 1),))
+
+    @staticmethod
+    def of(value: Affine | Dim) -> Affine:
+        return value if isinstance(value, Affine) else Affine((), value)
+
+    def __add__(self, other: Affine | Dim) -> Affine:
+        other = Affine.of(other)
+        terms = dict(self.terms)
+        for name, coefficient in other.terms:
+            terms[name] = coefficient + terms.get(name, 0)
+        return Affine(tuple((n, c) for n, c in terms.items() if c != 0), self.constant + other.constant)
+
+    def __mul__(self, factor: Dim) -> Affine:
+        if factor == 0:
+            return Affine()
+        return Affine(tuple((n, c * factor) for n, c in self.terms), self.constant * factor)
+
+    def __sub__(self, other: Affine | Dim) -> Affine:
+        return self + Affine.of(other) * -1
+
+    def coefficient(self, name: str) -> Dim:
+        return dict(self.terms).get(name, 0)
+
+    def value(self, variables: Mapping[str, int], symbols: Mapping[str, int]) -> int:
+        return dim_value(self.constant, symbols) + sum(dim_value(c, symbols) * variables[n] for n, c in self.terms)
+
+    def __repr__(self) -> str:
+        parts = [n if c == 1 else f"({c})*{n}" if isinstance(c, Poly) else f"{c}*{n}" for n, c in self.terms]
+        if self.constant != 0 or not parts:
+            parts.append(repr(self.constant))
+        return " + ".join(parts)
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A machine primitive on atoms; scalars are repeated to the lanes of the result. `detail`: a comparison's direction."""
+
+    op: str
+    args: tuple[Atom, ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Lane i reads `buffer[index + i*step]`; lanes whose mask is false read nothing and give `other`."""
+
+    buffer: str
+    index: Affine
+    step: Dim = 1
+    mask: Atom | None = None
+    other: Atom | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """The i64 values `index + i*step` of the lanes i."""
+
+    index: Affine
+    step: Dim = 0
+
+
+@dataclass(frozen=True)
+class Horizontal:
+    """The lanes of a vector combined by `op`, halves first: ((0+4)+(2+6)) + ((1+5)+(3+7))."""
+
+    op: str
+    arg: Atom
+
+
+Expr = Apply | Load | Index | Horizontal
+
+
+@dataclass(frozen=True)
+class Let:
+    var: Var
+    expr: Expr
+
+
+@dataclass(frozen=True)
+class Store:
+    """Lane i writes `buffer[index + i]`; a scalar is repeated to `lanes`."""
+
+    buffer: str
+    index: Affine
+    value: Atom
+    lanes: int = 1
+    mask: Atom | None = None
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A variable of a loop: `init` at first, `next` after each turn, and the last value after the loop."""
+
+    var: Var
+    init: Atom
+    next: Atom
+
+
+@dataclass(frozen=True)
+class Loop:
+    """`step` is positive; the loop runs while var < stop."""
+
+    var: str
+    start: Affine
+    stop: Affine
+    step: int
+    body: tuple[Stmt, ...]
+    carries: tuple[Carry, ...] = ()
+
+
+@dataclass(frozen=True)
+class If:
+    condition: Atom
+    then: tuple[Stmt, ...]
+    orelse: tuple[Stmt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An operand of a tile's epilogue: element (i, j) of the tile reads `buffer[index + row_step*i + column_step*j]`."""
+
+    buffer: str
+    index: Affine
+    row_step: Dim
+    column_step: int  # 0 or 1
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is applied to each accumulator before it is stored: `body` computes `result` from `args`.
+
+    args[0] is the accumulator, args[1:] are the values of the extras.
+    """
+
+    args: tuple[Var, ...]
+    body: tuple[Let, ...]
+    result: Atom
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The shape of a micro-kernel: what is compiled once and shared by all calls of one program."""
+
+    dtype: DType
+    vectors: int
+    panel_vectors: int
+    masked: bool  # only part of the last vector's lanes exist
+    rhs_masked: bool  # the right side may not be read beyond them: it is not padded
+    epilogue: Epilogue | None
+    extra_steps: tuple[int, ...] = ()  # column_step of every extra
+
+
+@dataclass(frozen=True)
+class Contract:
+    """out[out_index + out_row*i + j] = epilogue(sum_{k2,k1,k0} lhs * rhs) for a tile of `rows` rows.
+
+    lhs element: lhs_index + row_step*i + sum(k * lhs_step); rhs element: rhs_index + j + sum(k * rhs_step).
+    """
+
+    tile: Tile
+    rows: int | Var
+    heights: tuple[int, ...]  # the values that `rows` can have
+    columns: Affine  # active columns, at most vectors * lanes
+    lhs: tuple[str, Affine]
+    rhs: tuple[str, Affine]
+    out: tuple[str, Affine]
+    out_row: Dim
+    sums: tuple[tuple[Affine, Dim, Dim], ...]  # (extent, lhs step, rhs step), outermost first; at most three
+    row_step: Dim  # how far apart the left side's rows lie
+    extras: tuple[Extra, ...] = ()
+
+
+Stmt = Let | Store | Loop | If | Contract
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An array of `size` elements."""
+
+    name: str
+    dtype: DType
+    size: Dim
+
+
+@dataclass(frozen=True)
+class CeilDiv:
+    """ceil(dividend / divisor), times a factor."""
+
+    dividend: Dim
+    divisor: int
+    factor: Dim = 1
+
+    def value(self, symbols: Mapping[str, int]) -> int:
+        return -(-dim_value(self.dividend, symbols) // self.divisor) * dim_value(self.factor, symbols)
+
+
+Extent = Dim | CeilDiv
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`body` runs for every value of the i64 variable `t` in 0..extent, in any order and on any thread."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    extent: Extent
+    grain: int
+    body: tuple[Stmt, ...]
+    layer: str = ""
+    flops: Dim = 0
+
+
+def walk(body: Iterable[Stmt]) -> Iterable[Stmt]:
+    """All statements, outer before inner."""
+    for stmt in body:
+        yield stmt
+        if isinstance(stmt, Loop):
+            yield from walk(stmt.body)
+        elif isinstance(stmt, If):
+            yield from walk(stmt.then)
+            yield from walk(stmt.orelse)

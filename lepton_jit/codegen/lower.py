@@ -1,0 +1,210 @@
+"""Graph to kernels: which kernel runs when, on which buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from lepton_jit.codegen.loop_ir import Extent, Kernel
+from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.types import Dim, DType, symbols_of
+
+BufferKind = Literal["input", "parameter", "state", "output", "arena", "constant"]
+
+
+@dataclass(frozen=True)
+class ProgramBuffer:
+    """Memory that steps read and write. `first` and `last` are the steps between which an arena buffer is needed."""
+
+    kind: BufferKind
+    name: str
+    dtype: DType
+    elements: Dim
+    index: int = 0  # the position among buffers of its kind
+    first: int = 0
+    last: int = 0
+    layer: str = ""
+    value: tuple = ()  # of a constant: its elements
+
+    @property
+    def bytes(self) -> Dim:
+        return self.elements * self.dtype.bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel on the buffers of its frame, by number."""
+
+    kernel: Kernel
+    buffers: tuple[int, ...]
+    layer: str
+    op: str
+
+    @property
+    def extent(self) -> Extent:
+        return self.kernel.extent
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program: steps in order on buffers."""
+
+    name: str
+    symbols: tuple[str, ...]
+    steps: tuple[Step, ...]
+    buffers: tuple[ProgramBuffer, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+    def arena(self) -> list[int]:
+        """The buffers that the memory plan places."""
+        return [i for i, b in enumerate(self.buffers) if b.kind == "arena"]
+
+
+def lower(graph: Graph, target: Target) -> Lowered:
+    """Schedule every node of a graph of fusions and contractions, and decide where each value lives."""
+    return _Lowering(graph, target).run()
+
+
+@dataclass
+class _Lowering:
+    graph: Graph
+    target: Target
+    buffers: list[ProgramBuffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    home: dict[Value, int] = field(default_factory=dict)
+
+    def run(self) -> Lowered:
+        graph = self.graph
+        for kind in ("input", "parameter", "state"):
+            for index, entry in enumerate(graph.inputs_of(kind)):
+                self.home[entry.value] = self._buffer(kind, entry.name, entry.value, index)
+        self._aliases = {n.result: n.operands[0] for n in graph.nodes if n.op == "reshape"}
+        self._last_use = self._last_uses()
+        self._claim_outputs()
+        for position, node in enumerate(graph.nodes):
+            self._node(position, node)
+        self._finish_outputs()
+        symbols = sorted({s for v in graph.values() for s in symbols_of(v.type.shape)})
+        return Lowered(
+            graph.name, tuple(symbols), tuple(self.steps), self._lifetimes(), graph.inputs, graph.outputs
+        )
+
+    def _buffer(self, kind: BufferKind, name: str, value: Value, index: int = 0, layer: str = "") -> int:
+        self.buffers.append(ProgramBuffer(kind, name, value.type.dtype, value.type.elements, index, layer=layer))
+        return len(self.buffers) - 1
+
+    def _root(self, value: Value) -> Value:
+        while value in self._aliases:
+            value = self._aliases[value]
+        return value
+
+    def _last_uses(self) -> dict[Value, int]:
+        last: dict[Value, int] = {}
+        for position, node in enumerate(self.graph.nodes):
+            for operand in node.operands:
+                last[self._root(operand)] = position
+        # what leaves the program is read once more, after the last node
+        return last | {self._root(o.value): len(self.graph.nodes) for o in self.graph.outputs}
+
+    def _claim_outputs(self) -> None:
+        """A value that is computed here and leaves as one output is written where the output lies."""
+        produced = {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op != "reshape"}
+        self._claimed: dict[Value, int] = {}
+        results = [o for o in self.graph.outputs if o.donates is None]
+        self._output_buffers: dict[str, int] = {}
+        for index, output in enumerate(results):
+            self._output_buffers[output.name] = self._buffer("output", output.name, output.value, index)
+            root = self._root(output.value)
+            if root in produced and root not in self._claimed:
+                self._claimed[root] = self._output_buffers[output.name]
+        for output in self.graph.outputs:
+            if output.donates is None:
+                continue
+            state = self.graph.input_named(output.donates).value
+            self._output_buffers[output.name] = self.home[state]
+            root = self._root(output.value)
+            if root in produced and root not in self._claimed and self._may_overwrite(state, *produced[root]):
+                self._claimed[root] = self.home[state]
+
+    def _may_overwrite(self, state: Value, position: int, node: Node) -> bool:
+        """No later node reads the old value, and this one reads each element before it writes it."""
+        last = self._last_use.get(state, -1)
+        return last < position or (last == position and reads_in_place(node, state))
+
+    def _node(self, position: int, node: Node) -> None:
+        if node.op == "reshape":
+            self.home[node.result] = self.home[node.operands[0]]
+            return
+        if node.op == "constant" and node.result.type.rank:
+            self.home[node.result] = self._constant(node)
+            return
+        for value in node.results:
+            self.home[value] = self._claimed.get(value, -1)
+            if self.home[value] < 0:
+                self.home[value] = self._reusable(position, node, value)
+            if self.home[value] < 0:
+                self.home[value] = self._buffer("arena", value.name, value, layer=node.layer)
+        self._schedule(node)
+
+    def _constant(self, node: Node) -> int:
+        value = node.attributes["value"]
+        index = sum(b.kind == "constant" for b in self.buffers)
+        number = self._buffer("constant", node.result.name, node.result, index)
+        self.buffers[number] = replace(self.buffers[number], value=value)
+        return number
+
+    def _reusable(self, position: int, node: Node, value: Value) -> int:
+        """The arena buffer of an operand that dies here and is read element by element: the result replaces it."""
+        taken = {self.home.get(v, -1) for v in node.results}
+        for operand in node.operands:
+            root = self._root(operand)
+            number = self.home[root]
+            same = self.buffers[number].kind == "arena" and root.type.elements == value.type.elements
+            if not same or root.type.dtype != value.type.dtype or number in taken:
+                continue
+            dies = self._last_use[root] == position
+            others = [v for v in node.operands if v != operand and self.home[v] == number]
+            if dies and not others and reads_in_place(node, operand):
+                return number
+        return -1
+
+    def _schedule(self, node: Node) -> None:
+        planned = schedule(node, self.target)
+        frame = [self.home[v] for v in (*planned.operands, *node.results)]
+        frame += [self._scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
+        self.steps += [Step(kernel, tuple(frame), node.layer, planned.op) for kernel in planned.kernels]
+
+    def _scratch(self, dtype: DType, count: Dim, layer: str) -> int:
+        self.buffers.append(ProgramBuffer("arena", "scratch", dtype, count, layer=layer))
+        return len(self.buffers) - 1
+
+    def _finish_outputs(self) -> None:
+        """Copy what could not be written in place; states that move to other states go through the arena."""
+        moves = [(self.home[o.value], self._output_buffers[o.name], o) for o in self.graph.outputs]
+        overwritten = {target for _, target, output in moves if output.donates is not None}
+        pending = []
+        for source, target, output in moves:
+            if source == target:
+                continue
+            if source in overwritten:
+                held = self._buffer("arena", output.value.name, output.value)
+                self._copy(output.value, source, held)
+                source = held
+            pending.append((output.value, source, target))
+        for value, source, target in pending:
+            self._copy(value, source, target)
+
+    def _copy(self, value: Value, source: int, target: int) -> None:
+        self.steps.append(Step(copy_kernel(value, self.target), (source, target), "", "copy"))
+
+    def _lifetimes(self) -> tuple[ProgramBuffer, ...]:
+        used: dict[int, list[int]] = {}
+        for index, step in enumerate(self.steps):
+            for number in step.buffers:
+                used.setdefault(number, []).append(index)
+        return tuple(
+            replace(b, first=used[i][0], last=used[i][-1]) if i in used else b for i, b in enumerate(self.buffers)
+        )

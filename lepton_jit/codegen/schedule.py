@@ -1,0 +1,87 @@
+"""Choose the schedule of a node by what its region contains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lepton_jit.codegen.cluster import Cluster
+from lepton_jit.codegen.evaluate import linear
+from lepton_jit.codegen.loop_ir import Affine, Kernel, Let, Load, walk
+from lepton_jit.codegen.schedule_contraction import schedule_contraction
+from lepton_jit.codegen.schedule_map import schedule_map
+from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pack, schedule_pad
+from lepton_jit.codegen.schedule_reduce import schedule_reduce
+from lepton_jit.codegen.schedule_scatter import schedule_scatter
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.types import Dim, DType
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The kernels of one node; all have the same frame: operands, results, scratch."""
+
+    op: str
+    operands: tuple[Value, ...]
+    kernels: tuple[Kernel, ...]
+    scratch: tuple[tuple[DType, Dim], ...] = ()
+
+
+def cluster_of(node: Node) -> tuple[Cluster, tuple[Value, ...]]:
+    """The region that a node computes and the operands that are its inputs; a single operation is a region of one."""
+    if node.op == "fusion":
+        return Cluster(node.regions[0], node.layer), node.operands
+    operands = tuple(dict.fromkeys(node.operands))
+    region = Graph(
+        node.op,
+        tuple(Input(v, v.name) for v in operands),
+        (node,),
+        tuple(Output(v, v.name) for v in node.results),
+    )
+    return Cluster(region, node.layer), operands
+
+
+def schedule(node: Node, target: Target) -> Schedule:
+    """The kernels of a node."""
+    cluster, operands = cluster_of(node)
+    ops = [n.op for n in cluster.region.nodes]
+    op = "+".join(o for o in ops if o not in ("broadcast_in_dim", "constant", "dimension_value")) or node.op
+    for key, scheduler in _SCHEDULES.items():
+        if key in ops:
+            kernels, scratch = scheduler(cluster, target)
+            return Schedule(op, operands, kernels, scratch)
+    return Schedule(op, operands, (schedule_map(cluster, target),))
+
+
+Scheduler = Callable[[Cluster, Target], tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]]
+_SCHEDULES: dict[str, Scheduler] = {
+    "affine_contraction": schedule_contraction,
+    "reduce": schedule_reduce,
+    "select_and_scatter": schedule_scatter,
+    "concatenate": schedule_concatenate,
+    "pack": schedule_pack,
+    "pad": schedule_pad,
+}
+
+
+def reads_in_place(node: Node, operand: Value) -> bool:
+    """Each element of `operand` is read only when the same element of every result is computed."""
+    cluster, operands = cluster_of(node)
+    if any(n.op in _SCHEDULES for n in cluster.region.nodes):
+        return False
+    entry = cluster.region.inputs[operands.index(operand)].value
+    builder = cluster.builder()
+    evaluator = cluster.evaluator(builder)
+    for value in cluster.outputs:
+        evaluator.value(value, tuple(Affine.var(f"d{i}") for i in range(value.type.rank)))
+    result = next(iter(cluster.outputs))
+    here = linear(tuple(Affine.var(f"d{i}") for i in range(result.type.rank)), result.type.shape)
+    loads = [s.expr for s in walk(builder.statements) if isinstance(s, Let) and isinstance(s.expr, Load)]
+    return all(load.index == here for load in loads if load.buffer == cluster.inputs[entry])
+
+
+def copy_kernel(value: Value, target: Target) -> Kernel:
+    """Copies one buffer into another."""
+    region = Graph("copy", (Input(value, value.name),), (), (Output(value, value.name),))
+    return schedule_map(Cluster(region), target)

@@ -1,0 +1,82 @@
+"""Schedule of a map: every element of the results is computed from its index, one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lepton_jit.codegen.cluster import (
+    Cluster,
+    accesses_of,
+    merge_dimensions,
+    split_index,
+    spread,
+    store_at,
+    vector_loop,
+    whole_vectors,
+)
+from lepton_jit.codegen.evaluate import linear
+from lepton_jit.codegen.kernel_builder import KernelBuilder
+from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.types import Dim, element_count
+
+# A long one-dimensional map is cut into blocks of this many elements, 16 KB of float32.
+BLOCK = 4096
+
+
+def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ()) -> Kernel:
+    """Loops over the merged dimensions of the (equally shaped) results, the innermost in vectors."""
+    shape = cluster.region.outputs[0].value.type.shape
+    results = list(cluster.outputs)
+    accesses = [*accesses_of(cluster, results, len(shape), extra), tuple(_strides(shape))]
+    axes = merge_dimensions(shape, accesses)
+    lanes = cluster.lanes(target)
+    kernel = cluster.builder()
+    kernel.buffers |= {b.name: b for b in extra}
+    work = len(cluster.region.nodes)
+
+    def block(outer: list[Affine], start: Affine, stop: Affine, rest: Dim | None) -> None:
+        for inner, mask in vector_loop(kernel, start, stop, lanes, rest):
+            evaluator = cluster.evaluator(kernel, lanes, mask)
+            indices = spread(axes, [*outer, inner], len(shape))
+            values = [evaluator.value(v, indices) for v in results]
+            for value, (result, buffer) in zip(values, cluster.outputs.items(), strict=True):
+                store_at(kernel, buffer, linear(indices, result.type.shape), value, lanes, mask)
+
+    if not axes:
+        _scalar(cluster, kernel, len(shape))
+        return cluster.kernel(kernel, 1, work, extra=extra)
+    inner = axes[-1].extent
+    if len(axes) == 1:
+        extent: Extent = CeilDiv(inner, BLOCK) if inner != 0 else 0
+        start = Affine.var("t") * BLOCK
+        end = kernel.apply("minimum", kernel.index(start + BLOCK), kernel.index(Affine.of(inner)))
+        if isinstance(inner, int) and inner <= BLOCK:
+            extent = 1
+            block([], Affine(), Affine.of(inner), None)
+        else:
+            _, rest = whole_vectors(inner, lanes)
+            block([], start, Affine.var(end.name), rest)
+        size = min(BLOCK, inner) if isinstance(inner, int) else BLOCK
+        return cluster.kernel(kernel, extent, size * work, extra=extra)
+    _, rest = whole_vectors(inner, lanes)
+    outer = axes[:-2] if len(axes) > 2 else axes[:1]
+    digits = split_index(kernel, Affine.var("t"), [a.extent for a in outer])
+    if len(axes) > 2:
+        with kernel.loop(0, axes[-2].extent) as i:
+            block([*digits, i], Affine(), Affine.of(inner), rest)
+    else:
+        block(digits, Affine(), Affine.of(inner), rest)
+    total = element_count(a.extent for a in axes[len(outer) :])
+    return cluster.kernel(kernel, element_count(a.extent for a in outer), total * work, extra=extra)
+
+
+def _strides(shape: tuple[Dim, ...]) -> list[Dim]:
+    return [element_count(shape[d + 1 :]) for d in range(len(shape))]
+
+
+def _scalar(cluster: Cluster, kernel: KernelBuilder, rank: int) -> None:
+    evaluator = cluster.evaluator(kernel)
+    values = [evaluator.value(v, (Affine(),) * rank) for v in cluster.outputs]
+    for value, buffer in zip(values, cluster.outputs.values(), strict=True):
+        kernel.store(buffer, Affine(), value)

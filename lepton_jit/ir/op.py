@@ -1,0 +1,116 @@
+"""What an operation is: one record with its type rule, its NumPy meaning, its gradient and samples of its use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_jit.errors import GraphError, UnsupportedError
+from lepton_jit.ir.graph import Attributes, Node, Value
+from lepton_jit.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from lepton_jit.ir.builder import Builder
+
+__all__ = ["DECOMPOSED", "NOT_DIFFERENTIABLE", "OPS", "Family", "Kind", "NoRule", "Op", "Sample", "get_op", "register"]
+
+
+class Family(Enum):
+    """What code generation knows of an operation: how its results are computed from indices."""
+
+    ELEMENTWISE = "elementwise"  # result[i] = f(a[i], b[i], ...)
+    MOVEMENT = "movement"  # result[i] = a[g(i)], or a constant
+    REDUCTION = "reduction"
+    WINDOW = "window"
+    CONTRACTION = "contraction"
+    COMPOSITE = "composite"  # has a decomposition; codegen may claim it by name
+    STRUCTURAL = "structural"  # fusion, gradient: nodes that passes introduce or remove
+
+
+class NoRule(Enum):
+    """What stands in a record in place of a gradient rule."""
+
+    NOT_DIFFERENTIABLE = "the operation has no gradient"
+    DECOMPOSED = "the gradient of a composite is that of its decomposition"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+NOT_DIFFERENTIABLE = NoRule.NOT_DIFFERENTIABLE
+DECOMPOSED = NoRule.DECOMPOSED
+
+InferRule = Callable[[Sequence[TensorType], Attributes], Sequence[TensorType]]
+# reference(arrays, attributes, symbols) -> arrays; symbols are the numbers of the symbolic dimensions
+Reference = Callable[[Sequence[np.ndarray], Attributes, Mapping[str, int]], Sequence[np.ndarray]]
+# gradient(builder, node, cotangents of the results) -> cotangents of the operands, None where there is none
+GradientRule = Callable[["Builder", Node, Sequence[Value | None]], Sequence[Value | None]]
+Decomposition = Callable[..., Value | Sequence[Value]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an attribute holds: `accepts` tells whether a value is of that kind."""
+
+    description: str
+    accepts: Callable[[object], bool]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One use of an operation, for the tests that run over the registry."""
+
+    operands: tuple[TensorType, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    low: float = -2.0  # the values of float operands are drawn from [low, high)
+    high: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One operation; see docs/add_an_op.md.
+
+    `native` says how a scalar of an elementwise operation is computed by the machine: `native(m, x, y, ...)`, where
+    `m` has the machine's primitives as methods (`m.add`, `m.fma`, `m.select`, ...). None: it is a primitive itself.
+    `decompose(builder, *operands, **attributes)` is the meaning of a composite. `operands` are their names (a last one
+    with a star stands for any number), `attributes` maps the name of each, all of them required, to what it holds.
+    """
+
+    name: str
+    operands: tuple[str, ...]
+    attributes: Mapping[str, Kind]
+    family: Family
+    infer: InferRule
+    reference: Reference
+    gradient: GradientRule | NoRule
+    samples: tuple[Sample, ...]
+    native: Callable[..., Any] | None = None
+    decompose: Decomposition | None = None
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(op: Op) -> Op:
+    """Enter an operation; an incomplete or doubled record fails here, at import."""
+    if op.name in OPS:
+        raise GraphError(f"op {op.name}: registered twice")
+    if not op.samples and op.family is not Family.STRUCTURAL:
+        raise GraphError(f"op {op.name}: a record needs samples for the tests that run over the registry")
+    if op.gradient is DECOMPOSED and op.decompose is None:
+        raise GraphError(f"op {op.name}: the gradient of a decomposition that does not exist")
+    if (op.decompose is not None) != (op.family is Family.COMPOSITE):
+        raise GraphError(f"op {op.name}: composites and only composites have a decomposition")
+    OPS[op.name] = op
+    return op
+
+
+def get_op(name: str) -> Op:
+    """The record of an operation."""
+    if name not in OPS:
+        raise UnsupportedError(f"op: expected one of {', '.join(sorted(OPS))}, got {name!r}")
+    return OPS[name]

@@ -1,0 +1,20 @@
+"""The operations, one file a family; importing this package enters their records into the registry."""
+
+from __future__ import annotations
+
+from lepton_jit.ir.ops import (  # noqa: F401
+    activations,
+    contraction,
+    convolution,
+    elementwise,
+    losses,
+    movement,
+    normalization,
+    parts,
+    philox,
+    pooling,
+    reduction,
+    structural,
+    transcendental,
+    window,
+)

@@ -1,0 +1,233 @@
+"""Element types, dimensions and tensor types: `f32[N,26,26,32]`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_jit.errors import DTypeError, ShapeError
+
+__all__ = ["DTYPES", "DType", "Dim", "Poly", "Shape", "TensorType", "dim_value", "dtype_of", "element_count", "symbols_of"]
+
+
+@dataclass(frozen=True)
+class DType:
+    """An element type; `bool` is stored as one byte of 0 or 1.
+
+    >>> DTYPES["f32"].numpy
+    dtype('float32')
+    """
+
+    name: str
+    numpy: np.dtype
+    kind: str  # "float", "signed", "unsigned" or "bool"
+
+    @property
+    def bytes(self) -> int:
+        return self.numpy.itemsize
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "float"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+DTYPES: dict[str, DType] = {
+    name: DType(name, np.dtype(numpy), kind)
+    for name, numpy, kind in (
+        ("f32", "float32", "float"),
+        ("f64", "float64", "float"),
+        ("i8", "int8", "signed"),
+        ("i16", "int16", "signed"),
+        ("i32", "int32", "signed"),
+        ("i64", "int64", "signed"),
+        ("u8", "uint8", "unsigned"),
+        ("u16", "uint16", "unsigned"),
+        ("u32", "uint32", "unsigned"),
+        ("u64", "uint64", "unsigned"),
+        ("bool", "bool", "bool"),
+    )
+}
+_BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES.values()}
+
+
+def dtype_of(dtype: object) -> DType:
+    """The element type for a name of ours (`"f32"`), of NumPy's (`"float32"`) or a NumPy dtype.
+
+    >>> dtype_of("float32"), dtype_of("i8")
+    (f32, i8)
+    """
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    try:
+        return _BY_NUMPY[np.dtype(dtype)]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except (KeyError, TypeError):
+        raise DTypeError(f"dtype: expected one of {', '.join(DTYPES)} or its NumPy name, got {dtype!r}") from None
+
+
+Monomial = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Poly:
+    """A polynomial with integer coefficients over named dimensions, never a constant: `128*N + 4`.
+
+    Arithmetic gives an `int` again where the symbols cancel.
+
+    >>> n = Poly.symbol("N")
+    >>> 128 * n + 4, (n + 1) * (n - 1), n - n
+    (128*N + 4, N*N - 1, 0)
+    """
+
+    terms: tuple[tuple[Monomial, int], ...]
+
+    @staticmethod
+    def symbol(name: str) -> Poly:
+        return Poly((((name,), 1),))
+
+    @staticmethod
+    def of(terms: Mapping[Monomial, int]) -> Dim:
+        """The polynomial with these terms, or the integer that it is."""
+        kept = sorted(((m, c) for m, c in terms.items() if c), key=lambda t: (-len(t[0]), t[0]))
+        if not kept:
+            return 0
+        if len(kept) == 1 and kept[0][0] == ():
+            return kept[0][1]
+        return Poly(tuple(kept))
+
+    def __add__(self, other: Dim) -> Dim:
+        if not isinstance(other, (int, Poly)):
+            return NotImplemented
+        terms = dict(self.terms)
+        for monomial, coefficient in _terms(other):
+            terms[monomial] = terms.get(monomial, 0) + coefficient
+        return Poly.of(terms)
+
+    def __mul__(self, other: Dim) -> Dim:
+        if not isinstance(other, (int, Poly)):
+            return NotImplemented
+        terms: dict[Monomial, int] = {}
+        for m1, c1 in self.terms:
+            for m2, c2 in _terms(other):
+                monomial = tuple(sorted(m1 + m2))
+                terms[monomial] = terms.get(monomial, 0) + c1 * c2
+        return Poly.of(terms)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Dim:
+        return self * -1
+
+    def __sub__(self, other: Dim) -> Dim:
+        return self + (-other)
+
+    def __rsub__(self, other: int) -> Dim:
+        return -self + other
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        """The exact quotient; ShapeError where there is none."""
+        quotient: dict[Monomial, int] = {}
+        divisor = _terms(other)
+        if len(divisor) != 1 or not divisor[0][1]:
+            if self == other:
+                return 1
+            raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
+        (divisor_monomial, divisor_coefficient) = divisor[0]
+        for monomial, coefficient in self.terms:
+            rest = list(monomial)
+            for name in divisor_monomial:
+                if name not in rest:
+                    raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
+                rest.remove(name)
+            if coefficient % divisor_coefficient:
+                raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
+            quotient[tuple(rest)] = coefficient // divisor_coefficient
+        return Poly.of(quotient)
+
+    def value(self, symbols: Mapping[str, int]) -> int:
+        """The number for given dimensions.
+
+        >>> (128 * Poly.symbol("N")).value({"N": 2})
+        256
+        """
+        return sum(c * math.prod(symbols[s] for s in m) for m, c in self.terms)
+
+    def __repr__(self) -> str:
+        text = ""
+        for monomial, coefficient in self.terms:
+            factors = "*".join(monomial)
+            size = abs(coefficient)
+            term = factors if size == 1 and factors else f"{size}*{factors}" if factors else str(size)
+            sign = "-" if coefficient < 0 else "+"
+            text += f" {sign} {term}" if text else f"{'-' if coefficient < 0 else ''}{term}"
+        return text
+
+
+Dim = int | Poly
+Shape = tuple[Dim, ...]
+
+
+def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
+    return dim.terms if isinstance(dim, Poly) else (((), dim),)
+
+
+def dim_value(dim: Dim, symbols: Mapping[str, int]) -> int:
+    """The number that a dimension is, for given symbols."""
+    return dim if isinstance(dim, int) else dim.value(symbols)
+
+
+def element_count(shape: Iterable[Dim]) -> Dim:
+    """The product of the dimensions: 1 for a scalar."""
+    count: Dim = 1
+    for dim in shape:
+        count = dim * count
+    return count
+
+
+def symbols_of(shape: Iterable[Dim]) -> set[str]:
+    """The names of the symbolic dimensions that occur in a shape."""
+    return {s for dim in shape if isinstance(dim, Poly) for m, _ in dim.terms for s in m}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape of a tensor.
+
+    >>> TensorType.of("f32", "N", 26, 26, 32)
+    f32[N,26,26,32]
+    """
+
+    dtype: DType
+    shape: Shape
+
+    @staticmethod
+    def of(dtype: object, *shape: Dim | str) -> TensorType:
+        return TensorType(dtype_of(dtype), tuple(Poly.symbol(d) if isinstance(d, str) else d for d in shape))
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def elements(self) -> Dim:
+        return element_count(self.shape)
+
+    def with_shape(self, shape: Iterable[Dim]) -> TensorType:
+        return TensorType(self.dtype, tuple(shape))
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}[{','.join(repr(d).replace(' ', '') for d in self.shape)}]"

@@ -1,0 +1,349 @@
+"""The base of all layers: names, weights, configuration, symbolic calls and the way into a trace."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from lepton_jit import arguments, initializers, regularizers
+from lepton_jit.configurable import check_arguments, plain
+from lepton_jit.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
+from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
+from lepton_jit.layers.weight import Weight
+from lepton_jit.naming import auto_name
+from lepton_jit.tracing import Tracer
+
+__all__ = ["Layer"]
+
+Spec = tuple[ShapeTuple, str]
+
+# Arguments of Keras that only their default is supported of.
+_ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
+    "data_format": (None, "channels_last"),
+    "activity_regularizer": (None,),
+    "kernel_constraint": (None,),
+    "bias_constraint": (None,),
+    "depthwise_constraint": (None,),
+    "beta_constraint": (None,),
+    "gamma_constraint": (None,),
+    "lora_rank": (None,),
+    "lora_alpha": (None,),
+    "quantization_config": (None,),
+    "noise_shape": (None,),
+    "sparse": (False,),
+    "ragged": (False,),
+    "synchronized": (False,),
+    "renorm": (False,),
+    "renorm_clipping": (None,),
+    "renorm_momentum": (0.99,),
+}
+
+
+class Layer:
+    """A function with weights.
+
+    A subclass has `fields` (the constructor's arguments that make its configuration), `build(input_shape)`, which
+    adds weights, `compute_output_shape(input_shape)` and `trace(t, *inputs)`, which adds operations to a graph.
+    Shapes are Keras': tuples whose first entry, the batch, is None.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    accepts: ClassVar[tuple[str, ...]] = ()  # further arguments of Keras, at their default only
+    takes_list: ClassVar[bool] = False  # a merging layer: called on a list of tensors
+    keeps_integers: ClassVar[bool] = False  # moves data only, so that integer tensors stay what they are
+    rank: ClassVar[int | None] = None  # of the input, batch included
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
+        input_shape: Sequence[int] | None = None,
+        **unknown: Any,
+    ) -> None:
+        self.name = _checked_name(type(self).__name__, name) if name is not None else auto_name(type(self).__name__)
+        self._refuse(unknown)
+        self._trainable = arguments.boolean(self.label, "trainable", trainable)
+        self.dtype = None if dtype is None else arguments.dtype_name(self.label, dtype)
+        self.declared_input_shape = (
+            None if input_shape is None else arguments.integer_tuple(self.label, "input_shape", input_shape)
+        )
+        self.built = False
+        self.compute_dtype: DType = DTYPES["f32"] if self.dtype is None else dtype_of(self.dtype)
+        self._weights: list[Weight] = []
+        self.calls: list[Call] = []
+
+    @property
+    def label(self) -> str:
+        """How errors call this layer."""
+        return f"layer {self.name!r}"
+
+    # Weights
+
+    def add_weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        initializer: Any = "glorot_uniform",
+        regularizer: Any = None,
+        trainable: bool = True,
+    ) -> Weight:
+        """A new weight of the layer's element type."""
+        weight = Weight(
+            name,
+            arguments.integer_tuple(self.label, f"shape of {name}", shape, low=0),
+            self.compute_dtype,
+            initializers.get(initializer),
+            regularizer=regularizers.get(regularizer),
+            trainable=trainable,
+        )
+        self._weights.append(weight)
+        return weight
+
+    @property
+    def sublayers(self) -> Sequence[Layer]:
+        """The layers inside, in order; a model has some."""
+        return ()
+
+    def own_weights(self) -> list[Weight]:
+        """This layer's weights without those of the layers inside: trainable ones first."""
+        return sorted(self._weights, key=lambda w: not w.trainable)
+
+    def named_weights(self, prefix: str = "", trainable: bool = True) -> Iterator[tuple[str, Weight, bool]]:
+        """Path, weight and whether training changes it, in Keras' order; paths leave out the outermost name."""
+        trainable = trainable and self.trainable
+        for weight in self.own_weights():
+            yield f"{prefix}{weight.name}", weight, trainable and weight.trainable
+        for layer in self.sublayers:
+            yield from layer.named_weights(f"{prefix}{layer.name}/", trainable)
+
+    def weight_paths(self) -> dict[str, Weight]:
+        """The weights under their paths; a shared one under the first."""
+        paths = {}
+        for path, weight, _ in self.named_weights():
+            paths.setdefault(weight, path)
+        return {path: weight for weight, path in paths.items()}
+
+    @property
+    def weights(self) -> list[Weight]:
+        """All weights, each once."""
+        return list(self.weight_paths().values())
+
+    @property
+    def trainable_weights(self) -> list[Weight]:
+        return list(dict.fromkeys(w for _, w, trainable in self.named_weights() if trainable))
+
+    @property
+    def non_trainable_weights(self) -> list[Weight]:
+        trained = set(self.trainable_weights)
+        return [w for w in self.weights if w not in trained]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the weights; setting it sets it for the layers inside too."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = arguments.boolean(self.label, "trainable", value)
+        for layer in self.sublayers:
+            layer.trainable = value
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the weights' arrays, in Keras' order."""
+        return [w.numpy() for w in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Overwrite all weights; nothing is changed if one does not fit."""
+        own = self.weights
+        if len(weights) != len(own):
+            raise ArgumentError(f"{self.label}: expected {len(own)} weight arrays, got {len(weights)}")
+        arrays = [w.check(v, f"{self.label}, weight {w.name!r}") for w, v in zip(own, weights, strict=True)]
+        for weight, array in zip(own, arrays, strict=True):
+            weight.assign(array)
+
+    def count_params(self) -> int:
+        """The number of elements of all weights."""
+        self._require_built()
+        return sum(w.size for w in self.weights)
+
+    # Shapes
+
+    def build(self, input_shape: Any) -> None:
+        """Add the weights that an input of this shape needs."""
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The output's shape for an input's."""
+        return input_shape
+
+    def output_specs(self, inputs: Sequence[Spec]) -> list[Spec]:
+        """Shapes and element types of the outputs."""
+        shape = self.compute_output_shape(self._shapes(inputs))
+        self._check_output(shape)
+        return [(shape, self._input_dtype([d for _, d in inputs]).numpy.name)]
+
+    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+        """Check the inputs' shapes; the first time, add the weights."""
+        self._check_rank(inputs)
+        if not self.built:
+            self.compute_dtype = self._resolve_dtype([d for _, d in inputs])
+            self.build(self._shapes(inputs))
+            self.built = True
+
+    def check_input(self, what: str, expected: Any, got: Any, shape: Any) -> None:
+        """ShapeError unless one dimension is what the weights were made for."""
+        if expected != got:
+            raise ShapeError(f"{self.label}: expected an input with {expected} {what}, got shape {shape}")
+
+    # Calls and traces
+
+    def __call__(self, inputs: Any, training: bool = False) -> Any:
+        tensors = as_list(inputs)
+        symbolic = [isinstance(x, SymbolicTensor) for x in tensors]
+        if not any(symbolic):
+            return self._call_on_arrays(tensors, training)
+        if not all(symbolic):
+            raise ArgumentError(f"{self.label}: expected symbolic tensors or arrays, got some of each")
+        return self._call_symbolically(tensors)
+
+    @property
+    def input(self) -> SymbolicTensor | list[SymbolicTensor]:
+        """What the layer's only call got."""
+        inputs = self._only_call().inputs
+        return inputs[0] if len(inputs) == 1 else list(inputs)
+
+    @property
+    def output(self) -> SymbolicTensor | list[SymbolicTensor]:
+        """What the layer's only call returned: where another model can begin to use it."""
+        outputs = self._only_call().outputs
+        return outputs[0] if len(outputs) == 1 else list(outputs)
+
+    def trace(self, t: Tracer, *inputs: Value) -> Value | tuple[Value, ...]:
+        """Add the layer's operations to the graph; inputs have the layer's element type."""
+        raise NotImplementedError(f"{type(self).__name__}.trace")
+
+    def trace_call(self, t: Tracer, *inputs: Value) -> tuple[Value, ...]:
+        """Trace under the layer's name, with inputs converted."""
+        with t.b.layer(self.name):
+            dtype = self._input_dtype([v.type.dtype.numpy.name for v in inputs])
+            results = self.trace(t, *(t.convert(v, dtype) for v in inputs))
+        return results if isinstance(results, tuple) else (results,)
+
+    # Configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as JSON values."""
+        base: dict[str, Any] = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype}
+        if self.declared_input_shape is not None:
+            base["input_shape"] = list(self.declared_input_shape)
+        return base | {name: plain(getattr(self, name)) for name in self.fields}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A new layer from what `get_config` returned; without weights' values."""
+        check_arguments(cls, config)
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+    # Internals
+
+    def _shapes(self, inputs: Sequence[Spec]) -> Any:
+        return [shape for shape, _ in inputs] if self.takes_list else inputs[0][0]
+
+    def _resolve_dtype(self, dtypes: Sequence[str]) -> DType:
+        if self.dtype is not None:
+            return dtype_of(self.dtype)
+        floats = [d for d in dtypes if dtype_of(d).is_float]
+        return dtype_of(np.result_type(*floats)) if floats else DTYPES["f32"]
+
+    def _input_dtype(self, dtypes: Sequence[str]) -> DType:
+        if self.keeps_integers and len(set(dtypes)) == 1 and not dtype_of(dtypes[0]).is_float:
+            return dtype_of(dtypes[0])
+        return self.compute_dtype
+
+    def _check_rank(self, inputs: Sequence[Spec]) -> None:
+        if not self.takes_list and len(inputs) != 1:
+            raise ArgumentError(f"{self.label}: expected one tensor, got {len(inputs)}")
+        for shape, _ in inputs:
+            if self.rank is not None and len(shape) != self.rank:
+                raise ShapeError(f"{self.label}: expected an input of rank {self.rank} (batch included), got {shape}")
+
+    def _check_output(self, shape: ShapeTuple) -> None:
+        if any(d is not None and d < 0 for d in shape):
+            raise ShapeError(f"{self.label}: the output would have the negative shape {shape}")
+
+    def _call_symbolically(self, tensors: Sequence[SymbolicTensor]) -> Any:
+        specs = [(x.shape, x.dtype) for x in tensors]
+        self.ensure_built(specs)
+        call = Call(self, tensors, self.output_specs(specs))
+        self.calls.append(call)
+        return call.outputs[0] if len(call.outputs) == 1 else list(call.outputs)
+
+    def _call_on_arrays(self, arrays: Sequence[Any], training: bool) -> Any:
+        """The layer on NumPy arrays, through the graph interpreter: for trying things out, not for speed."""
+        if training:
+            raise UnsupportedError(f"{self.label}: training=True on arrays; put the layer into a model and call that")
+        operands = [_as_supported(np.asarray(a), self.label) for a in arrays]
+        self.ensure_built([((None, *a.shape[1:]), a.dtype.name) for a in operands])
+        builder = Builder("eager")
+        values = [builder.input(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(operands)]
+        feeds = {f"x{i}": a for i, a in enumerate(operands)}
+        weights = {}
+        for path, weight in self.weight_paths().items():
+            weights[weight] = builder.input(path, weight.type, "parameter")
+            feeds[path] = weight.array
+        results = self.trace_call(Tracer(builder, weights=weights), *values)
+        for i, result in enumerate(results):
+            builder.output(result, str(i))
+        computed = run_graph(builder.build(), feeds)
+        return computed["0"] if len(results) == 1 else [computed[str(i)] for i in range(len(results))]
+
+    def _only_call(self) -> Call:
+        if len(self.calls) != 1:
+            raise ArgumentError(f"{self.label}: expected a layer that was called once, got {len(self.calls)} calls")
+        return self.calls[0]
+
+    def _require_built(self) -> None:
+        if not self.built:
+            raise ArgumentError(f"{self.label}: has no weights yet; call it on an input, or give input_shape")
+
+    def _refuse(self, unknown: Mapping[str, Any]) -> None:
+        for name, value in unknown.items():
+            if name not in self.accepts:
+                known = [p for p in inspect.signature(type(self)).parameters if p not in ("options", "unknown")]
+                common = ["name", "trainable", "dtype", "input_shape"]
+                raise ArgumentError(
+                    f"{self.label}: {type(self).__name__} has no argument {name!r}; expected "
+                    f"{', '.join(dict.fromkeys([*known, *common]))}"
+                )
+            if value not in _ONLY_DEFAULT[name]:
+                raise UnsupportedError(
+                    f"{self.label}: {name}={value!r} is not supported, only {_ONLY_DEFAULT[name][-1]!r}"
+                )
+
+
+def _checked_name(kind: str, name: Any) -> str:
+    arguments.text(kind, "name", name)
+    if "/" in name or any(ord(c) < 32 for c in name):
+        raise ArgumentError(f"{kind}: name: expected a name without '/' and control characters, got {name!r}")
+    return name
+
+
+def _as_supported(array: np.ndarray, owner: str) -> np.ndarray:
+    if array.ndim == 0:
+        raise ShapeError(f"{owner}: expected an array with a batch axis, got a scalar")
+    try:
+        dtype_of(array.dtype)
+    except DTypeError:
+        raise DTypeError(f"{owner}: expected an array of numbers, got {array.dtype}") from None
+    return array

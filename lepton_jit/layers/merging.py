@@ -1,0 +1,90 @@
+"""Add and Concatenate: layers of several inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from lepton_jit import arguments
+from lepton_jit.errors import ArgumentError, ShapeError
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.types import Shape
+from lepton_jit.layers.layer import Layer, Spec
+from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.tracing import Tracer
+
+__all__ = ["Add", "Concatenate"]
+
+
+class _Merging(Layer):
+    takes_list = True
+    keeps_integers = True
+
+    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+        if len(inputs) < 2:
+            raise ArgumentError(f"{self.label}: expected a list of two tensors or more, got {len(inputs)}")
+        super().ensure_built(inputs)
+
+    def build(self, input_shape: Sequence[ShapeTuple]) -> None:
+        self.compute_output_shape(input_shape)
+
+
+class Add(_Merging):
+    """The elementwise sum; dimensions of 1 are repeated, tensors of lower rank get ones behind the batch."""
+
+    def compute_output_shape(self, input_shape: Sequence[ShapeTuple]) -> ShapeTuple:
+        rank = max(len(s) for s in input_shape)
+        aligned = [_aligned(s, rank) for s in input_shape]
+        result = []
+        for dims in zip(*aligned, strict=True):
+            sizes = set(dims) - {1} or {1}
+            if len(sizes) != 1:
+                raise ShapeError(f"{self.label}: expected shapes that fit each other, got {list(input_shape)}")
+            result.append(sizes.pop())
+        return tuple(result)
+
+    def trace(self, t: Tracer, *inputs: Value) -> Value:
+        rank = max(x.type.rank for x in inputs)
+        shapes = [_aligned(x.type.shape, rank) for x in inputs]
+        shape = tuple(next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True))
+        return reduce(lambda x, y: t("add", x, y), (_repeated(t, x, shape) for x in inputs))
+
+
+class Concatenate(_Merging):
+    """The inputs one after the other along `axis`."""
+
+    fields = ("axis",)
+
+    def __init__(self, axis: int = -1, **options: Any) -> None:
+        super().__init__(**options)
+        self.axis = arguments.integer(self.label, "axis", axis, low=None)
+
+    def compute_output_shape(self, input_shape: Sequence[ShapeTuple]) -> ShapeTuple:
+        rank = len(input_shape[0])
+        if not -rank <= self.axis < rank or self.axis % rank == 0:
+            raise ShapeError(f"{self.label}: expected an axis of shape {input_shape[0]}, not the batch, got {self.axis}")
+        axis = self.axis % rank
+        others = {(*s[:axis], *s[axis + 1 :]) for s in input_shape if len(s) == rank}
+        if len(others) != 1 or any(len(s) != rank for s in input_shape):
+            raise ShapeError(
+                f"{self.label}: expected shapes that are equal but along axis {self.axis}, got {list(input_shape)}"
+            )
+        total = sum(s[axis] or 0 for s in input_shape)
+        return (*input_shape[0][:axis], total, *input_shape[0][axis + 1 :])
+
+    def trace(self, t: Tracer, *inputs: Value) -> Value:
+        return t("concatenate", *inputs, dimension=self.axis % inputs[0].type.rank)
+
+
+def _aligned(shape: Sequence[Any], rank: int) -> tuple[Any, ...]:
+    """The shape with ones behind the batch, up to a rank."""
+    return (*shape[:1], *[1] * (rank - len(shape)), *shape[1:])
+
+
+def _repeated(t: Tracer, x: Value, shape: Shape) -> Value:
+    """`x`, aligned and repeated to `shape`."""
+    aligned = _aligned(x.type.shape, len(shape))
+    kept = [i for i, (own, wanted) in enumerate(zip(aligned, shape, strict=True)) if own == wanted]
+    dropped = t.reshape(x, tuple(aligned[i] for i in kept))
+    return t.b.broadcast(dropped, shape, dimensions=kept)

@@ -1,0 +1,105 @@
+"""BatchNormalization."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lepton_jit import arguments, initializers, regularizers
+from lepton_jit.errors import ShapeError
+from lepton_jit.ir.graph import Value
+from lepton_jit.layers.layer import Layer
+from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.weight import Weight
+from lepton_jit.tracing import Tracer
+
+__all__ = ["BatchNormalization"]
+
+
+class BatchNormalization(Layer):
+    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` per entry of `axis`.
+
+    Mean and variance are the batch's in training, where they also move the moving averages
+    (`moving = moving * momentum + batch * (1 - momentum)`), and the moving averages in inference.
+    """
+
+    fields = (
+        "axis",
+        "momentum",
+        "epsilon",
+        "center",
+        "scale",
+        "beta_initializer",
+        "gamma_initializer",
+        "moving_mean_initializer",
+        "moving_variance_initializer",
+        "beta_regularizer",
+        "gamma_regularizer",
+    )
+    accepts = ("beta_constraint", "gamma_constraint", "synchronized", "renorm", "renorm_clipping", "renorm_momentum")
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.axis = arguments.integer(self.label, "axis", axis, low=None)
+        self.momentum = arguments.number(self.label, "momentum", momentum)
+        self.epsilon = arguments.number(self.label, "epsilon", epsilon, low=0)
+        self.center = arguments.boolean(self.label, "center", center)
+        self.scale = arguments.boolean(self.label, "scale", scale)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.gamma: Weight | None = None
+        self.beta: Weight | None = None
+
+    def build(self, input_shape: ShapeTuple) -> None:
+        self.compute_output_shape(input_shape)
+        shape = (input_shape[self.axis],)
+        if self.scale:
+            self.gamma = self.add_weight("gamma", shape, self.gamma_initializer, self.gamma_regularizer)  # pyright: ignore[reportArgumentType]
+        if self.center:
+            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)  # pyright: ignore[reportArgumentType]
+        self.moving_mean = self.add_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)  # pyright: ignore[reportArgumentType]
+        self.moving_variance = self.add_weight(
+            "moving_variance", shape, self.moving_variance_initializer, trainable=False  # pyright: ignore[reportArgumentType]
+        )
+
+    def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
+        rank = len(input_shape)
+        if not -rank <= self.axis < rank or self.axis % rank == 0:
+            raise ShapeError(f"{self.label}: expected an input with an axis {self.axis} behind the batch, got {input_shape}")
+        if self.built:
+            self.check_input("channels", self.moving_mean.shape[0], input_shape[self.axis], input_shape)
+        return input_shape
+
+    def trace(self, t: Tracer, x: Value) -> Value:
+        vector = self.moving_mean.type
+        gamma = t.b.full(1.0, vector) if self.gamma is None else t.weight(self.gamma)
+        beta = t.b.full(0.0, vector) if self.beta is None else t.weight(self.beta)
+        options = {"epsilon": self.epsilon, "axis": self.axis % x.type.rank}
+        if not (t.training and self.trainable):
+            moments = t.weight(self.moving_mean), t.weight(self.moving_variance)
+            return t("batch_norm_inference", x, gamma, beta, *moments, **options)
+        y, mean, variance = t.b.emit("batch_norm_training", x, gamma, beta, **options)
+        self._move(t, self.moving_mean, mean)
+        self._move(t, self.moving_variance, variance)
+        return y
+
+    def _move(self, t: Tracer, average: Weight, batch: Value) -> None:
+        kept = t("multiply", t.weight(average), self.momentum)
+        t.assign(average, t("add", kept, t("multiply", batch, 1.0 - self.momentum)))

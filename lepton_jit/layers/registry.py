@@ -1,0 +1,30 @@
+"""The closed set of layers that a configuration may name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lepton_jit.configurable import Registry
+from lepton_jit.layers import convolution, core, merging, normalization, pooling, reshaping
+from lepton_jit.layers.layer import Layer
+
+__all__ = ["LAYERS", "deserialize", "serialize"]
+
+LAYERS: Registry[Layer] = Registry("layer")
+
+for _module in (convolution, core, merging, normalization, pooling, reshaping):
+    for _name in _module.__all__:
+        _candidate = getattr(_module, _name)
+        if isinstance(_candidate, type) and issubclass(_candidate, Layer):
+            LAYERS.register(_candidate)
+
+
+def serialize(layer: Layer) -> dict[str, Any]:
+    """`{"class_name": ..., "config": {...}}`"""
+    return {"class_name": type(layer).__name__, "config": layer.get_config()}
+
+
+def deserialize(config: Mapping[str, Any]) -> Layer:
+    """The layer that `serialize` described."""
+    return LAYERS.deserialize(config)

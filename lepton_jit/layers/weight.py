@@ -1,0 +1,91 @@
+"""A weight: one array that its layer owns, that training updates in place and programs are bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from lepton_jit.errors import DTypeError, ShapeError
+from lepton_jit.initializers import Initializer
+from lepton_jit.ir.types import DType, TensorType
+from lepton_jit.regularizers import Regularizer
+
+__all__ = ["Weight", "without_values"]
+
+_allocate = True
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Weights made inside get a shape but no array: a file's values follow, whose shapes are compared first."""
+    global _allocate
+    saved, _allocate = _allocate, False
+    try:
+        yield
+    finally:
+        _allocate = saved
+
+
+class Weight:
+    """A named tensor of a layer. `version` grows with every change, so that programs know when to read it again."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: DType,
+        initializer: Initializer,
+        *,
+        regularizer: Regularizer | None = None,
+        trainable: bool = True,
+    ) -> None:
+        self.name = name
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.initializer = initializer
+        self.regularizer = regularizer
+        self.trainable = trainable
+        self.version = 0
+        self._array = initializer(self.shape, dtype.numpy) if _allocate else None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The array itself, not a copy; it stays the same object for the weight's life."""
+        if self._array is None:
+            self._array = np.zeros(self.shape, self.dtype.numpy)
+        return self._array
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType(self.dtype, self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def check(self, value: Any, owner: str) -> np.ndarray:
+        """`value` as an array of this weight's shape and type, or an error."""
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise DTypeError(f"{owner}: expected an array of {self.dtype.numpy.name}, got {array.dtype}")
+        if array.shape != self.shape:
+            raise ShapeError(f"{owner}: expected shape {self.shape}, got {array.shape}")
+        return array
+
+    def assign(self, value: Any) -> None:
+        """Overwrite the values, in place."""
+        self.array[...] = self.check(value, f"weight {self.name!r}")
+        self.version += 1
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the values."""
+        return self.array.copy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"<Weight {self.name}: {self.type}>"

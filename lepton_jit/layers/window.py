@@ -1,0 +1,54 @@
+"""The arithmetic of windows over images: output sizes and padding of `valid` and `same`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lepton_jit.errors import ShapeError
+from lepton_jit.ir.types import Dim
+from lepton_jit.layers.symbolic import ShapeTuple
+
+__all__ = ["same_padding", "window_output"]
+
+
+def window_output(
+    owner: str,
+    input_shape: ShapeTuple,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+    dilation: Sequence[int] = (1, 1),
+) -> tuple[int, int]:
+    """Height and width of the output of `[N, H, W, C]`.
+
+    >>> window_output("conv2d", (None, 28, 28, 1), (3, 3), (2, 2), "same")
+    (14, 14)
+    """
+    sizes = []
+    for size, k, s, d in zip(input_shape[1:3], window, strides, dilation, strict=True):
+        assert size is not None
+        span = (k - 1) * d + 1
+        sizes.append(-(-size // s) if padding == "same" else (size - span) // s + 1)
+    if min(sizes) < 1:
+        at = f" at dilation {tuple(dilation)}" if max(dilation) > 1 else ""
+        raise ShapeError(
+            f"{owner}: expected an input of at least the window's size {tuple(window)}{at}, got shape {input_shape}; "
+            f"the output would be of height {sizes[0]} and width {sizes[1]}"
+        )
+    return sizes[0], sizes[1]
+
+
+def same_padding(
+    sizes: Sequence[Dim], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int] = (1, 1)
+) -> tuple[tuple[int, int], ...]:
+    """What `padding="same"` adds before and after each dimension: the odd one after.
+
+    >>> same_padding((28, 28), (3, 3), (2, 2))
+    ((0, 1), (0, 1))
+    """
+    pads = []
+    for size, k, s, d in zip(sizes, window, strides, dilation, strict=True):
+        assert isinstance(size, int)
+        total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        pads.append((total // 2, total - total // 2))
+    return tuple(pads)

@@ -1,0 +1,383 @@
+"""Models: `Model(inputs, outputs)` and `Sequential([...])`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from lepton_jit import arguments
+from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.layers import registry
+from lepton_jit.layers.core import Input, InputLayer
+from lepton_jit.layers.layer import Layer, Spec
+from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
+from lepton_jit.naming import uniquify
+from lepton_jit.network import Network
+from lepton_jit.saving import Saveable
+from lepton_jit.steps import trace_inference
+from lepton_jit.summary import summary_table
+from lepton_jit.tracing import Tracer
+from lepton_jit.training import Trainer
+
+__all__ = ["Model", "Sequential"]
+
+
+class Model(Trainer, Saveable, Layer):
+    """The layers between symbolic inputs and outputs.
+
+    >>> x = Input((4,), name="features")
+    >>> Model(x, Dense(2, name="scores")(x)).count_params()
+    10
+    """
+
+    def __init__(self, inputs: Any = None, outputs: Any = None, **options: Any) -> None:
+        Layer.__init__(self, **options)
+        Trainer.__init__(self)
+        if type(self) is Model and (inputs is None or outputs is None):
+            raise ArgumentError(f"{self.label}: expected Model(inputs, outputs); a list of layers makes a Sequential")
+        self._network: Network | None = None
+        if inputs is not None:
+            if isinstance(outputs, Mapping):
+                raise UnsupportedError(f"{self.label}: outputs: expected a tensor or a list of them, got a dict")
+            keys = list(inputs) if isinstance(inputs, Mapping) else None
+            tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
+            self._set_network(Network(self.label, tensors, as_list(outputs)))
+            self._input_keys = keys or self.input_names
+
+    def _set_network(self, network: Network) -> None:
+        self._network = network
+        self._input_keys = [x.name for x in network.inputs]
+        self.compute_dtype = network.outputs[0].call.layer.compute_dtype
+        self.built = True
+        self.forget_programs()
+        if not self._trainable:
+            self.trainable = False
+
+    @property
+    def label(self) -> str:
+        return f"model {self.name!r}"
+
+    @property
+    def network(self) -> Network:
+        """The calls between inputs and outputs."""
+        if self._network is None:
+            raise ArgumentError(f"{self.label}: not built yet; give the first layer an input_shape, or call build")
+        return self._network
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers, in the order of their weights."""
+        return list(self.network.layers)
+
+    @property
+    def sublayers(self) -> Sequence[Layer]:
+        return self.network.layers if self._network is not None else ()
+
+    @property
+    def inputs(self) -> list[SymbolicTensor]:
+        return list(self.network.inputs)
+
+    @property
+    def outputs(self) -> list[SymbolicTensor]:
+        return list(self.network.outputs)
+
+    @property
+    def input(self) -> SymbolicTensor | list[SymbolicTensor]:
+        inputs = self.inputs
+        return inputs[0] if len(inputs) == 1 else inputs
+
+    @property
+    def output(self) -> SymbolicTensor | list[SymbolicTensor]:
+        outputs = self.outputs
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the traced graph's inputs."""
+        return [x.name for x in self.network.inputs]
+
+    @property
+    def input_keys(self) -> list[str]:
+        """The keys of a dict of inputs."""
+        return self._input_keys
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the traced graph's outputs: those of the layers that compute them."""
+        return uniquify([x.name for x in self.network.outputs])
+
+    @property
+    def input_shape(self) -> ShapeTuple | list[ShapeTuple]:
+        shapes = [x.shape for x in self.inputs]
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    @property
+    def output_shape(self) -> ShapeTuple | list[ShapeTuple]:
+        shapes = [x.shape for x in self.outputs]
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """A layer by its name or its place in `layers`."""
+        if (name is None) == (index is None):
+            raise ArgumentError(f"{self.label}: get_layer: expected a name or an index")
+        if name is not None:
+            for layer in self.layers:
+                if layer.name == name:
+                    return layer
+            raise ArgumentError(f"{self.label}: expected one of {[x.name for x in self.layers]}, got {name!r}")
+        assert index is not None
+        if not -len(self.layers) <= index < len(self.layers):
+            raise ArgumentError(f"{self.label}: get_layer: expected an index below {len(self.layers)}, got {index}")
+        return self.layers[index]
+
+    def weights_by_name(self) -> dict[str, np.ndarray]:
+        """The weights' arrays, not copies, under the names that the traced graph has for them."""
+        return {path: weight.array for path, weight in self.weight_paths().items()}
+
+    def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
+        """Print a table of the layers, their outputs' shapes and their numbers of weights."""
+        self._require_built()
+        (print_fn or print)(summary_table(self, line_length))
+
+    # A model as a layer
+
+    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+        wanted = self.network.inputs
+        if len(inputs) != len(wanted):
+            raise ArgumentError(f"{self.label}: expected {len(wanted)} inputs, got {len(inputs)}")
+        for x, (shape, _) in zip(wanted, inputs, strict=True):
+            if len(shape) != len(x.shape) or shape[1:] != x.shape[1:]:
+                raise ShapeError(f"{self.label}: input {x.name!r}: expected shape {x.shape}, got {shape}")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.output_shape
+
+    def output_specs(self, inputs: Sequence[Spec]) -> list[Spec]:
+        batch = inputs[0][0][0]
+        return [((batch, *x.shape[1:]), x.dtype) for x in self.network.outputs]
+
+    def __call__(self, inputs: Any, training: bool = False) -> Any:
+        tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
+        if any(isinstance(x, SymbolicTensor) for x in tensors):
+            if isinstance(inputs, Mapping):
+                tensors = [inputs[key] for key in self.input_keys]
+            return Layer.__call__(self, tensors)
+        return self.call_on_arrays(inputs, arguments.boolean(self.label, "training", training))
+
+    def trace_call(self, t: Tracer, *inputs: Value) -> tuple[Value, ...]:
+        with t.b.layer(self.name):
+            return self.trace_network(t, inputs)
+
+    def trace_network(self, t: Tracer, inputs: Sequence[Value]) -> tuple[Value, ...]:
+        """Trace every call, without a layer path of the model's own."""
+        values: dict[SymbolicTensor, Value] = {}
+        for x, value in zip(self.network.inputs, inputs, strict=True):
+            dtype = x.call.layer.compute_dtype
+            values[x] = t.convert(value, dtype)
+        for call in self.network.calls:
+            results = call.layer.trace_call(t, *(values[x] for x in call.inputs))
+            values.update(zip(call.outputs, results, strict=True))
+        return tuple(values[x] for x in self.network.outputs)
+
+    def trace(self, *_: Any) -> Graph:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The inference graph: inputs, weights as parameters, outputs."""
+        self._require_built()
+        return trace_inference(self)
+
+    # Configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """Layers, and which of them is called on what, as JSON values."""
+        calls = list(self.network.calls)
+        position = {x.call: -1 - i for i, x in enumerate(self.network.inputs)} | {c: i for i, c in enumerate(calls)}
+
+        def reference(x: SymbolicTensor) -> list[int]:
+            return [position[x.call], x.index]
+
+        return {
+            "name": self.name,
+            "trainable": self._trainable,
+            "layers": [registry.serialize(layer) for layer in self.layers],
+            "inputs": [x.name for x in self.network.inputs],
+            "calls": [{"layer": c.layer.name, "inputs": [reference(x) for x in c.inputs]} for c in calls],
+            "outputs": [reference(x) for x in self.network.outputs],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A new model from what `get_config` returned; weights get first values."""
+        expect_keys("Model", config, ("name", "trainable", "layers", "inputs", "calls", "outputs"))
+        layers = _named_layers(config["layers"])
+        inputs = [_input_named(layers, name) for name in arguments.sequence("Model", "inputs", config["inputs"])]
+        produced: list[list[SymbolicTensor]] = []
+
+        def resolve(reference: Any) -> SymbolicTensor:
+            position, index = arguments.integer_tuple("Model", "reference", reference, length=2, low=None)
+            tensors = [inputs[-1 - position]] if -len(inputs) <= position < 0 else produced[position : position + 1]
+            if position < -len(inputs) or not tensors:
+                raise ArgumentError(f"Model: expected a reference to an earlier call, got {reference!r}")
+            group = tensors if position < 0 else produced[position]
+            if not 0 <= index < len(group):
+                raise ArgumentError(f"Model: expected a reference to an output, got {reference!r}")
+            return group[index]
+
+        for call in arguments.sequence("Model", "calls", config["calls"]):
+            expect_keys("Model: call", call, ("layer", "inputs"))
+            if call["layer"] not in layers:
+                raise ArgumentError(f"Model: a call of the unknown layer {call['layer']!r}")
+            result = layers[call["layer"]]([resolve(r) for r in arguments.sequence("Model", "inputs", call["inputs"])])
+            produced.append(as_list(result))
+        outputs = [resolve(r) for r in arguments.sequence("Model", "outputs", config["outputs"])]
+        return cls(inputs, outputs, name=config["name"], trainable=config["trainable"])
+
+
+class Sequential(Model):
+    """Layers one after the other, each with one input and one output.
+
+    >>> model = Sequential([Dense(3, input_shape=(4,)), Dense(2)])
+    >>> model.output_shape
+    (None, 2)
+    """
+
+    def __init__(self, layers: Sequence[Any] | None = None, **options: Any) -> None:
+        super().__init__(None, None, **options)
+        self._stack: list[Layer] = []
+        self._start: SymbolicTensor | None = None
+        for layer in layers or ():
+            self.add(layer)
+
+    def add(self, layer: Any) -> None:
+        """Append a layer."""
+        if isinstance(layer, SymbolicTensor) and isinstance(layer.call.layer, InputLayer):
+            layer = layer.call.layer
+        if not isinstance(layer, Layer):
+            raise ArgumentError(f"{self.label}: expected a layer, got {layer!r}")
+        if isinstance(layer, InputLayer):
+            if self._stack or self._start is not None:
+                raise ArgumentError(f"{self.label}: expected the input {layer.name!r} before all other layers")
+            self._start = layer.calls[0].outputs[0]
+            return
+        if any(layer.name == other.name for other in self._stack):
+            raise ArgumentError(f"{self.label}: expected layers of different names, got two called {layer.name!r}")
+        if not self._stack and self._start is None:
+            self._start = _start_of(layer)
+        self._stack.append(layer)
+        try:
+            self._extend()
+        except Exception:
+            self._stack.pop()
+            raise
+
+    def pop(self) -> Layer:
+        """Remove the last layer."""
+        if not self._stack:
+            raise ArgumentError(f"{self.label}: has no layer to remove")
+        layer = self._stack.pop()
+        layer.calls.clear()
+        self._network = None
+        self.built = False
+        self._extend()
+        return layer
+
+    def build(self, input_shape: Any) -> None:
+        """Add the weights for inputs of this shape, whose first entry is the batch."""
+        self._build_for(tuple(input_shape), "float32" if self._stack[0].dtype is None else self._stack[0].dtype)
+
+    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+        if self._network is None and len(inputs) == 1:
+            self._build_for(*inputs[0])
+        super().ensure_built(inputs)
+
+    def _build_for(self, shape: ShapeTuple, dtype: str) -> None:
+        if self._network is not None:
+            return
+        if not self._stack:
+            raise ArgumentError(f"{self.label}: expected at least one layer")
+        self._start = Input(shape[1:], dtype=dtype)  # pyright: ignore[reportArgumentType]
+        self._extend()
+
+    def _extend(self) -> None:
+        """Bring the network up to date with the layers."""
+        if self._start is None or not self._stack:
+            return
+        x = self._start if self._network is None else self._network.outputs[0]
+        done = 0 if self._network is None else len(self._network.calls)
+        for layer in self._stack[done:]:
+            x = layer(x)
+            if not isinstance(x, SymbolicTensor):
+                raise ArgumentError(f"{self.label}: expected layers with one output, got {layer.name!r}")
+        self._set_network(Network(self.label, [self._start], [x]))
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self._stack)
+
+    @property
+    def sublayers(self) -> Sequence[Layer]:
+        return self._stack
+
+    @property
+    def input_names(self) -> list[str]:
+        return ["input"]
+
+    @property
+    def output_names(self) -> list[str]:
+        return ["output"]
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers' configurations, an InputLayer first if the input's shape is known."""
+        start = [] if self._start is None else [registry.serialize(self._start.call.layer)]
+        layers = [*start, *(registry.serialize(layer) for layer in self._stack)]
+        return {"name": self.name, "trainable": self._trainable, "layers": layers}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        expect_keys("Sequential", config, ("name", "trainable", "layers"))
+        layers = [registry.deserialize(c) for c in arguments.sequence("Sequential", "layers", config["layers"])]
+        return cls(layers, name=config["name"], trainable=config["trainable"])
+
+
+def expect_keys(owner: str, config: Any, keys: Sequence[str]) -> None:
+    """ArgumentError unless `config` is a mapping with exactly these keys."""
+    if not isinstance(config, Mapping) or set(config) != set(keys):
+        got = sorted(map(str, config)) if isinstance(config, Mapping) else config
+        raise ArgumentError(f"{owner}: expected a configuration with {', '.join(keys)}, got {got!r}")
+
+
+def _named_layers(configs: Any) -> dict[str, Layer]:
+    layers = [registry.deserialize(c) for c in arguments.sequence("Model", "layers", configs)]
+    return {layer.name: layer for layer in layers}
+
+
+def _input_named(layers: Mapping[str, Layer], name: Any) -> SymbolicTensor:
+    layer = layers.get(name) if isinstance(name, str) else None
+    if not isinstance(layer, InputLayer):
+        raise ArgumentError(f"Model: expected the name of an InputLayer, got {name!r}")
+    return layer.calls[0].outputs[0]
+
+
+def _start_of(layer: Layer) -> SymbolicTensor | None:
+    """A new input for a first layer that knows its input's shape."""
+    if isinstance(layer, Model):
+        if not layer.built:
+            return None
+        x = layer.inputs[0]
+        return Input(x.shape[1:], x.shape[0], x.dtype)  # pyright: ignore[reportArgumentType]
+    if layer.declared_input_shape is None:
+        return None
+    return Input(layer.declared_input_shape, dtype=layer.dtype)
+
+
+def iterate_calls(model: Model) -> Iterator[Call]:
+    """All calls of a model, those inside nested models included."""
+    for call in model.network.calls:
+        yield call
+        if isinstance(call.layer, Model):
+            yield from iterate_calls(call.layer)
+
+
+registry.LAYERS.register(Model)
+registry.LAYERS.register(Sequential)

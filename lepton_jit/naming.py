@@ -1,0 +1,52 @@
+"""Names that objects get when the user gives none: `conv2d`, `conv2d_1`, ..."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+__all__ = ["auto_name", "reset_names", "snake_case", "uniquify"]
+
+_given: Counter[str] = Counter()
+
+
+def snake_case(name: str) -> str:
+    """The class name in Keras' spelling.
+
+    >>> snake_case("MaxPooling2D"), snake_case("Conv2D"), snake_case("InputLayer")
+    ('max_pooling2d', 'conv2d', 'input_layer')
+    """
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def auto_name(class_name: str) -> str:
+    """The next free name of a class in this process."""
+    base = snake_case(class_name)
+    count = _given[base]
+    _given[base] += 1
+    return f"{base}_{count}" if count else base
+
+
+def reset_names() -> None:
+    """Start counting again, as in a fresh process."""
+    _given.clear()
+
+
+def uniquify(names: list[str]) -> list[str]:
+    """Distinct names in the same order: repeated ones are numbered.
+
+    >>> uniquify(["dense", "add", "dense"])
+    ['dense', 'add', 'dense_1']
+    """
+    taken = set(names)
+    seen: set[str] = set()
+    result = []
+    for name in names:
+        candidate, n = name, 0
+        while candidate in seen or (n and candidate in taken):
+            n += 1
+            candidate = f"{name}_{n}"
+        seen.add(candidate)
+        result.append(candidate)
+    return result

@@ -1,0 +1,172 @@
+"""What `compile` asks for: a loss and metrics for each output, and the names under which they are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lepton_jit import arguments, losses, metrics
+from lepton_jit.errors import ArgumentError
+from lepton_jit.layers.symbolic import SymbolicTensor
+from lepton_jit.naming import uniquify
+from lepton_jit.targets import Target
+
+__all__ = ["Objective", "OutputObjective"]
+
+_ACCURACY = ("accuracy", "acc")
+
+
+@dataclass
+class OutputObjective:
+    """Loss and metrics of one output; `"accuracy"` stays a word until the labels' form is known."""
+
+    name: str
+    tensor: SymbolicTensor
+    loss: losses.Loss | None
+    weight: float
+    wanted: list[tuple[Any, bool]]  # metric, and whether sample weights apply to it
+    metrics: list[tuple[metrics.Metric, bool]] = field(default_factory=list)
+    target: Target | None = None
+    _made: dict[Target, list[tuple[metrics.Metric, bool]]] = field(default_factory=dict)
+
+    def resolve(self, y: Any) -> Target:
+        """The form of these labels, which decides what `"accuracy"` means."""
+        shape = np.shape(y)
+        if self.loss is not None:
+            target = self.loss.target(self.name, shape, self.tensor.shape, self.tensor.dtype)
+        else:
+            target = Target.dense(self.name, self.tensor.shape, self.tensor.dtype)
+            if losses.is_sparse(shape, self.tensor.shape) and self.tensor.shape[-1] != 1:
+                target = Target.classes(self.name, self.tensor.shape)
+        self.target = target
+        if target not in self._made:
+            self._made[target] = [(self._metric(w), weighted) for w, weighted in self.wanted]
+        self.metrics = self._made[target]
+        return target
+
+    def _metric(self, wanted: Any) -> metrics.Metric:
+        assert self.target is not None
+        if isinstance(wanted, str) and wanted.lower() in _ACCURACY:
+            return metrics.accuracy_for(self.target, self.tensor.shape, wanted)
+        return metrics.get(wanted)
+
+
+class Objective:
+    """Losses and metrics of all outputs, and the running means that an epoch reports."""
+
+    def __init__(
+        self,
+        outputs: Sequence[tuple[str, SymbolicTensor]],
+        loss: Any,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+    ) -> None:
+        names = [name for name, _ in outputs]
+        chosen = [None if x is None else losses.get(x) for x in _spread("loss", loss, names)]
+        if all(x is None for x in chosen):
+            chosen = [None] * len(names)
+        weights = [1.0 if w is None else arguments.number("compile", "loss_weights", w) for w in
+                   _spread("loss_weights", loss_weights, names)]
+        plain = _spread_metrics("metrics", metrics, names)
+        weighted = _spread_metrics("weighted_metrics", weighted_metrics, names)
+        self.outputs = [
+            OutputObjective(name, tensor, chosen[i], weights[i], [(m, False) for m in plain[i]] + [(m, True) for m in weighted[i]])
+            for i, (name, tensor) in enumerate(outputs)
+        ]
+        for output in self.outputs:
+            for wanted, _ in output.wanted:
+                _check_metric(wanted)
+        self.total = _mean("loss")
+        self.parts = {o.name: _mean(f"{o.name}_loss") for o in self.outputs if o.loss} if self._several else {}
+
+    @property
+    def _several(self) -> bool:
+        return len(self.outputs) > 1
+
+    def resolve(self, ys: Sequence[Any]) -> tuple[Target, ...]:
+        """The forms of the labels of each output."""
+        return tuple(output.resolve(y) for output, y in zip(self.outputs, ys, strict=True))
+
+    def trackers(self) -> Iterator[tuple[str, metrics.Metric]]:
+        """Every running mean under the name that history has for it."""
+        yield "loss", self.total
+        for part in self.parts.values():
+            yield part.name, part
+        found = [(o, m) for o in self.outputs for m, _ in o.metrics]
+        names = uniquify([f"{o.name}_{m.name}" if self._several else m.name for o, m in found])
+        yield from zip(names, [m for _, m in found], strict=True)
+
+    def results(self) -> dict[str, float]:
+        """The running means, in the order of `evaluate`."""
+        return {name: tracker.result() for name, tracker in self.trackers()}
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        for _, tracker in self.trackers():
+            tracker.reset_state()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The sums, under the names that they have in a step's graph."""
+        arrays = {}
+        for name, tracker in self.trackers():
+            arrays[f"metrics/{name}/total"] = tracker.total
+            arrays[f"metrics/{name}/count"] = tracker.count
+        return arrays
+
+    def get_config(self) -> dict[str, Any]:
+        """What `compile` got, as JSON values."""
+
+        def plain(x: Any) -> Any:
+            return x if x is None or isinstance(x, str) else {"class_name": type(x).__name__, "config": x.get_config()}
+
+        return {
+            "loss": [plain(o.loss) for o in self.outputs],
+            "loss_weights": [o.weight for o in self.outputs],
+            "metrics": [[plain(_instance(m)) for m, w in o.wanted if not w] for o in self.outputs],
+            "weighted_metrics": [[plain(_instance(m)) for m, w in o.wanted if w] for o in self.outputs],
+        }
+
+
+def _mean(name: str) -> metrics.Metric:
+    return metrics.Mean(name)
+
+
+def _instance(wanted: Any) -> Any:
+    return wanted if isinstance(wanted, str) else metrics.get(wanted)
+
+
+def _check_metric(wanted: Any) -> None:
+    if not (isinstance(wanted, str) and wanted.lower() in _ACCURACY):
+        metrics.get(wanted)
+
+
+def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
+    """One value for every output, from one for all, a list, or a dict by output."""
+    if isinstance(value, Mapping) and "class_name" not in value:
+        unknown = set(value) - set(names)
+        if unknown:
+            raise ArgumentError(f"compile: {what}: expected outputs of {list(names)}, got {sorted(map(str, unknown))}")
+        return [value.get(name) for name in names]
+    if isinstance(value, (list, tuple)):
+        if len(value) != len(names):
+            raise ArgumentError(f"compile: {what}: expected one for each of {list(names)}, got {len(value)}")
+        return list(value)
+    return [value] * len(names)
+
+
+def _spread_metrics(what: str, value: Any, names: Sequence[str]) -> list[list[Any]]:
+    """A list of metrics for every output."""
+    if value is None:
+        return [[] for _ in names]
+    if isinstance(value, (list, tuple)) and (len(names) == 1 or not any(isinstance(v, (list, tuple)) for v in value)):
+        if len(names) == 1:
+            flat = [m for v in value for m in (v if isinstance(v, (list, tuple)) else [v])]
+            return [flat]
+        if len(value) != len(names):
+            raise ArgumentError(f"compile: {what}: expected one entry for each of {list(names)}, got {len(value)}")
+    per_output = _spread(what, value, names)
+    return [list(m) if isinstance(m, (list, tuple)) else [] if m is None else [m] for m in per_output]

@@ -1,0 +1,202 @@
+"""The base of the optimizers: learning rate, step count, slots, clipping and weight decay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_jit import arguments
+from lepton_jit.configurable import Configurable
+from lepton_jit.errors import ArgumentError, UnsupportedError
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.types import DType
+from lepton_jit.layers.weight import Weight
+from lepton_jit.naming import snake_case
+from lepton_jit.optimizers import schedules
+from lepton_jit.tracing import Tracer
+
+__all__ = ["Optimizer", "Step"]
+
+# Arguments of Keras that only their default is supported of.
+_ONLY_DEFAULT = {
+    "amsgrad": False,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+
+
+class Step:
+    """What an update rule sees of the step: learning rate and count as scalars of the weight's element type."""
+
+    def __init__(self, t: Tracer, learning_rate: Value, count: Value) -> None:
+        self._t = t
+        self._learning_rate = learning_rate
+        self._count = count
+        self._scalars: dict[Any, Value] = {}
+
+    def learning_rate(self, dtype: DType) -> Value:
+        """The learning rate."""
+        return self.shared(("rate", dtype), lambda: self._t.convert(self._learning_rate, dtype))
+
+    def count(self, dtype: DType) -> Value:
+        """The number of this step, counted from 1."""
+        return self.shared(("count", dtype), lambda: self._t.convert(self._t("add", self._count, 1), dtype))
+
+    def shared(self, key: Any, make: Any) -> Value:
+        """A scalar that many weights' updates use, made once."""
+        if key not in self._scalars:
+            self._scalars[key] = make()
+        return self._scalars[key]
+
+
+class Optimizer(Configurable):
+    """`trace_update` gives a weight's new value from its gradient; `slots` are arrays kept between steps.
+
+    `learning_rate` is a number or a schedule; it can be set between steps without compiling again.
+    """
+
+    fields = ("learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "name")
+    slot_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        owner = type(self).__name__
+        self.name = snake_case(owner) if name is None else arguments.text(owner, "name", name)
+        _refuse(owner, options)
+        self.weight_decay = arguments.optional_number(owner, "weight_decay", weight_decay, low=0)
+        self.clipnorm = arguments.optional_number(owner, "clipnorm", clipnorm, low=0)
+        self.clipvalue = arguments.optional_number(owner, "clipvalue", clipvalue, low=0)
+        self.global_clipnorm = arguments.optional_number(owner, "global_clipnorm", global_clipnorm, low=0)
+        if sum(x is not None for x in (self.clipnorm, self.clipvalue, self.global_clipnorm)) > 1:
+            raise ArgumentError(f"{owner}: expected one of clipnorm, clipvalue and global_clipnorm, got several")
+        self._schedule: schedules.LearningRateSchedule | None = None
+        self._rate = 0.0
+        if isinstance(learning_rate, Mapping):
+            learning_rate = schedules.deserialize(learning_rate)
+        if isinstance(learning_rate, schedules.LearningRateSchedule):
+            self._schedule = learning_rate
+        else:
+            self._rate = arguments.number(owner, "learning_rate", learning_rate, low=0)
+        self._undecayed: list[re.Pattern[str]] = []
+        self.iterations = np.zeros((), np.int64)
+        self.slots: dict[str, np.ndarray] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return self._rate if self._schedule is None else float(self._schedule(int(self.iterations)))
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        if isinstance(value, schedules.LearningRateSchedule):
+            self._schedule = value
+            return
+        if self._schedule is not None:
+            raise ArgumentError(f"{self.name}: learning_rate follows {self._schedule!r} and cannot be set to a number")
+        self._rate = arguments.number(self.name, "learning_rate", value, low=0)
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Weight] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Do not decay weights whose path one of these patterns is found in; before the first step."""
+        if var_list is not None:
+            raise UnsupportedError(f"{self.name}: exclude_from_weight_decay: expected var_names, got var_list")
+        self._undecayed = [re.compile(pattern) for pattern in var_names or ()]
+
+    def build(self, weights: Mapping[str, Weight]) -> None:
+        """Slots of 0 for weights that have none yet."""
+        for path, weight in weights.items():
+            for slot in self.slot_names:
+                array = self.slots.get(f"{path}/{slot}")
+                if array is None:
+                    self.slots[f"{path}/{slot}"] = np.zeros(weight.shape, weight.dtype.numpy)
+                elif array.shape != weight.shape or array.dtype != weight.dtype.numpy:
+                    raise ArgumentError(
+                        f"{self.name}: belongs to another model, whose weight {path!r} is {array.dtype}{array.shape}; "
+                        f"make a new one"
+                    )
+
+    @property
+    def variables(self) -> list[np.ndarray]:
+        """Copies of the step count, the learning rate and the slots."""
+        return [self.iterations.copy(), np.asarray(self.learning_rate, np.float32), *(s.copy() for s in self.slots.values())]
+
+    def trace_clipping(self, t: Tracer, gradients: Sequence[Value]) -> list[Value]:
+        """The gradients, clipped as the arguments say."""
+        if self.clipvalue:
+            return [_clip_value(t, g, self.clipvalue) for g in gradients]
+        if self.clipnorm:
+            return [_clip_norm(t, g, self.clipnorm) for g in gradients]
+        if self.global_clipnorm and gradients:
+            return _clip_global_norm(t, gradients, self.global_clipnorm)
+        return list(gradients)
+
+    def trace_update(
+        self, t: Tracer, path: str, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step
+    ) -> tuple[Value, dict[str, Value]]:
+        """The new value of a weight and of its slots."""
+        dtype = weight.type.dtype
+        if self.weight_decay is not None and not any(p.search(path) for p in self._undecayed):
+            decay = t("multiply", weight, self.weight_decay)
+            weight = t("subtract", weight, t("multiply", decay, step.learning_rate(dtype)))
+        return self.rule(t, weight, t.convert(gradient, dtype), slots, step)
+
+    def rule(
+        self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step
+    ) -> tuple[Value, dict[str, Value]]:
+        """The update rule itself."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if self._schedule is not None:
+            config["learning_rate"] = {
+                "class_name": type(self._schedule).__name__,
+                "config": self._schedule.get_config(),
+            }
+        return config
+
+
+def _refuse(owner: str, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in _ONLY_DEFAULT:
+            raise ArgumentError(f"{owner}: has no argument {name!r}")
+        if value != _ONLY_DEFAULT[name]:
+            raise UnsupportedError(f"{owner}: {name}={value!r} is not supported, only {_ONLY_DEFAULT[name]!r}")
+
+
+def _clip_value(t: Tracer, gradient: Value, limit: float) -> Value:
+    low, high = t.b.full(-limit, gradient.type), t.b.full(limit, gradient.type)
+    return t("clamp", low, gradient, high)
+
+
+def _clip_norm(t: Tracer, gradient: Value, limit: float) -> Value:
+    norm = t("sqrt", t.sum(t("multiply", gradient, gradient)))
+    return t("divide", t("multiply", gradient, limit), t("maximum", norm, limit))
+
+
+def _clip_global_norm(t: Tracer, gradients: Sequence[Value], limit: float) -> list[Value]:
+    squares = [t.sum(t("multiply", g, g)) for g in gradients]
+    total = squares[0]
+    for square in squares[1:]:
+        total = t("add", total, t.convert(square, total.type.dtype))
+    norm = t("sqrt", total)
+    one = t.b.constant(1.0, norm.type.dtype)
+    scale = t("multiply", t("minimum", t("divide", one, norm), 1.0 / limit), limit)
+    scale = t("add", scale, t("subtract", norm, norm))  # an infinite norm makes the update NaN instead of hiding it
+    return [t("multiply", g, t.convert(scale, g.type.dtype)) for g in gradients]

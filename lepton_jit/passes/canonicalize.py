@@ -1,0 +1,37 @@
+"""Local simplifications, each with its law; the rules stand in `rules_elementwise` and `rules_movement`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lepton_jit.ir.graph import Graph
+from lepton_jit.passes.base import Pass
+from lepton_jit.passes.rewrite import Rule, rewrite
+from lepton_jit.passes.rules_elementwise import ELEMENTWISE_RULES
+from lepton_jit.passes.rules_movement import MOVEMENT_RULES
+
+__all__ = ["CANONICAL_RULES", "Canonicalize"]
+
+
+CANONICAL_RULES: Mapping[str, Sequence[Rule]] = {
+    op: (*ELEMENTWISE_RULES.get(op, ()), *MOVEMENT_RULES.get(op, ()))
+    for op in sorted({*ELEMENTWISE_RULES, *MOVEMENT_RULES})
+}
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Bring every node into the one form that later passes look for.
+
+    Constants stand on the right of commutative operations; what is one number everywhere is a broadcast of a scalar
+    constant; movements that move nothing are gone, and those that follow each other are one. Every law holds for
+    floats bit for bit, NaN and infinities included, with two exceptions: `x + 0 == x` keeps the sign of a zero that an
+    addition loses, and two reductions in a row become one, which adds in its own order.
+    """
+
+    name: ClassVar[str] = "canonicalize"
+
+    def apply(self, graph: Graph) -> Graph:
+        return rewrite(graph, CANONICAL_RULES)

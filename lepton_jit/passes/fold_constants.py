@@ -1,0 +1,102 @@
+"""Compute at compile time what depends on constants only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lepton_jit.errors import LeptonError
+from lepton_jit.ir.graph import Graph, Node, Value
+from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.types import Dim, Poly
+from lepton_jit.passes.base import Pass
+from lepton_jit.passes.matching import constant_node
+from lepton_jit.passes.rewrite import Rewriter, without_dead_nodes
+
+__all__ = ["FoldConstants"]
+
+# Operations that stand for many elements without holding them; folding them would only make the graph larger.
+_COMPACT = ("constant", "broadcast_in_dim", "iota")
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replace nodes whose operands are constants by the constants that the operation's own reference gives.
+
+    law: f(c) is a constant. Elementwise operations on broadcasts of scalars are computed on the scalars:
+    f(broadcast(c), broadcast(d)) == broadcast(f(c, d)). Results of more than `limit` elements are left to run time,
+    and so is what depends on a symbolic dimension. Parameters are inputs, so no weight is ever folded.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+
+    limit: int = 4096
+
+    def apply(self, graph: Graph) -> Graph:
+        rewriter = Rewriter(graph)
+        for node in graph.nodes:
+            node = rewriter.renamed(node)
+            with rewriter.layer(node.layer, absolute=True):
+                folded = self._fold(rewriter, node)
+            if folded is None:
+                rewriter.append(node)
+            else:
+                rewriter.replace(node.results, folded)
+        folded_graph = rewriter.finish()
+        return folded_graph if folded_graph is graph else without_dead_nodes(folded_graph)
+
+    def _fold(self, rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
+        family = get_op(node.op).family
+        if node.op in _COMPACT or node.regions or family is Family.STRUCTURAL:
+            return None
+        if not node.operands and node.op != "dimension_value":
+            return None
+        scalars = [_scalar(rewriter, x) for x in node.operands]
+        if family is Family.ELEMENTWISE and all(s is not None for s in scalars):
+            (number,) = _evaluate(node, [s for s in scalars if s is not None]) or (None,)
+            return None if number is None else (rewriter.broadcast(_constant(rewriter, number, node.result), node.result.type.shape),)
+        arrays = [_array(rewriter, x) for x in node.operands]
+        if any(a is None for a in arrays) or not all(self._is_small(v) for v in node.results) or _symbolic(node):
+            return None
+        found = _evaluate(node, [a for a in arrays if a is not None])
+        return None if found is None else [_constant(rewriter, a, v) for a, v in zip(found, node.results, strict=True)]
+
+    def _is_small(self, value: Value) -> bool:
+        count: Dim = value.type.elements
+        return isinstance(count, int) and count <= self.limit
+
+
+def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray] | None:
+    try:
+        return get_op(node.op).reference(arrays, node.attributes, {})
+    except LeptonError:  # an operation that is wrong for these operands says so where it runs
+        return None
+
+
+def _constant(rewriter: Rewriter, array: np.ndarray, result: Value) -> Value:
+    return rewriter.constant(array, result.type.dtype)
+
+
+def _scalar(rewriter: Rewriter, value: Value) -> np.ndarray | None:
+    node = constant_node(rewriter, value)
+    return None if node is None or node.result.type.rank else _as_array(node)
+
+
+def _array(rewriter: Rewriter, value: Value) -> np.ndarray | None:
+    node = rewriter.producer(value)
+    return _as_array(node) if node is not None and node.op == "constant" else None
+
+
+def _as_array(node: Node) -> np.ndarray:
+    dtype = node.result.type.dtype.numpy
+    return np.array(node.attributes["value"], dtype).reshape(node.result.type.shape)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _symbolic(node: Node) -> bool:
+    def has_symbols(attribute: object) -> bool:
+        return isinstance(attribute, Poly) or (isinstance(attribute, tuple) and any(map(has_symbols, attribute)))
+
+    return any(map(has_symbols, node.attributes.values()))

@@ -1,0 +1,236 @@
+"""Convolutions and dot products become affine contractions: loops with strides, right sides packed where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lepton_jit.ir.graph import Graph, Node, Value
+from lepton_jit.ir.types import Dim, Shape, dim_value, element_count, symbols_of
+from lepton_jit.passes.base import Pass
+from lepton_jit.passes.rewrite import Rewriter, rewrite
+
+__all__ = ["LoopDim", "LowerContractions"]
+
+
+@dataclass(frozen=True)
+class LoopDim:
+    """One loop of a contraction: how far each operand moves per step, and the dimension of the result it walks."""
+
+    kind: str  # "batch", "row", "column" or "sum"
+    extent: Dim
+    lhs: Dim
+    rhs: Dim
+    out: Dim
+    out_dim: int
+
+
+@dataclass(frozen=True)
+class LowerContractions(Pass):
+    """`convolution` and `dot_general` -> [`pad`] [`pack`] `affine_contraction`.
+
+    law: out[p, o, f] = sum over k, c of lhs[p, o*stride + k*dilation - padding, c] * rhs[k, c, f], each operand read
+    through strides, so that any order of dimensions, a dilated or reversed window and feature groups are strides too.
+    Padding becomes a `pad` of its own. The right side is packed into panels of `panel` columns (a field per element
+    size, 0: never) where its columns do not lie side by side, or where it depends on parameters only and `prepare`
+    packs it once.
+    """
+
+    name: ClassVar[str] = "lower-contractions"
+
+    panel_bytes: int = 128
+
+    def apply(self, graph: Graph) -> Graph:
+        fixed = {entry.value.name for entry in graph.inputs if entry.role == "parameter"}
+        for node in graph.nodes:
+            if node.operands and all(v.name in fixed for v in node.operands):
+                fixed.update(v.name for v in node.results)
+
+        def lower(function):
+            return lambda rewriter, node: function(self, rewriter, node, fixed)
+
+        return rewrite(graph, {"convolution": [lower(_convolution)], "dot_general": [lower(_dot_general)]})
+
+
+def _strides(shape: Shape) -> list[Dim]:
+    return [element_count(shape[d + 1 :]) for d in range(len(shape))]
+
+
+def _typical(dim: Dim) -> int:
+    """A dimension as a number, to order loops by; symbols count as 64."""
+    return dim if isinstance(dim, int) else dim_value(dim, dict.fromkeys(symbols_of([dim]), 64))
+
+
+def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value:
+    a: Any = node.attributes
+    lhs, rhs = node.operands
+    lhs = _padded(rewriter, lhs, a)
+    ls, rs, os = (_strides(v.type.shape) for v in (lhs, rhs, node.result))
+    groups, batch_groups = a["feature_group_count"], a["batch_group_count"]
+    lb, lf, *lx = a["lhs_spec"]
+    ro, ri, *rx = a["rhs_spec"]
+    ob, of, *ox = a["out_spec"]
+    batch = lhs.type.shape[lb] // batch_groups
+    features = rhs.type.shape[ro] // (groups * batch_groups)
+    loops = [LoopDim("row", batch, ls[lb], 0, os[ob], ob)]
+    if groups > 1:
+        step = rhs.type.shape[ri]
+        loops.append(LoopDim("batch", groups, ls[lf] * step, rs[ro] * features, os[of] * features, of))
+    if batch_groups > 1:
+        loops.append(LoopDim("batch", batch_groups, ls[lb] * batch, rs[ro] * features, os[of] * features, of))
+    rhs_offset: Dim = 0
+    for d, (x, k, o) in enumerate(zip(lx, rx, ox, strict=True)):
+        loops.append(LoopDim("row", node.result.type.shape[o], ls[x] * a["strides"][d], 0, os[o], o))
+        size, step = rhs.type.shape[k], rs[k]
+        if a["window_reversal"][d]:
+            rhs_offset = rhs_offset + step * (size - 1)
+            step = -step
+        loops.append(LoopDim("sum", size, ls[x] * a["rhs_dilation"][d], step, 0, -1))
+    loops.append(LoopDim("sum", rhs.type.shape[ri], ls[lf], rs[ri], 0, -1))
+    loops.append(LoopDim("column", features, 0, rs[ro], os[of], of))
+    return _contraction(lowering, rewriter, node, lhs, rhs, loops, rhs_offset, fixed)
+
+
+def _padded(rewriter: Rewriter, lhs: Value, a: Any) -> Value:
+    """The left side with its padding and its dilation in place."""
+    _, _, *spatial = a["lhs_spec"]
+    low, high, interior = ([0] * lhs.type.rank for _ in range(3))
+    for d, x in enumerate(spatial):
+        low[x], high[x] = a["padding"][d]
+        interior[x] = a["lhs_dilation"][d] - 1
+    if not any((*low, *high, *interior)):
+        return lhs
+    zero = rewriter.constant(0, lhs.type.dtype)
+    return rewriter("pad", lhs, zero, low=tuple(low), high=tuple(high), interior=tuple(interior))
+
+
+def _dot_general(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value:
+    a: Any = node.attributes
+    lhs, rhs = node.operands
+    ls, rs, os = (_strides(v.type.shape) for v in (lhs, rhs, node.result))
+    loops: list[LoopDim] = []
+    out_dim = 0
+    for i, j in zip(a["lhs_batching"], a["rhs_batching"], strict=True):
+        loops.append(LoopDim("batch", lhs.type.shape[i], ls[i], rs[j], os[out_dim], out_dim))
+        out_dim += 1
+    for i, size in enumerate(lhs.type.shape):
+        if i not in a["lhs_batching"] and i not in a["lhs_contracting"]:
+            loops.append(LoopDim("row", size, ls[i], 0, os[out_dim], out_dim))
+            out_dim += 1
+    for j, size in enumerate(rhs.type.shape):
+        if j not in a["rhs_batching"] and j not in a["rhs_contracting"]:
+            kind = "column" if out_dim == node.result.type.rank - 1 else "batch"
+            loops.append(LoopDim(kind, size, 0, rs[j], os[out_dim], out_dim))
+            out_dim += 1
+    for i, j in zip(a["lhs_contracting"], a["rhs_contracting"], strict=True):
+        loops.append(LoopDim("sum", lhs.type.shape[i], ls[i], rs[j], 0, -1))
+    return _contraction(lowering, rewriter, node, lhs, rhs, loops, 0, fixed)
+
+
+def _contraction(
+    lowering: LowerContractions,
+    rewriter: Rewriter,
+    node: Node,
+    lhs: Value,
+    rhs: Value,
+    loops: Sequence[LoopDim],
+    rhs_offset: Dim,
+    fixed: set[str],
+) -> Value:
+    loops = _ordered([loop for loop in loops if loop.extent != 1 or loop.kind == "column"])
+    rhs_type = rhs.type
+    panel = panel_stride = 0
+    if _packs(loops, rhs.name in fixed):
+        panel = lowering.panel_bytes // rhs_type.dtype.bytes
+        rhs, loops, panel_stride = _packed(rewriter, rhs, loops, rhs_offset, panel)
+        rhs_offset = 0
+    return rewriter(
+        "affine_contraction",
+        lhs,
+        rhs,
+        kinds=tuple(loop.kind for loop in loops),
+        extents=tuple(loop.extent for loop in loops),
+        lhs=tuple(loop.lhs for loop in loops),
+        rhs=tuple(loop.rhs for loop in loops),
+        out=tuple(loop.out for loop in loops),
+        out_dims=tuple(loop.out_dim for loop in loops),
+        lhs_offset=0,
+        rhs_offset=rhs_offset,
+        panel=panel,
+        panel_stride=panel_stride,
+        shape=node.result.type.shape,
+    )
+
+
+def _ordered(loops: Sequence[LoopDim]) -> list[LoopDim]:
+    """Loops over the result in its memory order, then sums in the left side's memory order; neighbours joined."""
+    results = sorted((x for x in loops if x.kind != "sum"), key=lambda x: (x.kind == "column", -_typical(x.out)))
+    sums = sorted((x for x in loops if x.kind == "sum"), key=lambda x: -_typical(x.lhs))
+    return _joined([*results, *sums])
+
+
+def _joined(loops: Sequence[LoopDim]) -> list[LoopDim]:
+    joined: list[LoopDim] = []
+    for loop in loops:
+        if joined and loop.kind == "sum" and _joins(joined[-1], loop):
+            last = joined.pop()
+            loop = LoopDim("sum", last.extent * loop.extent, loop.lhs, loop.rhs, 0, -1)
+        joined.append(loop)
+    return joined
+
+
+def _joins(outer: LoopDim, inner: LoopDim) -> bool:
+    """Two sums are one where both operands step over the inner one's whole extent."""
+    same = outer.kind == inner.kind
+    return same and outer.lhs == inner.lhs * inner.extent and outer.rhs == inner.rhs * inner.extent
+
+
+def _packs(loops: Sequence[LoopDim], parameters_only: bool) -> bool:
+    columns = [loop for loop in loops if loop.kind == "column"]
+    if len(columns) != 1 or not isinstance(columns[0].extent, int) or columns[0].extent == 1:
+        return False
+    if sum(loop.kind == "sum" for loop in loops) > 3:
+        return False  # more than a register tile takes
+    batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
+    if any(outer.rhs != inner.rhs * inner.extent for outer, inner in zip(batches, batches[1:], strict=False)):
+        return False
+    return parameters_only or columns[0].rhs != 1
+
+
+def _packed(
+    rewriter: Rewriter, rhs: Value, loops: Sequence[LoopDim], offset: Dim, panel: int
+) -> tuple[Value, list[LoopDim], Dim]:
+    """[one slice per batch index][panel][sums...][column in the panel], zeros behind the last column."""
+    (column,) = (loop for loop in loops if loop.kind == "column")
+    sums = [loop for loop in loops if loop.kind == "sum"]
+    batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
+    assert isinstance(column.extent, int)
+    outer = element_count(loop.extent for loop in batches)
+    joined = batches[-1].rhs if batches else 0
+    packed = rewriter(
+        "pack",
+        rhs,
+        extents=(outer, *(loop.extent for loop in sums)),
+        strides=(joined, *(loop.rhs for loop in sums)),
+        column_stride=column.rhs,
+        columns=column.extent,
+        offset=offset,
+        panel=panel,
+    )
+    strides = dict(zip(sums, _strides((*(loop.extent for loop in sums), panel)), strict=False))
+    panel_stride = element_count((*(loop.extent for loop in sums), panel))
+    panels = -(-column.extent // panel)
+    whole = panel_stride * panels
+    moved = []
+    for loop in loops:
+        rhs_step = loop.rhs
+        if loop in strides:
+            rhs_step = strides[loop]
+        elif loop in batches:
+            rhs_step = (loop.rhs // joined) * whole
+        elif loop is column:
+            rhs_step = 1
+        moved.append(LoopDim(loop.kind, loop.extent, loop.lhs, rhs_step, loop.out, loop.out_dim))
+    return packed, _joined(moved), panel_stride
+

@@ -1,0 +1,49 @@
+"""Questions that rewrite rules ask about values."""
+
+from __future__ import annotations
+
+import math
+
+from lepton_jit.ir.graph import Attribute, Node, Value
+from lepton_jit.passes.rewrite import Rewriter
+
+__all__ = ["constant_node", "flat_elements", "is_splat_of", "producer_of", "splat"]
+
+Number = bool | int | float
+
+
+def producer_of(rewriter: Rewriter, value: Value, op: str) -> Node | None:
+    """The node that defines a value, where that is an `op`."""
+    node = rewriter.producer(value)
+    return node if node is not None and node.op == op else None
+
+
+def constant_node(rewriter: Rewriter, value: Value) -> Node | None:
+    """The constant that a value is, or that it repeats."""
+    node = rewriter.producer(value)
+    while node is not None and node.op == "broadcast_in_dim":
+        node = rewriter.producer(node.operands[0])
+    return node if node is not None and node.op == "constant" else None
+
+
+def splat(rewriter: Rewriter, value: Value) -> Number | None:
+    """The number that stands everywhere in a value, where that is known."""
+    node = constant_node(rewriter, value)
+    if node is None:
+        return None
+    number = node.attributes["value"]
+    return number if isinstance(number, (bool, int, float)) else None
+
+
+def is_splat_of(rewriter: Rewriter, value: Value, number: float) -> bool:
+    """Whether a value is this number everywhere; `0.0` also stands for `-0.0`."""
+    found = splat(rewriter, value)
+    return found is not None and found == number and not (isinstance(found, float) and math.isnan(found))
+
+
+def flat_elements(value: Attribute) -> list[Number]:
+    """The numbers of a constant's `value`, row-major."""
+    if isinstance(value, tuple):
+        return [number for part in value for number in flat_elements(part)]
+    assert isinstance(value, (bool, int, float))
+    return [value]

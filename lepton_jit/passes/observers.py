@@ -1,0 +1,129 @@
+"""Observers of a pipeline: verify, dump, time, collect, stop. The numeric check has its own file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_jit.errors import ArgumentError, GraphError
+from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.printer import print_graph
+from lepton_jit.ir.verifier import verify
+from lepton_jit.passes.base import Pass
+from lepton_jit.passes.manager import Observer, StopPipeline
+
+__all__ = ["Dump", "Stages", "StopAfter", "Timing", "VerifyStructure", "print_stage"]
+
+
+class VerifyStructure(Observer):
+    """Run the verifier on the first graph and after every pass that changed something.
+
+    Raises GraphError that names the pass.
+    """
+
+    def start(self, graph: Graph) -> None:
+        verify(graph)
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        if after is before:
+            return
+        try:
+            verify(after)
+        except GraphError as error:
+            raise GraphError(f"pass {pass_.name}: {error}") from error
+
+
+class Dump(Observer):
+    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory; a pass that changed nothing leaves one line."""
+
+    def __init__(self, directory: str | Path, *, layer: str | None = None, first: str = "traced") -> None:
+        self._directory = Path(directory)
+        self._layer = layer
+        self._first = first
+        self._number = 0
+
+    def start(self, graph: Graph) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._write(self._first, print_stage(graph, self._layer))
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        text = "// unchanged\n" if after is before else print_stage(after, self._layer)
+        self._write(pass_.name, text)
+
+    def _write(self, name: str, text: str) -> None:
+        (self._directory / f"{self._number:02d}-{name}.ir").write_text(text, encoding="utf-8")
+        self._number += 1
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """What one run of a pass cost, and what it did to the number of nodes."""
+
+    name: str
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    changed: bool
+
+
+class Timing(Observer):
+    """How long each pass took; `print(timing)` is a table."""
+
+    def __init__(self) -> None:
+        self.rows: list[PassTime] = []
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        self.rows.append(PassTime(pass_.name, seconds, len(before.nodes), len(after.nodes), after is not before))
+
+    def __str__(self) -> str:
+        lines = [f"{'pass':<28}{'ms':>9}{'nodes':>8}"]
+        for row in self.rows:
+            note = "" if row.changed else "  unchanged"
+            lines.append(f"{row.name:<28}{row.seconds * 1e3:>9.2f}{row.nodes_after:>8}{note}")
+        lines.append(f"{'sum':<28}{sum(row.seconds for row in self.rows) * 1e3:>9.2f}")
+        return "\n".join(lines)
+
+
+class Stages(Observer):
+    """Keep every stage's graph by the name of the pass that made it; the first one as `traced`.
+
+    Of a pass that runs more than once, the runs are called `name`, `name-2`, `name-3`.
+    """
+
+    def __init__(self, first: str = "traced") -> None:
+        self._first = first
+        self.graphs: dict[str, Graph] = {}
+
+    def start(self, graph: Graph) -> None:
+        self.graphs[self._first] = graph
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        name, run = pass_.name, 1
+        while name in self.graphs:
+            run += 1
+            name = f"{pass_.name}-{run}"
+        self.graphs[name] = after
+
+    def __getitem__(self, name: str) -> Graph:
+        if name not in self.graphs:
+            raise ArgumentError(f"stage: expected one of {', '.join(self.graphs)}, got {name!r}")
+        return self.graphs[name]
+
+
+class StopAfter(Observer):
+    """End the pipeline after the pass of this name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        if pass_.name == self._name:
+            raise StopPipeline
+
+
+def print_stage(graph: Graph, layer: str | None = None) -> str:
+    """The text of a graph; with `layer`, only the nodes of that layer and of those inside it.
+
+    A filtered text is for reading: it does not parse back, since it reads values that it does not define.
+    """
+    return print_graph(graph)

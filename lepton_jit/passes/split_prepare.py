@@ -1,0 +1,74 @@
+"""Cut a graph in two: what depends on parameters alone, and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lepton_jit.ir.graph import Graph, Input, Output, Value
+from lepton_jit.ir.types import symbols_of
+from lepton_jit.passes.rewrite import without_dead_nodes
+
+__all__ = ["split_prepare"]
+
+
+def split_prepare(graph: Graph) -> tuple[Graph, Graph]:
+    """The graphs (prepare, main): running main on what prepare returns is running `graph`.
+
+    law: a function of parameters alone has the same value in every call, until the parameters change.
+
+    `prepare` reads parameters and returns values called `prepared/0`, `prepared/1`, ..., which main has as inputs of
+    role "parameter" under these names; parameters that main itself reads stay its inputs. Constants are repeated in
+    both. A broadcast is repeated in main rather than stored, and a value whose shape is symbolic is computed in main.
+    Where nothing depends on parameters alone, `prepare` has no nodes and main is `graph`.
+    """
+    moved = _of_parameters_alone(graph)
+    frontier = _frontier(graph, moved)
+    if not frontier:
+        return Graph("prepare", (), (), ()), graph
+    outputs = tuple(Output(value, f"prepared/{i}") for i, value in enumerate(frontier))
+    prepare = without_dead_nodes(Graph("prepare", graph.inputs_of("parameter"), graph.nodes, outputs))
+    arriving = set(frontier)
+    staying = tuple(node for node in graph.nodes if not any(v in arriving for v in node.results))
+    prepared = tuple(Input(value, f"prepared/{i}", "parameter") for i, value in enumerate(frontier))
+    main = without_dead_nodes(replace(graph, inputs=(*graph.inputs, *prepared), nodes=staying))
+    return _without_unread_inputs(prepare), _without_unread_inputs(main)
+
+
+def _of_parameters_alone(graph: Graph) -> set[Value]:
+    """The results of nodes that read a parameter, at first or second hand, and nothing else but constants."""
+    constant: set[Value] = set()
+    found = {entry.value for entry in graph.inputs_of("parameter")}
+    parameters = frozenset(found)
+    for node in graph.nodes:
+        if any(symbols_of(v.type.shape) for v in node.results):
+            continue
+        if all(v in constant for v in node.operands):
+            constant.update(node.results)
+        elif all(v in constant or v in found for v in node.operands):
+            found.update(node.results)
+    return found - parameters
+
+
+def _frontier(graph: Graph, moved: set[Value]) -> list[Value]:
+    """The values to store: moved ones that something not moved reads, looking through broadcasts; in order."""
+    producers = graph.producers()
+    wanted = [o.value for o in graph.outputs]
+    wanted += [v for node in graph.nodes if not any(r in moved for r in node.results) for v in node.operands]
+    found: set[Value] = set()
+    while wanted:
+        value = wanted.pop()
+        if value not in moved or value in found:
+            continue
+        node = producers[value]
+        if node.op == "broadcast_in_dim":
+            wanted.extend(node.operands)
+        else:
+            # All results of a node arrive together, so that none of them has to be computed twice.
+            found.update(node.results)
+    return [value for node in graph.nodes for value in node.results if value in found]
+
+
+def _without_unread_inputs(graph: Graph) -> Graph:
+    """Parameters that nothing reads are gone; other inputs stay, since a caller passes them by position."""
+    read = {v for node in graph.nodes for v in node.operands} | {o.value for o in graph.outputs}
+    return replace(graph, inputs=tuple(i for i in graph.inputs if i.role != "parameter" or i.value in read))

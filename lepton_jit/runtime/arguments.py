@@ -1,0 +1,199 @@
+"""Checking and casting a program's arguments, and working out its symbols from their shapes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
+from lepton_jit.runtime.dimensions import Polynomial, parse_polynomial
+from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest, Tensor
+
+__all__ = ["Shapes", "Signature", "address_of", "cast", "check_parameters", "describe"]
+
+_from_buffer = ctypes.c_char.from_buffer
+_addressof = ctypes.addressof
+
+
+def address_of(array: np.ndarray) -> int:
+    """The address of an array's first element; `array.ctypes.data` takes four times as long on writable arrays."""
+    try:
+        return _addressof(_from_buffer(array))  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):  # read-only or empty
+        return array.ctypes.data
+
+
+def describe(array: np.ndarray) -> str:
+    """An array's type in this project's notation.
+
+    >>> describe(np.zeros((2, 3), np.float32))
+    'f32[2,3]'
+    """
+    name = next((n for n, d in NUMPY_DTYPES.items() if d == array.dtype), str(array.dtype))
+    return f"{name}[{','.join(map(str, array.shape))}]"
+
+
+def cast(array: np.ndarray, dtype: np.dtype, who: str) -> np.ndarray:
+    """`array` in `dtype`, C-contiguous and aligned, the same object if it is already.
+
+    Bool, integers and floats become any float; to integers only values that keep their value are cast (ArgumentError);
+    anything but numbers is a DTypeError.
+    """
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"{who}: expected numbers that can be cast to {dtype}, got {array.dtype}")
+    if array.dtype != dtype:
+        with np.errstate(invalid="ignore", over="ignore"):
+            result = array.astype(dtype, order="C")
+        if dtype.kind in "biu" and not np.array_equal(result, array):
+            raise ArgumentError(
+                f"{who}: expected values that {dtype} can hold exactly, got {array.dtype} values that it cannot"
+            )
+        return result
+    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def check_parameters(manifest: Manifest, arrays: Sequence[np.ndarray]) -> None:
+    """ShapeError, DTypeError or ArgumentError unless the arrays are what the program's code will read and overwrite."""
+    declared = manifest.params
+    if len(arrays) != len(declared):
+        raise ArgumentError(f"{manifest.name}: expected {len(declared)} parameters, got {len(arrays)}")
+    overwritten = set(manifest.donations.values())
+    for index, (tensor, array) in enumerate(zip(declared, arrays, strict=True)):
+        who = f"{manifest.name}: parameter {tensor.name!r}"
+        if array.dtype != NUMPY_DTYPES[tensor.dtype]:
+            raise DTypeError(f"{who}: expected {tensor}, got {describe(array)}")
+        if array.shape != tensor.shape:
+            raise ShapeError(f"{who}: expected {tensor}, got {describe(array)}")
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise ArgumentError(f"{who}: expected a contiguous and aligned array")
+        if index in overwritten and not array.flags.writeable:
+            raise ArgumentError(f"{who}: expected a writable array, since the program overwrites it")
+
+
+class Shapes:
+    """The shapes of some tensors as a function of the symbols' values; the results for the last dims are kept."""
+
+    def __init__(self, tensors: Sequence[Tensor], symbols: Sequence[str]) -> None:
+        self._symbols = tuple(symbols)
+        self._shapes = [[parse_polynomial(dim) for dim in t.shape] for t in tensors]
+        self._known: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+
+    def at(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
+        shapes = self._known.get(dims)
+        if shapes is None:
+            values = dict(zip(self._symbols, dims, strict=True))
+            shapes = [tuple(dim.value(values) for dim in shape) for shape in self._shapes]
+            if len(self._known) >= 64:
+                self._known.clear()
+            self._known[dims] = shapes
+        return shapes
+
+
+class Signature:
+    """The inputs of a program: takes what the user gives, returns arrays to run on and the symbols' values."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._who = manifest.name
+        self._symbols = manifest.symbols
+        self._inputs = [_Input(t, manifest) for t in manifest.inputs]
+        self._names = [t.name for t in manifest.inputs]
+        self._shapes = Shapes(manifest.inputs, manifest.symbols)
+        # The usual case: every input is `[N, constants...]` over one symbol.
+        self._batched = (
+            len(manifest.symbols) == 1
+            and bool(self._inputs)
+            and all(i.batch == manifest.symbols[0] for i in self._inputs)
+        )
+
+    def bind(self, values: Sequence[Any]) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        """Positional inputs, or one mapping from names -> arrays in the declared types, and dims."""
+        if len(values) == 1 and isinstance(values[0], Mapping):
+            values = self._ordered(values[0])
+        if len(values) != len(self._inputs):
+            names = ", ".join(self._names)
+            raise ArgumentError(f"{self._who}: expected {len(self._inputs)} inputs ({names}), got {len(values)}")
+        if self._batched and all(map(_Input.matches, self._inputs, values)):
+            size = len(values[0])
+            if len(values) == 1 or all(len(value) == size for value in values):
+                return list(values), (size,)
+        arrays = [i.convert(v) for i, v in zip(self._inputs, values, strict=True)]
+        return arrays, self._solve(arrays)
+
+    def _ordered(self, named: Mapping[str, Any]) -> list[Any]:
+        missing = [n for n in self._names if n not in named]
+        unknown = [n for n in named if n not in self._names]
+        if missing or unknown:
+            raise ArgumentError(f"{self._who}: expected inputs named {self._names}, got {list(named)}")
+        return [named[n] for n in self._names]
+
+    def _solve(self, arrays: Sequence[np.ndarray]) -> tuple[int, ...]:
+        """The symbols' values from the shapes: bare symbols first, then what follows from them."""
+        values: dict[str, int] = {}
+        origin: dict[str, str] = {}
+        dims = [
+            (dim, array.shape[axis], spec.tensor.name)
+            for spec, array in zip(self._inputs, arrays, strict=True)
+            for axis, dim in enumerate(spec.dims)
+        ]
+        for dim, got, name in sorted(dims, key=lambda d: len(d[0].terms)):
+            unknown = [s for s in dim.symbols if s not in values]
+            if len(unknown) == 1 and (solved := dim.solve(unknown[0], got, values)) is not None and solved >= 0:
+                values[unknown[0]] = solved
+                origin[unknown[0]] = name
+        for symbol in self._symbols:
+            if symbol not in values:
+                raise ShapeError(f"{self._who}: the inputs' shapes do not determine {symbol}")
+        self._compare(arrays, values, origin)
+        return tuple(values[s] for s in self._symbols)
+
+    def _compare(self, arrays: Sequence[np.ndarray], values: dict[str, int], origin: dict[str, str]) -> None:
+        expected = self._shapes.at(tuple(values[s] for s in self._symbols))
+        for spec, array, shape in zip(self._inputs, arrays, expected, strict=True):
+            if array.shape != shape:
+                known = "".join(f", {s} = {v} from input {origin[s]!r}" for s, v in values.items())
+                raise ShapeError(f"{spec.who}: expected {spec.tensor}{known}, got {describe(array)}")
+
+
+class _Input:
+    """One declared input."""
+
+    def __init__(self, tensor: Tensor, manifest: Manifest) -> None:
+        self.tensor = tensor
+        self.who = f"{manifest.name}: input {tensor.name!r}"
+        self.dtype = NUMPY_DTYPES[tensor.dtype]
+        self.dims: list[Polynomial] = [parse_polynomial(d) for d in tensor.shape]
+        constants = [d.constant for d in self.dims]
+        first = tensor.shape[0] if tensor.shape else None
+        batched = isinstance(first, str) and first in manifest.symbols and None not in constants[1:]
+        self.batch = first if batched else None
+        self.rank = len(tensor.shape)
+        self.tail = tuple(constants[1:])
+
+    def matches(self, value: object) -> bool:
+        """Whether the value can be used as it stands, for an input `[N, constants...]`."""
+        return (
+            type(value) is np.ndarray
+            and value.dtype == self.dtype
+            and value.ndim == self.rank
+            and value.shape[1:] == self.tail
+            and (flags := value.flags).c_contiguous
+            and flags.aligned
+        )
+
+    def convert(self, value: Any) -> np.ndarray:
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise ShapeError(f"{self.who}: expected an array of {self.tensor}, got a ragged sequence") from None
+        array = cast(array, self.dtype, self.who)
+        if self.batch is not None and array.shape == self.tail:
+            array = array[np.newaxis]
+        matching = array.ndim == self.rank and all(
+            dim.constant in (None, size) for dim, size in zip(self.dims, array.shape, strict=True)
+        )
+        if not matching:
+            raise ShapeError(f"{self.who}: expected {self.tensor}, got {describe(np.asarray(value))}")
+        return array

@@ -1,0 +1,121 @@
+"""Writing a program as a shared library with a C header: weights inside, nothing needed but libc."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lepton_jit.errors import ArgumentError, LeptonError, UnsupportedError
+from lepton_jit.runtime.arguments import check_parameters
+from lepton_jit.runtime.cpu import host_architecture
+from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.module_file import seal
+from lepton_jit.runtime.wrapper import c_identifier, header_text, version_script, weights_assembly, wrapper_text
+
+__all__ = ["export", "find_linker"]
+
+_ALIGNMENT = 64
+# The small code model reaches 2 GB; the rest of the library needs little.
+_MAX_WEIGHT_BYTES = 2**31 - 2**24
+
+
+def export(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    *,
+    program: bytes,
+    support: bytes,
+    compile_text: Callable[[str], bytes],
+    parameters: Sequence[np.ndarray] = (),
+    name: str | None = None,
+) -> tuple[Path, Path]:
+    """Write the library at `path` and the header beside it (`.h`); returns both paths.
+
+    `program` and `support` are object code, `compile_text` turns LLVM IR text into object code for the same target,
+    `parameters` are the arrays in the manifest's order. The C function is called `name`, by default as the file. Files
+    appear by rename, whole or not at all. LeptonError if there is no linker, or if it fails.
+    """
+    path = Path(path)
+    if manifest.donations:
+        raise UnsupportedError(f"{manifest.name}: a program that overwrites its parameters cannot be exported yet")
+    check_parameters(manifest, parameters)
+    if sum(a.nbytes for a in parameters) > _MAX_WEIGHT_BYTES:
+        raise UnsupportedError(f"{manifest.name}: more than {_MAX_WEIGHT_BYTES:,} bytes of weights cannot be embedded")
+    name = c_identifier(path.stem if name is None else name)
+    header = path.with_suffix(".h")
+    if header == path:
+        raise ArgumentError(f"export: {str(path)!r} is the name of the header; expected a name such as 'model.so'")
+    linker = find_linker(manifest.architecture)
+    # In the target directory, so that a rename is all that is left to do at the end.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        work = Path(folder)
+        (work / "program.o").write_bytes(program)
+        (work / "support.o").write_bytes(support)
+        (work / "wrapper.o").write_bytes(compile_text(wrapper_text(manifest, name)))
+        (work / "exports.map").write_text(version_script(name))
+        offsets = _write_weights(work / "weights.bin", parameters)
+        (work / "weights.s").write_text(weights_assembly("weights.bin", offsets))
+        (work / "module.h").write_text(header_text(manifest, name))
+        _link(linker, work, path.name)
+        seal(work / "module.so", manifest)
+        os.replace(work / "module.so", path)
+        os.replace(work / "module.h", header)
+    return path, header
+
+
+def find_linker(architecture: str) -> list[str]:
+    """The command that assembles and links for an architecture: `cc`, else the `ziglang` wheel; else LeptonError."""
+    native = architecture == host_architecture()
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if native and compiler:
+        return [compiler]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-gnu"]
+    what = "a C compiler (`apt install gcc`) or " if native else ""
+    raise LeptonError(f"export for {architecture} needs {what}the wheel `ziglang` (`pip install ziglang`); not found")
+
+
+def _write_weights(path: Path, parameters: Sequence[np.ndarray]) -> list[int]:
+    """Write the arrays one after the other, each on a 64-byte boundary; returns their offsets."""
+    offsets = []
+    with open(path, "wb") as file:
+        for array in parameters:
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            offsets.append(file.tell())
+            file.write(np.ascontiguousarray(array).data)
+    return offsets
+
+
+def _link(linker: list[str], work: Path, soname: str) -> None:
+    command = [
+        *linker,
+        "-shared",
+        "-o",
+        "module.so",
+        "program.o",
+        "support.o",
+        "wrapper.o",
+        "weights.s",
+        "-Wl,--version-script=exports.map",
+        f"-Wl,-soname,{soname}",
+        # Workers run in it until the process ends.
+        "-Wl,-z,nodelete",
+        "-Wl,-z,noexecstack",
+        "-Wl,--no-undefined",
+        "-Wl,--as-needed",
+        "-pthread",
+    ]
+    try:
+        subprocess.run(command, cwd=work, check=True, capture_output=True, text=True)
+    except OSError as error:
+        raise LeptonError(f"export: {linker[0]} cannot be started: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise LeptonError(f"export: linking failed: {' '.join(linker)}: {error.stderr.strip()}") from None

@@ -1,0 +1,65 @@
+"""Object bytes -> functions in memory, through LLVM's LLJIT."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+from lepton_jit.errors import LeptonError
+from lepton_jit.runtime.native import Code, Support
+from lepton_jit.runtime.support_text import SUPPORT_FUNCTIONS
+
+if TYPE_CHECKING:
+    from llvmlite.binding.orcjit import LLJIT, ResourceTracker
+
+__all__ = ["link"]
+
+_lock = threading.Lock()
+_serial = itertools.count()
+_process: _Process | None = None
+
+
+class _Process:
+    """What is linked once: the engine, and the support code, in which the workers of the pool live until the end."""
+
+    def __init__(self, support_object: bytes) -> None:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self.engine: LLJIT = llvm.create_lljit_compiler()
+        builder = llvm.JITLibraryBuilder().add_object_img(support_object).add_current_process()
+        for name in SUPPORT_FUNCTIONS:
+            builder.export_symbol(name)
+        self.tracker: ResourceTracker = builder.link(self.engine, "lepton_jit_support")
+        self.addresses = {name: self.tracker[name] for name in SUPPORT_FUNCTIONS}
+        self.support = Support.at(self.addresses)
+        # Never freed, not even when the interpreter goes down: a worker may still be running in it.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+
+def link(program_object: bytes, support_object: bytes, prefix: str) -> Code:
+    """Link a program's object code; it is freed when the last reference to the result goes.
+
+    `support_object` is linked by the first call of a process; later calls share that one. LeptonError if a symbol is
+    missing.
+    """
+    import llvmlite.binding as llvm
+
+    global _process
+    with _lock:
+        if _process is None:
+            _process = _Process(support_object)
+        process = _process
+    builder = llvm.JITLibraryBuilder().add_object_img(program_object).add_current_process()
+    for name, address in process.addresses.items():
+        builder.import_symbol(name, address)
+    entry = f"{prefix}_run"
+    builder.export_symbol(entry)
+    try:
+        tracker = builder.link(process.engine, f"{prefix}_{next(_serial)}")
+    except RuntimeError as error:
+        raise LeptonError(f"program {prefix}: linking failed: {error}") from None
+    return Code.at(tracker[entry], process.support, tracker)

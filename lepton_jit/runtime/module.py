@@ -1,0 +1,58 @@
+"""Loading an exported module: neither LLVM nor networkx is needed, nor imported."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_jit.errors import FileFormatError
+from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.module_file import check_host, is_module, read_module
+from lepton_jit.runtime.native import Code, Support
+from lepton_jit.runtime.program import Parameters, Program
+from lepton_jit.runtime.wrapper import MODULE_TABLE
+
+__all__ = ["Module", "is_module", "load_module"]
+
+_TABLE_VERSION = 1
+
+
+class Module:
+    """An exported program: `module(x)` gives the same bits as the program that it was exported from."""
+
+    def __init__(self, program: Program, parameters: Parameters) -> None:
+        self.program = program
+        self.parameters = parameters
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.program.manifest
+
+    def __call__(self, *inputs: Any) -> tuple[np.ndarray, ...]:
+        return self.program(*inputs, parameters=self.parameters)
+
+
+def load_module(path: str | os.PathLike[str], *, threads: int | None = None) -> Module:
+    """Check a module's file, then open it.
+
+    FileFormatError if the file is damaged, truncated or of another kind; UnsupportedError if it was built for another
+    processor; both before any of its code is in memory.
+    """
+    manifest = read_module(path)
+    check_host(manifest, str(path))
+    try:
+        # An absolute path: dlopen would search a bare name elsewhere.
+        library = ctypes.CDLL(str(Path(path).absolute()))
+        table = (ctypes.c_void_p * (3 + len(MODULE_TABLE))).in_dll(library, "lepton_module")
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path}: cannot be opened as a shared library: {error}") from None
+    version, run, parameters, *functions = (address or 0 for address in table)
+    if version != _TABLE_VERSION:
+        raise FileFormatError(f"{path}: expected module table version {_TABLE_VERSION}, got {version}")
+    code = Code.at(run, Support.at(dict(zip(MODULE_TABLE, functions, strict=True))), library)
+    pointers = (ctypes.c_void_p * len(manifest.params)).from_address(parameters)
+    return Module(Program(manifest, code, threads=threads), Parameters([p or 0 for p in pointers], library))

@@ -1,0 +1,71 @@
+"""Native functions as Python sees them, whether linked in this process or loaded from a shared library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Code", "ContextRecord", "StepRecord", "Support"]
+
+_POINTER = ctypes.c_void_p
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER)
+_SIGNATURES: dict[str, Callable[[int], Callable]] = {
+    "lpt_context_create": ctypes.CFUNCTYPE(_POINTER, ctypes.c_int32),
+    "lpt_context_destroy": ctypes.CFUNCTYPE(None, _POINTER),
+    "lpt_context_set_threads": ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_int32),
+    "lpt_context_profile": ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, ctypes.c_int32),
+    "lpt_plan": ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, _POINTER, _POINTER, _POINTER, _POINTER),
+}
+
+
+class StepRecord(ctypes.Structure):
+    """The time of one step: total nanoseconds and number of calls."""
+
+    _fields_ = (("nanoseconds", ctypes.c_int64), ("calls", ctypes.c_int64))
+
+
+class ContextRecord(ctypes.Structure):
+    """The public first bytes of a context."""
+
+    _fields_ = (
+        ("arena", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("code", ctypes.c_int32),
+        ("step", ctypes.c_int32),
+        ("index", ctypes.c_int64),
+        ("arena_bytes", ctypes.c_int64),
+        ("profile", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True)
+class Support:
+    """The support functions that Python calls."""
+
+    context_create: Callable[[int], int | None]
+    context_destroy: Callable[[int], None]
+    context_set_threads: Callable[[int, int], None]
+    context_profile: Callable[[int, int], int]
+    plan: Callable[..., int]
+
+    @staticmethod
+    def at(addresses: Mapping[str, int]) -> Support:
+        """From addresses by the functions' names."""
+        return Support(**{n.removeprefix("lpt_"): make(addresses[n]) for n, make in _SIGNATURES.items()})
+
+
+@dataclass(frozen=True)
+class Code:
+    """A linked program: its entry, the support code that it calls, and what keeps both in memory."""
+
+    run: Callable[[int, object, object, object, object], int]
+    support: Support
+    owner: object
+
+    @staticmethod
+    def at(run: int, support: Support, owner: object) -> Code:
+        """From the address of `<prefix>_run`; the function by itself keeps the code in memory too."""
+        function = _RUN(run)
+        function.owner = owner  # pyright: ignore[reportAttributeAccessIssue]
+        return Code(function, support, owner)

@@ -1,0 +1,205 @@
+"""A linked program with its manifest: a thread-safe callable on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, ShapeError
+from lepton_jit.runtime import threads as thread_settings
+from lepton_jit.runtime.arguments import Shapes, Signature, address_of, check_parameters
+from lepton_jit.runtime.dimensions import dim_value
+from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest
+from lepton_jit.runtime.native import Code, ContextRecord, StepRecord, Support
+from lepton_jit.runtime.plan import MemoryPlan, plan_memory
+from lepton_jit.runtime.profile import Profile, StepTime
+
+__all__ = ["Parameters", "Program"]
+
+
+class Parameters:
+    """The addresses of a program's parameters, checked once and then passed as they stand.
+
+    `owner` keeps the memory alive. The program reads it on every call and overwrites the donated ones in place.
+    """
+
+    def __init__(self, addresses: Sequence[int], owner: object) -> None:
+        self.addresses = tuple(addresses)
+        self.owner = owner
+        self.pointers = (ctypes.c_void_p * len(self.addresses))(*self.addresses)
+
+
+class Program:
+    """`program(x, parameters=p)` runs compiled code; concurrent calls use a context each.
+
+    `threads` beats `set_threads`, which beats the environment.
+    """
+
+    def __init__(self, manifest: Manifest, code: Code, *, threads: int | None = None) -> None:
+        self.manifest = manifest
+        self._code = code
+        self._threads = None if threads is None else thread_settings.check_threads(threads)
+        self._signature = Signature(manifest)
+        returned = [i for i in range(len(manifest.outputs)) if i not in manifest.donations]
+        self._slots = returned
+        self._dtypes = [NUMPY_DTYPES[manifest.outputs[i].dtype] for i in returned]
+        self._shapes = Shapes([manifest.outputs[i] for i in returned], manifest.symbols)
+        self._empty = Parameters((), None)
+        self._idle: list[_Call] = []
+        weakref.finalize(self, _destroy, self._idle, code.support, code).atexit = False
+
+    def __call__(self, *inputs: Any, parameters: Parameters | None = None) -> tuple[np.ndarray, ...]:
+        """Inputs by position, or one mapping by name -> fresh arrays for the outputs that are not donated.
+
+        Casts dtypes, copies strided arrays, adds a missing batch axis. ShapeError, DTypeError and ArgumentError name
+        the input, what was expected and what came; bad data that a kernel finds is an ArgumentError with its layer.
+        """
+        arrays, dims = self._signature.bind(inputs)
+        results = self._allocate(dims)
+        self.run(dims, parameters or self._empty, arrays, results)
+        return tuple(results)
+
+    def bind(self, arrays: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> Parameters:
+        """Parameters by position or by name, C-contiguous and of exactly the declared dtypes and shapes."""
+        if isinstance(arrays, Mapping):
+            missing = [p.name for p in self.manifest.params if p.name not in arrays]
+            if missing:
+                raise ArgumentError(f"{self.manifest.name}: parameter {missing[0]!r} is missing")
+            arrays = [arrays[p.name] for p in self.manifest.params]
+        check_parameters(self.manifest, arrays)
+        return Parameters([address_of(a) for a in arrays], tuple(arrays))
+
+    def run(
+        self, dims: Sequence[int], parameters: Parameters, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> None:
+        """The call itself, on arrays that already have the declared types; `outputs` are those not donated.
+
+        Does not check shapes: `__call__` does.
+        """
+        idle = self._idle
+        try:
+            call = idle.pop()
+        except IndexError:
+            call = _Call(self.manifest, self._code)
+        try:
+            self._run_in(call, dims, parameters, inputs, outputs)
+        finally:
+            idle.append(call)
+
+    def _allocate(self, dims: tuple[int, ...]) -> list[np.ndarray]:
+        return [np.empty(shape, dtype) for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)]
+
+    def _run_in(
+        self,
+        call: _Call,
+        dims: Sequence[int],
+        parameters: Parameters,
+        inputs: Sequence[np.ndarray],
+        outputs: Sequence[np.ndarray],
+    ) -> None:
+        threads = self._threads or thread_settings.current_threads()
+        if call.threads != threads:
+            call.set_threads(threads)
+        if call.parameters is not parameters:
+            call.use(parameters)
+        call.dims[:] = dims
+        pointers = call.inputs
+        for i, array in enumerate(inputs):
+            pointers[i] = address_of(array)
+        pointers = call.outputs
+        for i, array in zip(self._slots, outputs, strict=True):
+            pointers[i] = address_of(array)
+        if call.run():
+            raise self._error(call.record)
+
+    def plan(self, **symbols: int) -> MemoryPlan:
+        """The memory plan at given symbols: `program.plan(N=64)`."""
+        missing = [s for s in self.manifest.symbols if s not in symbols]
+        if missing:
+            raise ArgumentError(f"{self.manifest.name}: plan needs a value for {', '.join(missing)}")
+        return plan_memory(self.manifest, self._code.support.plan, symbols)
+
+    def profile(self, *inputs: Any, parameters: Parameters | None = None, calls: int = 10) -> Profile:
+        """The average time of each step over `calls` calls, after one that is not counted."""
+        arrays, dims = self._signature.bind(inputs)
+        results = self._allocate(dims)
+        call = _Call(self.manifest, self._code)
+        try:
+            self._run_in(call, dims, parameters or self._empty, arrays, results)
+            records = call.start_profile(len(self.manifest.steps))
+            for _ in range(calls):
+                self._run_in(call, dims, parameters or self._empty, arrays, results)
+            seconds = [r.nanoseconds * 1e-9 / max(1, calls) for r in records]
+        finally:
+            call.destroy()
+        values = dict(zip(self.manifest.symbols, dims, strict=True))
+        steps = tuple(
+            StepTime(s.kernel, s.layer, t, dim_value(s.flops, values), dim_value(s.bytes, values))
+            for s, t in zip(self.manifest.steps, seconds, strict=True)
+        )
+        return Profile(self.manifest.name, calls, call.threads, steps)
+
+    def _error(self, record: ContextRecord) -> LeptonError:
+        """What a nonzero return code means."""
+        name, code, index = self.manifest.name, record.code, record.index
+        if code > 0:
+            step = self.manifest.steps[record.step]
+            message = self.manifest.errors.get(code, f"error {code}")
+            return ArgumentError(f"{name}: {step.layer or step.kernel}: {message} (at element {index})")
+        if code == -1:
+            return LeptonError(f"{name}: out of memory: the arena needs {index:,} bytes")
+        if code in (-2, -3):
+            return ShapeError(f"{name}: a dimension is too large: its buffers are beyond any memory")
+        return FileFormatError(f"{name}: error {code}: the program was built for another version of the runtime")
+
+
+class _Call:
+    """A native context with the arrays of pointers for one call at a time."""
+
+    def __init__(self, manifest: Manifest, code: Code) -> None:
+        address = code.support.context_create(1)
+        if address is None:
+            raise MemoryError(f"{manifest.name}: no memory for a context")
+        self._address = address
+        self._run = code.run
+        self._support = code.support
+        self.record = ContextRecord.from_address(address)
+        self.threads = 1
+        self.dims = (ctypes.c_int64 * len(manifest.symbols))()
+        self.inputs = (ctypes.c_void_p * len(manifest.inputs))()
+        self.outputs = (ctypes.c_void_p * len(manifest.outputs))()
+        self.donations = manifest.donations
+        self.parameters: Parameters | None = None
+
+    def set_threads(self, threads: int) -> None:
+        self._support.context_set_threads(self._address, threads)
+        self.threads = threads
+
+    def use(self, parameters: Parameters) -> None:
+        """Point donated outputs at the parameters that they overwrite."""
+        for output, param in self.donations.items():
+            self.outputs[output] = parameters.addresses[param]
+        self.parameters = parameters
+
+    def run(self) -> int:
+        assert self.parameters is not None
+        return self._run(self._address, self.dims, self.parameters.pointers, self.inputs, self.outputs)
+
+    def start_profile(self, steps: int) -> ctypes.Array[StepRecord]:
+        """The table that the runtime adds to from now on."""
+        if self._support.context_profile(self._address, max(1, steps)):
+            raise MemoryError("no memory for a profile")
+        return (StepRecord * steps).from_address(self.record.profile)
+
+    def destroy(self) -> None:
+        self._support.context_destroy(self._address)
+
+
+def _destroy(idle: list[_Call], support: Support, _code: Code) -> None:
+    """Free a program's contexts; `_code` keeps the native code until then."""
+    for call in idle:
+        call.destroy()

@@ -1,0 +1,123 @@
+"""What a layer sees while a model is traced: the builder, its weights as values, and where to leave side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_jit.errors import GraphError
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import DTYPES, Dim, DType, Shape, TensorType, dtype_of, element_count
+
+if TYPE_CHECKING:
+    from lepton_jit.layers.weight import Weight
+
+__all__ = ["Tracer", "evaluate"]
+
+
+class Tracer:
+    """Traces layers into one builder.
+
+    `t(op, x, ...)` adds an operation, `t.weight(w)` is a weight's value, `t.assign(w, value)` its new value after
+    the step, `t.add_loss(value)` a scalar that training adds to the loss.
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        *,
+        training: bool = False,
+        weights: Mapping[Weight, Value] | None = None,
+        randomness: Callable[[], tuple[Value, Value]] | None = None,
+    ) -> None:
+        self.b = builder
+        self.training = training
+        self.updates: dict[Weight, Value] = {}
+        self.losses: list[Value] = []
+        self.applied: dict[Value, tuple[str, Value]] = {}  # result of an activation -> (operation, operand)
+        self._weights = weights or {}
+        self._randomness = randomness
+        self._streams = 0
+
+    def __call__(self, op: str, *operands: Value | int | float | bool, **attributes: Any) -> Value:
+        return self.b(op, *operands, **attributes)
+
+    def weight(self, weight: Weight) -> Value:
+        """The value of a weight, the one assigned last where one was."""
+        if weight in self.updates:
+            return self.updates[weight]
+        if weight not in self._weights:
+            raise GraphError(f"weight {weight.name!r} does not belong to the traced model")
+        return self._weights[weight]
+
+    def assign(self, weight: Weight, value: Value) -> None:
+        """Give a weight a new value, written when the program has run."""
+        self.updates[weight] = value
+
+    def add_loss(self, value: Value) -> None:
+        """Add a scalar to the training loss."""
+        self.losses.append(value)
+
+    def random(self) -> tuple[Value, Value, int]:
+        """Seed, step and the next stream of random bits; streams are numbered in the order of the trace."""
+        if self._randomness is None:
+            raise GraphError(f"layer {self.b.current_layer!r}: random bits outside of training")
+        self._streams += 1
+        return *self._randomness(), self._streams - 1
+
+    def convert(self, x: Value, dtype: DType) -> Value:
+        """`x` with another element type."""
+        return x if x.type.dtype == dtype else self.b("convert", x, dtype=dtype)
+
+    def size(self, dim: Dim, dtype: DType) -> Value:
+        """A dimension, or a product of some, as a scalar."""
+        if isinstance(dim, int):
+            return self.b.constant(dim, dtype)
+        return self.b("dimension_value", value=dim, dtype=dtype)
+
+    def sum(self, x: Value, dimensions: Sequence[int] | None = None) -> Value:
+        """The sum over some dimensions, all by default."""
+        dimensions = tuple(range(x.type.rank)) if dimensions is None else tuple(d % x.type.rank for d in dimensions)
+        return self.b("reduce", x, dimensions=dimensions, kind="add") if dimensions else x
+
+    def mean(self, x: Value, dimensions: Sequence[int] | None = None) -> Value:
+        """The mean over some dimensions, all by default."""
+        dimensions = tuple(range(x.type.rank)) if dimensions is None else tuple(d % x.type.rank for d in dimensions)
+        if not dimensions:
+            return x
+        count = element_count(x.type.shape[d] for d in dimensions)
+        return self.b("divide", self.sum(x, dimensions), self.size(count, x.type.dtype))
+
+    def reshape(self, x: Value, shape: Shape) -> Value:
+        """The same elements in another shape."""
+        return x if x.type.shape == tuple(shape) else self.b("reshape", x, shape=tuple(shape))
+
+    def along(self, vector: Value, like: Value, axis: int = -1) -> Value:
+        """A vector along one axis of `like`, repeated over the others."""
+        return self.b.broadcast(vector, like.type.shape, dimensions=(axis % like.type.rank,))
+
+    def one_hot(self, labels: Value, classes: int, dtype: DType) -> Value:
+        """`labels: i32[...]` as `dtype[..., classes]` of 0 and 1."""
+        shape = (*labels.type.shape, classes)
+        index = self.b("iota", dtype=labels.type.dtype, shape=shape, dimension=len(shape) - 1)
+        repeated = self.b.broadcast(labels, shape, dimensions=tuple(range(len(shape) - 1)))
+        return self.convert(self.b("compare", index, repeated, direction="EQ"), dtype)
+
+
+def evaluate(function: Callable[..., Value], *arrays: Any) -> np.ndarray:
+    """`function(tracer, *values)` on these arrays, computed by the graph interpreter."""
+    operands = [_supported(np.asarray(a)) for a in arrays]
+    builder = Builder("eager")
+    values = [
+        builder.input(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(operands)
+    ]
+    builder.output(function(Tracer(builder), *values), "result")
+    return run_graph(builder.build(), {f"x{i}": a for i, a in enumerate(operands)})["result"]
+
+
+def _supported(array: np.ndarray) -> np.ndarray:
+    return array.astype(DTYPES["f32"].numpy) if array.dtype == np.float16 else array
