@@ -11,6 +11,7 @@ from lepton_jit.codegen.emit_primitives import (
     I64_TYPE,
     POINTER,
     Primitives,
+    allocate,
     constant,
     memory_type,
     splat_constant,
@@ -260,15 +261,28 @@ class KernelEmitter:
     def allocate(self, element: ir.Type, count: int) -> ir.Value:
         """Stack memory of the whole kernel."""
         with self._at_entry():
-            return self.builder.alloca(ir.ArrayType(element, count))
+            return allocate(self.builder, element, count)
 
     @contextmanager
     def _at_entry(self) -> Iterator[None]:
         outside = self._scopes[1].outside
         assert outside is not None
-        with self.builder.goto_block(outside):
-            self.builder.position_before(outside.terminator)
+        with self._before_end(outside):
             yield
+
+    @contextmanager
+    def _before_end(self, block: ir.Block) -> Iterator[None]:
+        """Emit in front of a block's branch, then go on where the builder was."""
+        here = self.builder.block
+        nested = here.is_terminated
+        self.builder.position_before(block.terminator)
+        try:
+            yield
+        finally:
+            if nested:
+                self.builder.position_before(here.terminator)
+            else:
+                self.builder.position_at_end(here)
 
     def dim(self, dim: Dim) -> ir.Value:
         """The i64 value of a dimension."""
@@ -298,8 +312,7 @@ class KernelEmitter:
             value = emit()
             self._scopes[-1].values[key] = value
             return value
-        with self.builder.goto_block(outside):
-            self.builder.position_before(outside.terminator)
+        with self._before_end(outside):
             value = emit()
         self._scopes[home].values[key] = value
         return value

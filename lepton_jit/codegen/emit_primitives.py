@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from llvmlite import ir
+from llvmlite.ir.values import ArgumentAttributes
 
 from lepton_jit.codegen.loop_ir import Atom, Const
 from lepton_jit.codegen.target import Target
@@ -65,6 +66,13 @@ def splat_constant(value: float | int | bool, dtype: DType, lanes: int) -> ir.Co
     if lanes == 1:
         return constant(value, dtype)
     return _Text(value_type(dtype, lanes), f"splat ({constant(value, dtype)})")
+
+
+def allocate(builder: ir.IRBuilder, element: ir.Type, count: int) -> ir.Value:
+    """Stack memory for `count` elements; llvmlite still gives it a typed pointer."""
+    memory = builder.alloca(ir.ArrayType(element, count))
+    memory.type = POINTER
+    return memory
 
 
 class Primitives:
@@ -204,13 +212,17 @@ class Primitives:
         return b.sext(x, typ) if source.kind == "signed" else b.zext(x, typ)
 
     def _float_to_integer(self, x: ir.Value, target: DType, lanes: int) -> ir.Value:
-        """Towards zero; what does not fit is frozen to some value instead of being undefined."""
-        b = self.builder
+        """Towards zero; what does not fit becomes the nearest integer that does, and NaN zero."""
+        source = x.type
+        element = source.element if isinstance(source, ir.VectorType) else source
+        bits = 32 if isinstance(element, ir.FloatType) else 64
         typ = value_type(target, lanes)
-        if target.bytes >= 4:
-            return b.freeze(b.fptosi(x, typ) if target.kind == "signed" else b.fptoui(x, typ))
-        wide = ir.IntType(32) if lanes == 1 else ir.VectorType(ir.IntType(32), lanes)
-        return b.trunc(b.freeze(b.fptosi(x, wide)), typ)
+        vector = f"v{lanes}" if lanes > 1 else ""
+        sign = "s" if target.kind == "signed" else "u"
+        name = f"llvm.fpto{sign}i.sat.{vector}i{target.bytes * 8}.{vector}f{bits}"
+        module = self.builder.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(typ, [source]), name)
+        return self.builder.call(function, [x])
 
     def splat(self, value: ir.Value, lanes: int) -> ir.Value:
         typ = ir.VectorType(value.type, lanes)
@@ -258,8 +270,9 @@ class Primitives:
         if lanes == 1:
             return self._guarded_load(pointer, dtype, mask, other)
         passthrough = self._passthrough(other, dtype, lanes)
-        function = self._masked("load", typ, [POINTER, I32_TYPE, mask.type, typ], typ, dtype, lanes)
-        loaded = self.builder.call(function, [pointer, I32_TYPE(dtype.bytes), mask, passthrough])
+        function = self._masked("load", [POINTER, mask.type, typ], typ, dtype, lanes)
+        loaded = self.builder.call(function, [pointer, mask, passthrough])
+        loaded.arg_attributes[0] = _alignment(dtype)
         return self.from_memory(loaded, dtype, lanes)
 
     def _passthrough(self, other: ir.Value | None, dtype: DType, lanes: int) -> ir.Value:
@@ -305,9 +318,10 @@ class Primitives:
         name = f"llvm.masked.gather.{suffix}"
         module = b.module
         function = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(typ, [pointers_type, I32_TYPE, masks, typ]), name
+            module, ir.FunctionType(typ, [pointers_type, masks, typ]), name
         )
-        loaded = b.call(function, [addresses, I32_TYPE(dtype.bytes), mask, self._passthrough(other, dtype, lanes)])
+        loaded = b.call(function, [addresses, mask, self._passthrough(other, dtype, lanes)])
+        loaded.arg_attributes[0] = _alignment(dtype)
         return self.from_memory(loaded, dtype, lanes)
 
     def store(self, value: ir.Value, pointer: ir.Value, dtype: DType, mask: ir.Value | None) -> None:
@@ -320,16 +334,19 @@ class Primitives:
                 b.store(value, pointer, align=dtype.bytes)
             return
         typ = value.type
-        signature = [typ, POINTER, I32_TYPE, mask.type]
-        function = self._masked("store", typ, signature, ir.VoidType(), dtype, typ.count)
-        b.call(function, [value, pointer, I32_TYPE(dtype.bytes), mask])
+        function = self._masked("store", [typ, POINTER, mask.type], ir.VoidType(), dtype, typ.count)
+        b.call(function, [value, pointer, mask]).arg_attributes[1] = _alignment(dtype)
 
-    def _masked(
-        self, kind: str, typ: ir.Type, signature: list[ir.Type], result: ir.Type, dtype: DType, lanes: int
-    ) -> ir.Function:
+    def _masked(self, kind: str, signature: list[ir.Type], result: ir.Type, dtype: DType, lanes: int) -> ir.Function:
         name = f"llvm.masked.{kind}.v{lanes}{_suffix(dtype)}.p0"
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, signature), name)
+
+
+def _alignment(dtype: DType) -> ArgumentAttributes:
+    attributes = ArgumentAttributes()
+    attributes.align = dtype.bytes
+    return attributes
 
 
 def _suffix(dtype: DType) -> str:

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, emit_kernel
-from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, memory_type
+from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, allocate, memory_type
 from lepton_jit.codegen.loop_ir import CeilDiv, Extent, Kernel
 from lepton_jit.codegen.lower import Lowered, ProgramBuffer
 from lepton_jit.codegen.target import Target
@@ -109,7 +109,7 @@ class _ProgramEmitter:
         )
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         slots = FRAME_BUFFERS + max((len(s.buffers) for s in lowered.steps), default=0)
-        frame = builder.alloca(ir.ArrayType(POINTER, slots))
+        frame = allocate(builder, POINTER, slots)
         code = builder.call(enter, [context, self.descriptor, dims])
         with builder.if_then(builder.icmp_signed("!=", code, I32_TYPE(0)), likely=False):
             builder.ret(code)

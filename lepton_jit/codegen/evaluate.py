@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
-from lepton_jit.codegen.loop_ir import BOOL, Affine, Atom, Const
+from lepton_jit.codegen.loop_ir import BOOL, I64, Affine, Atom, Const
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
-from lepton_jit.ir.types import DTYPES, Dim, Shape
+from lepton_jit.ir.ops.native import philox
+from lepton_jit.ir.types import Dim, Shape
 
 # The lane of a vector, as a variable of an index: its coefficient is the distance between neighbouring lanes.
 LANE = "lane"
@@ -81,12 +82,12 @@ class Evaluator:
         base = position - Affine.var(LANE) * step
         if self.lanes == 1 or (step == 0 and (guard is None or guard.lanes == 1)):
             return k.load(buffer, base, mask=guard)
-        return k.load(buffer, base, self.lanes, step, self._all(self.mask, guard))
+        return k.load(buffer, base, self.lanes, step, self.both(self.mask, guard))
 
     def _load(self, value: Value, indices: Indices, guard: Atom | None) -> Atom:
         return self.load_at(self.buffers[value], linear(indices, value.type.shape), guard)
 
-    def _all(self, a: Atom | None, b: Atom | None) -> Atom | None:
+    def both(self, a: Atom | None, b: Atom | None) -> Atom | None:
         if a is None or b is None:
             return b if a is None else a
         return self.kernel.apply("and", a, b)
@@ -157,13 +158,7 @@ def _pad(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom
     operand, padding = node.operands
     low, high = node.attributes["low"], node.attributes["high"]
     inner = tuple(index - first for index, first in zip(indices, low, strict=True))
-    inside = guard
-    for index, first, last, size in zip(inner, low, high, operand.type.shape, strict=True):
-        if first > 0:
-            inside = e._all(inside, e.kernel.compare(e.position(index), Const(0, DTYPES["i64"]), "GE"))
-        if last > 0:
-            limit = e.kernel.index(Affine.of(size))
-            inside = e._all(inside, e.kernel.compare(e.position(index), limit, "LT"))
+    inside = inside_bounds(e, inner, operand.type.shape, list(zip(low, high, strict=True)), guard)
     value = e.value(operand, inner, inside)
     outside = e.value(padding, (), guard)
     return value if inside is guard else e.kernel.select(inside, value, outside)
@@ -198,9 +193,7 @@ def _random(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> A
     step_low, _ = halves(k.convert(step, "u64"))
     key_low, key_high = halves(seed)
     element_low, element_high = halves(element)
-    native = get_op("rng_bit_generator").native
-    assert native is not None
-    return native(k, key_low, key_high, element_low, element_high, stream, step_low)
+    return philox(k, key_low, key_high, element_low, element_high, stream, step_low)
 
 
 # Windows up to this many taps are written out; larger ones become loops (a global pooling of 7 x 7 has 49).
@@ -218,7 +211,7 @@ def _reduce_window(e: Evaluator, node: Node, indices: Indices, guard: Atom | Non
 
     def combine(total: Atom, offsets: Sequence[Affine]) -> Atom:
         inner = tuple(base + offset * d for base, offset, d in zip(bases, offsets, dilation, strict=True))
-        inside = _inside(e, inner, operand.type.shape, padding, guard)
+        inside = inside_bounds(e, inner, operand.type.shape, padding, guard)
         value = e.value(operand, inner, inside)
         if inside is not guard:
             value = e.kernel.select(inside, value, first)
@@ -233,13 +226,17 @@ def _reduce_window(e: Evaluator, node: Node, indices: Indices, guard: Atom | Non
     return _nested(e, list(window), init, combine)
 
 
-def _inside(e: Evaluator, inner: Indices, shape: Shape, padding: Sequence, guard: Atom | None) -> Atom | None:
+def inside_bounds(
+    e: Evaluator, indices: Indices, shape: Shape, padding: Sequence[tuple[Dim, Dim]], guard: Atom | None
+) -> Atom | None:
+    """`guard` and 0 <= index < size, in the dimensions and at the ends where there may be padding."""
+    k = e.kernel
     inside = guard
-    for index, size, (low, high) in zip(inner, shape, padding, strict=True):
-        if low > 0:
-            inside = e._all(inside, e.kernel.compare(e.position(index), Const(0, DTYPES["i64"]), "GE"))
-        if high > 0:
-            inside = e._all(inside, e.kernel.compare(e.position(index), e.kernel.index(Affine.of(size)), "LT"))
+    for index, size, (low, high) in zip(indices, shape, padding, strict=True):
+        if not isinstance(low, int) or low > 0:
+            inside = e.both(inside, k.compare(e.position(index), Const(0, I64), "GE"))
+        if not isinstance(high, int) or high > 0:
+            inside = e.both(inside, k.compare(e.position(index), k.index(Affine.of(size)), "LT"))
     return inside
 
 

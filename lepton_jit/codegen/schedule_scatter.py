@@ -6,11 +6,11 @@ import itertools
 from typing import Any
 
 from lepton_jit.codegen.cluster import Cluster, split_index, store_at, typical, vector_loop
-from lepton_jit.codegen.evaluate import LANE, Evaluator, linear
+from lepton_jit.codegen.evaluate import LANE, inside_bounds, linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, DType, element_count
+from lepton_jit.ir.types import DTYPES, Dim, DType, element_count
 
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 
@@ -75,7 +75,7 @@ class _Scatter:
         where: Atom = Const(-1, I64 if self.lanes == 1 else self._tap_dtype())
         for number, tap in enumerate(taps):
             indices = tuple(position[d] * self.strides[d] + (tap[d] - self.padding[d][0]) for d in range(rank))
-            guard = self._guard(evaluator, indices)
+            guard = inside_bounds(evaluator, indices, self.shape, self.padding, None)
             x = evaluator.value(self.operand, indices, guard)
             if best is None:
                 best = identity_of("maximum", self.operand.type.dtype)
@@ -95,8 +95,6 @@ class _Scatter:
             self._add(k, indices, guard, k.compare(where, tap_number, "EQ"), value, mask)
 
     def _tap_dtype(self) -> DType:
-        from lepton_jit.ir.types import DTYPES
-
         return DTYPES["i32"] if self.operand.type.dtype.bytes == 4 else DTYPES["i64"]
 
     def _add(
@@ -109,18 +107,3 @@ class _Scatter:
             write = write if other is None else k.apply("and", write, other)
         old = k.load("o0", base, self.lanes, mask=write)
         k.store("o0", base, k.apply("add", old, value), self.lanes, write)
-
-    def _guard(self, evaluator: Evaluator, indices: tuple[Affine, ...]) -> Atom | None:
-        k = evaluator.kernel
-        inside: Atom | None = None
-        for index, size, (low, high) in zip(indices, self.shape, self.padding, strict=True):
-            checks = []
-            if low > 0:
-                checks.append(k.compare(evaluator.position(index), Const(0, I64), "GE"))
-            if high > 0:
-                checks.append(k.compare(evaluator.position(index), k.index(Affine.of(size)), "LT"))
-            for check in checks:
-                inside = check if inside is None else k.apply("and", inside, check)
-        return inside
-
-

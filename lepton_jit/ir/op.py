@@ -81,8 +81,6 @@ class Op:
     """
 
     name: str
-    operands: tuple[str, ...]
-    attributes: Mapping[str, Kind]
     family: Family
     infer: InferRule
     reference: Reference
@@ -90,6 +88,8 @@ class Op:
     samples: tuple[Sample, ...]
     native: Callable[..., Any] | None = None
     decompose: Decomposition | None = None
+    operands: tuple[str, ...] = ("*operands",)
+    attributes: Mapping[str, Kind] = field(default_factory=dict)
 
 
 OPS: dict[str, Op] = {}

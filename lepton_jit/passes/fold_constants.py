@@ -11,7 +11,7 @@ import numpy as np
 from lepton_jit.errors import LeptonError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
-from lepton_jit.ir.types import Dim, Poly
+from lepton_jit.ir.types import Poly
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.matching import constant_node
 from lepton_jit.passes.rewrite import Rewriter, without_dead_nodes
@@ -56,16 +56,20 @@ class FoldConstants(Pass):
             return None
         scalars = [_scalar(rewriter, x) for x in node.operands]
         if family is Family.ELEMENTWISE and all(s is not None for s in scalars):
-            (number,) = _evaluate(node, [s for s in scalars if s is not None]) or (None,)
-            return None if number is None else (rewriter.broadcast(_constant(rewriter, number, node.result), node.result.type.shape),)
-        arrays = [_array(rewriter, x) for x in node.operands]
-        if any(a is None for a in arrays) or not all(self._is_small(v) for v in node.results) or _symbolic(node):
+            return self._evaluated(rewriter, node, [s for s in scalars if s is not None])
+        if _symbolic(node) or not all(map(self._is_small, (*node.operands, *node.results))):
             return None
-        found = _evaluate(node, [a for a in arrays if a is not None])
+        arrays = [_array(rewriter, x) for x in node.operands]
+        if any(a is None for a in arrays):
+            return None
+        return self._evaluated(rewriter, node, [a for a in arrays if a is not None])
+
+    def _evaluated(self, rewriter: Rewriter, node: Node, arrays: Sequence[np.ndarray]) -> Sequence[Value] | None:
+        found = _evaluate(node, arrays)
         return None if found is None else [_constant(rewriter, a, v) for a, v in zip(found, node.results, strict=True)]
 
     def _is_small(self, value: Value) -> bool:
-        count: Dim = value.type.elements
+        count = value.type.elements
         return isinstance(count, int) and count <= self.limit
 
 
@@ -77,7 +81,9 @@ def _evaluate(node: Node, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray] 
 
 
 def _constant(rewriter: Rewriter, array: np.ndarray, result: Value) -> Value:
-    return rewriter.constant(array, result.type.dtype)
+    if array.shape == result.type.shape and len({repr(number) for number in array.ravel().tolist()}) != 1:
+        return rewriter.constant(array, result.type.dtype)
+    return rewriter.full(array.ravel()[0].item(), result.type)
 
 
 def _scalar(rewriter: Rewriter, value: Value) -> np.ndarray | None:
@@ -86,13 +92,19 @@ def _scalar(rewriter: Rewriter, value: Value) -> np.ndarray | None:
 
 
 def _array(rewriter: Rewriter, value: Value) -> np.ndarray | None:
+    """The elements of a constant, or of one that is repeated."""
     node = rewriter.producer(value)
-    return _as_array(node) if node is not None and node.op == "constant" else None
+    if node is None:
+        return None
+    if node.op == "broadcast_in_dim":
+        inner = _array(rewriter, node.operands[0])
+        return None if inner is None else get_op(node.op).reference([inner], node.attributes, {})[0]
+    return _as_array(node) if node.op == "constant" else None
 
 
 def _as_array(node: Node) -> np.ndarray:
-    dtype = node.result.type.dtype.numpy
-    return np.array(node.attributes["value"], dtype).reshape(node.result.type.shape)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    dtype, value = node.result.type.dtype.numpy, node.attributes["value"]
+    return np.array(value, dtype).reshape(node.result.type.shape)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _symbolic(node: Node) -> bool:

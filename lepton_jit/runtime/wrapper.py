@@ -33,10 +33,10 @@ MODULE_TABLE = (
     "lpt_plan",
 )
 
-_C_KEYWORDS = """
-auto break case char const continue default do double else enum extern float for goto if inline int long register
-restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
-""".split()
+_C_KEYWORDS = re.compile(
+    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|register|"
+    "restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|while"
+)
 
 _RUNTIME_ERRORS = {
     -1: "out of memory",
@@ -55,7 +55,7 @@ def c_identifier(name: str) -> str:
     text = re.sub(r"[^A-Za-z0-9_]", "_", name) or "_"
     if text[0].isdigit():
         text = "_" + text
-    return text + "_" if text in _C_KEYWORDS else text
+    return text + "_" if _C_KEYWORDS.fullmatch(text) else text
 
 
 def _arguments(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:

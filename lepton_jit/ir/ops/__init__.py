@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lepton_jit.ir.ops import (  # noqa: F401
     activations,
+    affine,
     contraction,
     convolution,
     elementwise,

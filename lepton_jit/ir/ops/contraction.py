@@ -67,9 +67,9 @@ def _dot_general(
     batch = [a.shape[d] for d in lhs_batching]
     rows, columns = [a.shape[d] for d in a_free], [b.shape[d] for d in b_free]
     sizes = math.prod(batch), math.prod(rows), math.prod(columns), math.prod(a.shape[d] for d in lhs_contracting)
-    left = a.transpose(*lhs_batching, *a_free, *lhs_contracting).reshape(sizes[0], sizes[1], sizes[3])
-    right = b.transpose(*rhs_batching, *rhs_contracting, *b_free).reshape(sizes[0], sizes[3], sizes[2])
-    return np.matmul(left, right).reshape(*batch, *rows, *columns)
+    left = a.transpose((*lhs_batching, *a_free, *lhs_contracting)).reshape(sizes[0], sizes[1], sizes[3])
+    right = b.transpose((*rhs_batching, *rhs_contracting, *b_free)).reshape(sizes[0], sizes[3], sizes[2])
+    return np.matmul(left, right).reshape((*batch, *rows, *columns))
 
 
 def _gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:

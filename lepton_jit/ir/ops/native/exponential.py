@@ -1,52 +1,85 @@
-"""exp and its relatives: one argument reduction, one polynomial, and the power of two applied in two halves.
+"""exp and its relatives: one argument reduction, and the power of two applied in two halves.
 
-x = 2h*ln2 + r with an integer h and |r| <= ln2, so that e**x = s*s*(1 + q) with s = 2**h and q = e**r - 1. Neither s
-nor 1/s ever overflows or is denormal, although s*s may: e**x comes out infinite or denormal by multiplying twice by s.
+x = 2h*ln2 + r with an integer h and |r| <= ln2, so that e**x = s * s * e**r with s = 2**h. Neither s nor 1/s overflows
+or is denormal where e**x is: multiplying twice by s rounds a denormal result once and overflows to infinity by itself.
+The price of |r| <= ln2 instead of ln2/2 is one more coefficient, less than a second power of two would cost.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from lepton_jit.ir.ops.native.machine import FloatFormat, copy_sign, float_format, polynomial
+from lepton_jit.ir.ops.native.machine import (
+    FloatFormat,
+    Machine,
+    Scalar,
+    clamp_to,
+    copy_sign,
+    float_format,
+    polynomial,
+)
 
-__all__ = ["Reduced", "exponential", "exponential_minus_one", "logistic", "reduce_exponential", "tanh"]
+__all__ = ["Reduced", "exponential", "exponential_minus_one", "exponential_of_sum", "logistic", "tanh"]
 
 
 @dataclass(frozen=True)
 class _Constants:
-    # 1/(2*ln2); 2*ln2 = high + low, where h*high is exact without an fma and low is positive
-    inverse: float
+    # 2*ln2 = high + low: h*high is exact even without FMA, and low is positive
     high: float
     low: float
-    # (e**r - 1 - r)/r**2 on |r| <= ln2, minimax for the relative error of e**r - 1
-    coefficients: tuple[float, ...]
+    # (e**r - 1 - r)/r**2 on |r| <= ln2, minimax for the relative error of e**r, and of e**r - 1
+    growth: tuple[float, ...]
+    growth_minus_one: tuple[float, ...]
     lowest: float  # below it e**x is 0
     highest: float  # above it e**x is infinite
+    saturation: float  # above it tanh(x) is 1
 
 
+_HALF_LOG2_E = 0.7213475204444817  # 1/(2*ln2)
 _CONSTANTS = {
     "f32": _Constants(
-        inverse=0.7213475204444817,
         high=float.fromhex("0x1.62e4p+0"),
         low=2.8572136406188345e-06,
-        coefficients=(
-            0.5000002384185791,
-            0.16666647791862488,
-            0.04166191443800926,
-            0.00833425484597683,
-            0.0014094188809394836,
-            0.00019855199207086116,
+        growth=(
+            0.5000003576278687,
+            0.1666661500930786,
+            0.041661277413368225,
+            0.008336097933351994,
+            0.0014104308793321252,
+            0.00019611872266978025,
+        ),
+        growth_minus_one=(
+            0.5,
+            0.16666671633720398,
+            0.04166662320494652,
+            0.008332629688084126,
+            0.001389042125083506,
+            0.00020095576473977417,
+            2.4781425963738002e-05,
         ),
         lowest=-104.0,
         highest=89.0,
+        saturation=9.2,
     ),
     "f64": _Constants(
-        inverse=0.7213475204444817,
         high=float.fromhex("0x1.62e42fefa3p+0"),
         low=5.647058112606315e-13,
-        coefficients=(
+        growth=(
+            0.4999999999999993,
+            0.16666666666666938,
+            0.041666666666702046,
+            0.008333333333269972,
+            0.0013888888883581178,
+            0.00019841269892745974,
+            2.4801590828081187e-05,
+            2.7557300658069406e-06,
+            2.755615842429894e-07,
+            2.5055033099427142e-08,
+            2.1062302389946636e-09,
+            1.5935543675440835e-10,
+        ),
+        growth_minus_one=(
             0.5,
             0.1666666666666666,
             0.04166666666666682,
@@ -63,75 +96,100 @@ _CONSTANTS = {
         ),
         lowest=-746.0,
         highest=710.0,
+        saturation=19.5,
     ),
 }
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """e**x = scale*scale*(1 + q), with scale a power of two and inverse = 1/scale."""
+    """e**x = s * s * e**r; `scale` has the bits of s = 2**h."""
 
-    q: Any
-    scale: Any
-    inverse: Any
+    r: Scalar
+    scale: Scalar
 
 
-def exponential(m: Any, x: Any) -> Any:
+def exponential(m: Machine, x: Scalar) -> Scalar:
     """e**x."""
     form = float_format("exponential", x)
     c = _CONSTANTS[form.dtype]
-    parts = reduce_exponential(m, _clamped(m, x, c.lowest, c.highest), form)
-    return m.multiply(m.multiply(m.add(parts.q, m.constant(1.0, form.dtype)), parts.scale), parts.scale)
+    return _exponential(m, _reduce(m, clamp_to(m, x, c.lowest, c.highest), form), form)
 
 
-def exponential_minus_one(m: Any, x: Any) -> Any:
-    """e**x - 1 without cancellation; -0.0 stays."""
+def exponential_of_sum(m: Machine, x: Scalar, rest: Scalar) -> Scalar:
+    """e**(x + rest) of an unevaluated sum with |rest| much less than 1."""
+    form = float_format("exponential", x)
+    c = _CONSTANTS[form.dtype]
+    parts = _reduce(m, clamp_to(m, x, c.lowest, c.highest), form)
+    return _exponential(m, Reduced(m.add(parts.r, rest), parts.scale), form)
+
+
+def exponential_minus_one(m: Machine, x: Scalar) -> Scalar:
+    """e**x - 1 = s*(s*(e**r - 1) + (s - 1/s)) without cancellation; -0.0 stays."""
     form = float_format("exponential_minus_one", x)
-    c = _CONSTANTS[form.dtype]
-    parts = reduce_exponential(m, _clamped(m, x, -(form.mantissa + 5.0), c.highest), form)
-    half_way = m.fma(parts.scale, parts.q, m.subtract(parts.scale, parts.inverse))
-    return copy_sign(m, m.multiply(half_way, parts.scale), x, form)
+    bounded = clamp_to(m, x, -(form.mantissa + 5.0), _CONSTANTS[form.dtype].highest)
+    parts = _reduce(m, bounded, form)
+    scale = m.bitcast_convert(parts.scale, dtype=form.dtype)
+    fraction = m.subtract(scale, _inverse(m, parts.scale, form))
+    result = m.multiply(m.fma(scale, _growth_minus_one(m, parts.r, form), fraction), scale)
+    return copy_sign(m, result, x, form)
 
 
-def logistic(m: Any, x: Any) -> Any:
-    """1 / (1 + e**-x) = (1/s) / (1/s + s*(1 + q)), which neither overflows nor loses denormal results."""
+def logistic(m: Machine, x: Scalar) -> Scalar:
+    """1 / (1 + e**-x) = (1/s) / (1/s + s*e**r), which neither overflows nor loses denormal results."""
     form = float_format("logistic", x)
-    c = _CONSTANTS[form.dtype]
-    bounded = _clamped(m, x, c.lowest, -c.lowest)
-    parts = reduce_exponential(m, bounded, form, factor=-1.0)
-    growth = m.add(parts.q, m.constant(1.0, form.dtype))
-    return m.divide(parts.inverse, m.fma(parts.scale, growth, parts.inverse))
+    limit = -_CONSTANTS[form.dtype].lowest
+    parts = _reduce(m, clamp_to(m, x, -limit, limit), form, factor=-1.0)
+    inverse = _inverse(m, parts.scale, form)
+    scale = m.bitcast_convert(parts.scale, dtype=form.dtype)
+    return m.divide(inverse, m.fma(scale, _growth(m, parts.r, form), inverse))
 
 
-def tanh(m: Any, x: Any) -> Any:
-    """(e**2x - 1) / (e**2x + 1); -0.0 stays."""
+def tanh(m: Machine, x: Scalar) -> Scalar:
+    """(1 - e**-2|x|) / (1 + e**-2|x|) with the sign of x; -0.0 stays.
+
+    With the negative exponent the numerator is just below a power of two where the result is near 1, and rounds well.
+    """
     form = float_format("tanh", x)
-    limit = 0.4 * (form.mantissa + 2)
-    parts = reduce_exponential(m, _clamped(m, x, -limit, limit), form, factor=2.0)
-    numerator = m.fma(parts.scale, parts.q, m.subtract(parts.scale, parts.inverse))
-    denominator = m.fma(parts.scale, parts.q, m.add(parts.scale, parts.inverse))
+    size = m.minimum(m.abs(x), m.constant(_CONSTANTS[form.dtype].saturation, dtype=form.dtype))
+    parts = _reduce(m, size, form, factor=-2.0)
+    inverse = _inverse(m, parts.scale, form)
+    scale = m.bitcast_convert(parts.scale, dtype=form.dtype)
+    growth = _growth_minus_one(m, parts.r, form)
+    numerator = m.subtract(m.subtract(inverse, scale), m.multiply(scale, growth))
+    denominator = m.fma(scale, growth, m.add(inverse, scale))
     return copy_sign(m, m.divide(numerator, denominator), x, form)
 
 
-def _clamped(m: Any, x: Any, low: float, high: float) -> Any:
-    dtype = x.dtype.name
-    return m.minimum(m.maximum(x, m.constant(low, dtype)), m.constant(high, dtype))
+def _exponential(m: Machine, parts: Reduced, form: FloatFormat) -> Scalar:
+    scale = m.bitcast_convert(parts.scale, dtype=form.dtype)
+    return m.multiply(m.multiply(_growth(m, parts.r, form), scale), scale)
 
 
-def reduce_exponential(m: Any, x: Any, form: FloatFormat, factor: float = 1.0) -> Reduced:
-    """The parts of e**(factor*x), for finite x in the range of the format; factor is -1, 1 or 2."""
+def _reduce(m: Machine, x: Scalar, form: FloatFormat, factor: float = 1.0) -> Reduced:
+    """The parts of e**(factor*x); |factor*x| has to be within what e**x can represent."""
     c = _CONSTANTS[form.dtype]
-    constant = lambda value: m.constant(value, form.dtype)  # noqa: E731
-    # The bias of the exponent rides on the rounding constant, so that the low bits are those of the scale.
-    shifted = m.fma(x, constant(factor * c.inverse), constant(form.rounder + form.bias))
-    h = m.subtract(shifted, constant(form.rounder + form.bias))
-    # r/factor, with the signs that keep -0.0 where factor is positive
-    r = m.fma(h, constant(-c.high / factor), x)
-    r = m.fma(h, constant(-c.low / factor), r)
-    if factor != 1.0:
-        r = m.multiply(r, constant(factor))
-    q = m.fma(m.multiply(r, r), polynomial(m, r, c.coefficients), r)
+    number = partial(m.constant, dtype=form.dtype)
+    # The bias of the exponent rides on the rounding constant, so that the low bits are those of s.
+    rounder = number(form.rounder + form.bias)
+    shifted = m.fma(x, number(factor * _HALF_LOG2_E), rounder)
+    h = m.subtract(shifted, rounder)
+    r = x if factor == 1.0 else m.multiply(x, number(factor))
+    r = m.fma(h, number(-c.low), m.fma(h, number(-c.high), r))
     bits = m.bitcast_convert(shifted, dtype=form.bits)
-    scale = m.shift_left(bits, m.constant(form.mantissa, form.bits))
-    inverse = m.subtract(m.constant(2 * form.one, form.bits), scale)
-    return Reduced(q, m.bitcast_convert(scale, dtype=form.dtype), m.bitcast_convert(inverse, dtype=form.dtype))
+    return Reduced(r, m.shift_left(bits, m.constant(form.mantissa, dtype=form.bits)))
+
+
+def _inverse(m: Machine, scale: Scalar, form: FloatFormat) -> Scalar:
+    """1/s from the bits of s."""
+    return m.bitcast_convert(m.subtract(m.constant(2 * form.one, dtype=form.bits), scale), dtype=form.dtype)
+
+
+def _growth(m: Machine, r: Scalar, form: FloatFormat) -> Scalar:
+    """e**r."""
+    return polynomial(m, r, (1.0, 1.0, *_CONSTANTS[form.dtype].growth))
+
+
+def _growth_minus_one(m: Machine, r: Scalar, form: FloatFormat) -> Scalar:
+    """e**r - 1."""
+    return m.fma(m.multiply(r, r), polynomial(m, r, _CONSTANTS[form.dtype].growth_minus_one), r)

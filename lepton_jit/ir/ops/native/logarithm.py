@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from lepton_jit.ir.ops.native.machine import FloatFormat, float_format, polynomial
+from lepton_jit.ir.ops.native.machine import FloatFormat, Machine, Scalar, float_format, polynomial
 
-__all__ = ["log", "log_plus_one"]
+__all__ = ["Logarithm", "decompose", "log", "log_plus_one", "log_specials"]
 
 
 @dataclass(frozen=True)
 class _Constants:
-    lowest: int  # the bits of the least mantissa: 2/3 or sqrt(1/2)
-    # ln2 = high + low, where k*high is exact without an fma
+    least: int  # the bits of the least mantissa: 2/3, or sqrt(1/2)
+    # ln2 = high + low: k*high is exact even without FMA
     high: float
     low: float
     coefficients: tuple[float, ...]
 
 
 _CONSTANTS = {
-    # (log(1 + f) - f + f**2/2) / f**3 on |f| <= 1/3
+    # (log(1 + f) - f + f**2/2) / f**3 on |f| <= 1/3, minimax for the relative error of log(1 + f)
     "f32": _Constants(
-        lowest=0x3F2AAAAB,
+        least=0x3F2AAAAB,
         high=float.fromhex("0x1.62e4p-1"),
         low=1.4286068203094173e-06,
         coefficients=(
@@ -37,9 +37,9 @@ _CONSTANTS = {
             -0.12890231609344482,
         ),
     ),
-    # (log((1 + s)/(1 - s)) - 2*s) / s**3 in powers of s**2 on |s| <= (sqrt(2) - 1)/(sqrt(2) + 1)
+    # (log((1 + s)/(1 - s)) - 2*s) / s**3 in powers of s**2, f = 2*s/(1 - s) from sqrt(1/2) - 1 to sqrt(2) - 1
     "f64": _Constants(
-        lowest=0x3FE6A09E667F3BCD,
+        least=0x3FE6A09E667F3BCD,
         high=float.fromhex("0x1.62e42fefa3p-1"),
         low=2.8235290563031577e-13,
         coefficients=(
@@ -55,71 +55,87 @@ _CONSTANTS = {
 }
 
 
-def log(m: Any, x: Any) -> Any:
+@dataclass(frozen=True)
+class Logarithm:
+    """A positive number as 2**k * (1 + f)."""
+
+    exponent: Scalar  # k + bias, as an integer
+    f: Scalar
+
+
+def log(m: Machine, x: Scalar) -> Scalar:
     """The natural logarithm; 0 and -0.0 give -inf, negative numbers NaN, inf gives inf."""
     form = float_format("log", x)
-    constant = lambda value: m.constant(value, form.dtype)  # noqa: E731
-    denormal = m.compare(x, constant(2.0 ** (1 - form.bias)), direction="LT")
-    scaled = m.select(denormal, m.multiply(x, constant(2.0**form.mantissa)), x)
-    offset = m.select(denormal, constant(-form.mantissa), constant(0))
-    exponent, f = _split(m, scaled, form)
-    result = _log_of_parts(m, m.add(_as_float(m, exponent, form), offset), f, form)
-    positive = m.compare(x, constant(0.0), direction="GT")
-    is_zero = m.compare(x, constant(0.0), direction="EQ")
-    result = m.select(positive, result, m.select(is_zero, constant(-math.inf), constant(math.nan)))
-    return m.select(m.compare(x, constant(math.inf), direction="LT"), result, x)
+    parts, k = decompose(m, x, form)
+    return log_specials(m, x, _log_of_parts(m, k, parts.f, form), form)
 
 
-def log_plus_one(m: Any, x: Any) -> Any:
+def log_plus_one(m: Machine, x: Scalar) -> Scalar:
     """log(1 + x) without cancellation; -0.0 stays, -1 gives -inf, less gives NaN, inf gives inf."""
     form = float_format("log_plus_one", x)
-    constant = lambda value: m.constant(value, form.dtype)  # noqa: E731
-    one = constant(1.0)
+    number, integer = partial(m.constant, dtype=form.dtype), partial(m.constant, dtype=form.bits)
+    one = number(1.0)
     u = m.add(x, one)
     rest = m.subtract(x, m.subtract(u, one))  # 1 + x = u + rest, exactly
-    exponent, f = _split(m, u, form)
-    # rest * 2**-exponent belongs to the mantissa; for u >= 2 it is at most half a unit of f's last place.
-    scale = m.subtract(m.constant(2 * form.one, form.bits), m.shift_left(exponent, m.constant(form.mantissa, form.bits)))
-    f = m.fma(rest, m.bitcast_convert(scale, dtype=form.dtype), f)
-    result = _log_of_parts(m, _as_float(m, exponent, form), f, form)
-    is_least = m.compare(x, constant(-1.0), direction="EQ")
-    result = m.select(is_least, constant(-math.inf), result)
-    result = m.select(m.compare(x, constant(-1.0), direction="LT"), constant(math.nan), result)
-    keep = m.or_(m.compare(x, constant(0.0), direction="EQ"), m.compare(m.abs(x), constant(math.inf), direction="GE"))
-    return m.select(m.or_(keep, m.compare(x, x, direction="NE")), m.select(m.compare(x, constant(0.0), direction="LT"), result, x), result)
+    parts = _split(m, u, form)
+    # rest * 2**-k belongs to the mantissa. The largest exponent would overflow; there rest is 0.
+    exponent = m.minimum(parts.exponent, integer(2 * form.bias))
+    inverse = m.shift_left(m.subtract(integer(2 * form.bias), exponent), integer(form.mantissa))
+    f = m.fma(rest, m.bitcast_convert(inverse, dtype=form.dtype), parts.f)
+    result = _log_of_parts(m, _as_float(m, parts.exponent, number(form.bias), form), f, form)
+    stays = m.compare(m.add(x, x), x, direction="EQ")  # zeros and infinities
+    below = m.select(m.compare(x, number(-1.0), direction="EQ"), number(-math.inf), number(math.nan))
+    return m.select(m.compare(x, number(-1.0), direction="GT"), m.select(stays, x, result), below)
 
 
-def _split(m: Any, x: Any, form: FloatFormat) -> tuple[Any, Any]:
-    """The biased exponent as bits and the mantissa less one: x = 2**(exponent - bias) * (1 + f), lowest <= 1 + f."""
-    lowest = _CONSTANTS[form.dtype].lowest
-    integer = lambda value: m.constant(value, form.bits)  # noqa: E731
-    bits = m.add(m.bitcast_convert(x, dtype=form.bits), integer(form.one - lowest))
+def log_specials(m: Machine, x: Scalar, result: Scalar, form: FloatFormat) -> Scalar:
+    """`result` for positive finite x; -inf at 0, NaN below, and inf and NaN stay."""
+    number = partial(m.constant, dtype=form.dtype)
+    zero = number(0.0)
+    other = m.select(m.compare(x, zero, direction="EQ"), number(-math.inf), number(math.nan))
+    result = m.select(m.compare(x, number(math.inf), direction="LT"), result, x)
+    return m.select(m.compare(x, zero, direction="GT"), result, other)
+
+
+def decompose(m: Machine, x: Scalar, form: FloatFormat) -> tuple[Logarithm, Scalar]:
+    """Positive finite x, denormals included, as 2**k * (1 + f); also k as a float."""
+    number = partial(m.constant, dtype=form.dtype)
+    denormal = m.compare(x, number(form.smallest_normal), direction="LT")
+    parts = _split(m, m.select(denormal, m.multiply(x, number(2.0**form.mantissa)), x), form)
+    bias = m.select(denormal, number(form.bias + form.mantissa), number(form.bias))
+    return parts, _as_float(m, parts.exponent, bias, form)
+
+
+def _split(m: Machine, x: Scalar, form: FloatFormat) -> Logarithm:
+    least = _CONSTANTS[form.dtype].least
+    integer = partial(m.constant, dtype=form.bits)
+    bits = m.add(m.bitcast_convert(x, dtype=form.bits), integer(form.one - least))
     exponent = m.shift_right_logical(bits, integer(form.mantissa))
-    mantissa = m.add(m.and_(bits, integer(form.mantissa_mask)), integer(lowest))
-    return exponent, m.subtract(m.bitcast_convert(mantissa, dtype=form.dtype), m.constant(1.0, form.dtype))
+    mantissa = m.add(m.and_(bits, integer(form.mantissa_mask)), integer(least))
+    f = m.subtract(m.bitcast_convert(mantissa, dtype=form.dtype), m.constant(1.0, dtype=form.dtype))
+    return Logarithm(exponent, f)
 
 
-def _as_float(m: Any, exponent: Any, form: FloatFormat) -> Any:
-    """A biased exponent as a float without bias, through the mantissa of 2**mantissa."""
-    base = 2.0**form.mantissa
-    bits = m.or_(exponent, m.constant((form.bias + form.mantissa) << form.mantissa, form.bits))
-    return m.subtract(m.bitcast_convert(bits, dtype=form.dtype), m.constant(base + form.bias, form.dtype))
+def _as_float(m: Machine, exponent: Scalar, bias: Scalar, form: FloatFormat) -> Scalar:
+    """A biased exponent as a float without its bias: exponent is put into the mantissa of 2**mantissa."""
+    bits = m.or_(exponent, m.constant((form.bias + form.mantissa) << form.mantissa, dtype=form.bits))
+    shifted = m.subtract(m.bitcast_convert(bits, dtype=form.dtype), m.constant(2.0**form.mantissa, dtype=form.dtype))
+    return m.subtract(shifted, bias)
 
 
-def _log_of_parts(m: Any, k: Any, f: Any, form: FloatFormat) -> Any:
+def _log_of_parts(m: Machine, k: Scalar, f: Scalar, form: FloatFormat) -> Scalar:
     """k*ln2 + log(1 + f)."""
     c = _CONSTANTS[form.dtype]
+    number = partial(m.constant, dtype=form.dtype)
     square = m.multiply(f, f)
-    minus_half = m.constant(-0.5, form.dtype)
     if form.dtype == "f32":
-        tail = m.fma(f, polynomial(m, f, c.coefficients), minus_half)
-        small = m.fma(square, tail, m.multiply(k, m.constant(c.low, form.dtype)))
+        rest = m.fma(f, polynomial(m, f, c.coefficients), number(-0.5))
+        small = m.fma(square, rest, m.multiply(k, number(c.low)))
     else:
-        # log(1 + f) = 2s + s*R(s**2) with s = f/(2 + f), and 2s = f - s*f = f - f**2/2 + s*f**2/2
-        s = m.divide(f, m.add(f, m.constant(2.0, form.dtype)))
+        # With R = (log(1 + f) - 2*s)/s and 2*s = f - s*f: log(1 + f) = f - f**2/2 + s*(f**2/2 + R).
+        s = m.divide(f, m.add(f, number(2.0)))
+        half = m.multiply(square, number(0.5))
         z = m.multiply(s, s)
-        half_square = m.multiply(square, m.constant(0.5, form.dtype))
-        correction = m.fma(polynomial(m, z, c.coefficients), z, half_square)
-        small = m.fma(s, correction, m.multiply(k, m.constant(c.low, form.dtype)))
-        small = m.subtract(small, half_square)
-    return m.fma(k, m.constant(c.high, form.dtype), m.add(f, small))
+        rest = m.fma(polynomial(m, z, c.coefficients), z, half)
+        small = m.subtract(m.fma(s, rest, m.multiply(k, number(c.low))), half)
+    return m.fma(k, number(c.high), m.add(f, small))

@@ -1,0 +1,153 @@
+"""From a user's arrays to the batches that a program takes: shapes, element types, gathered rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
+from lepton_jit.layers.symbolic import ShapeTuple, as_list
+
+__all__ = ["Column", "Rows", "as_rows", "check_weights", "class_weights", "split_validation"]
+
+
+class Column:
+    """Rows of one array, delivered in the element type of one input; buffers are reused from batch to batch."""
+
+    def __init__(self, source: np.ndarray, dtype: Any, batch_size: int) -> None:
+        self.source = np.ascontiguousarray(source)  # else every gather would first copy the whole array
+        self.dtype = np.dtype(dtype)
+        shape = (min(batch_size, len(source)), *source.shape[1:])
+        self._gathered = np.empty(shape, self.source.dtype)
+        self._converted = self._gathered if self.dtype == self.source.dtype else np.empty(shape, self.dtype)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """These rows, in a buffer that the next batch overwrites."""
+        gathered = self._gathered[: len(rows)]
+        np.take(self.source, rows, axis=0, out=gathered, mode="clip")  # "raise" would buffer the output
+        return self._convert(gathered)
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """Rows that follow each other; a view where the element type fits."""
+        return self._convert(self.source[start:stop])
+
+    def _convert(self, rows: np.ndarray) -> np.ndarray:
+        if rows.dtype == self.dtype:
+            return rows
+        converted = self._converted[: len(rows)]
+        np.copyto(converted, rows, casting="unsafe")
+        return converted
+
+
+class Rows:
+    """Columns of equal length, in batches."""
+
+    def __init__(self, columns: Sequence[tuple[np.ndarray, Any]], batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._columns = [Column(source, dtype, batch_size) for source, dtype in columns]
+        self.count = len(columns[0][0])
+
+    @property
+    def batch_count(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def batches(self, order: np.ndarray | None = None) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """The end of each batch and its arrays, in the order given or as the rows stand."""
+        for start in range(0, self.count, self.batch_size):
+            stop = min(start + self.batch_size, self.count)
+            if order is None:
+                yield stop, [c.slice(start, stop) for c in self._columns]
+            else:
+                yield stop, [c.gather(order[start:stop]) for c in self._columns]
+
+
+def by_name(what: str, value: Any, keys: Sequence[str]) -> list[Any]:
+    """One entry for every input or output, from one array, a list, or a dict by name."""
+    if isinstance(value, Mapping):
+        if set(value) != set(keys):
+            raise ArgumentError(f"{what}: expected a dict with {list(keys)}, got {sorted(map(str, value))}")
+        return [value[key] for key in keys]
+    if len(keys) == 1:
+        if isinstance(value, tuple) or (isinstance(value, list) and len(value) == 1 and isinstance(value[0], np.ndarray)):
+            if len(value) != 1:
+                raise ArgumentError(f"{what}: expected one array, got {len(value)}")
+            return [value[0]]
+        return [value]
+    entries = as_list(value)
+    if len(entries) != len(keys):
+        raise ArgumentError(f"{what}: expected {len(keys)} arrays for {list(keys)}, got {len(entries)}")
+    return entries
+
+
+def as_rows(owner: str, name: str, value: Any, shape: ShapeTuple, *, one_sample: bool = False) -> np.ndarray:
+    """An array of shape `(N, *shape[1:])`; its element type is still its own.
+
+    `one_sample`: a sample without a batch axis becomes a batch of one.
+    """
+    array = _numeric(f"{owner}: input {name!r}", value)
+    sample = shape[1:]
+    if array.shape[1:] == sample and array.ndim == len(shape):
+        return array
+    if one_sample and array.shape == sample:
+        return array[None]
+    # As in Keras, a last dimension of 1 may be left out or be too many.
+    if sample and sample[-1] == 1 and array.ndim and array.shape[1:] == sample[:-1]:
+        return array[..., None]
+    if array.ndim > 1 and array.shape[-1] == 1 and array.shape[1:-1] == sample:
+        return array[..., 0]
+    expected = ", ".join(["N", *map(str, sample)])
+    raise ShapeError(f"{owner}: input {name!r}: expected shape ({expected}), got {array.shape}")
+
+
+def _numeric(what: str, value: Any) -> np.ndarray:
+    if value is None:
+        raise ArgumentError(f"{what}: expected an array, got None")
+    if hasattr(value, "__next__") or hasattr(value, "__getitem__") and not hasattr(value, "__len__"):
+        raise DTypeError(f"{what}: expected an array, got {type(value).__name__}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{what}: expected an array, got rows of different lengths ({error})") from None
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"{what}: expected an array of numbers, got {array.dtype}")
+    return array
+
+
+def check_weights(what: str, value: Any, count: int) -> np.ndarray:
+    """Sample weights: one finite number for each of `count` rows."""
+    array = _numeric(what, value)
+    if array.shape not in ((count,), (count, 1)):
+        raise ShapeError(f"{what}: expected shape ({count},), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ArgumentError(f"{what}: expected finite numbers")
+    return array.reshape(count)
+
+
+def class_weights(y: np.ndarray, weights: Mapping[int, float]) -> np.ndarray:
+    """The weight of each row's class; classes that are not mentioned weigh 1."""
+    if not isinstance(weights, Mapping) or not weights:
+        raise ArgumentError(f"class_weight: expected a dict from class to weight, got {weights!r}")
+    labels = y
+    if y.ndim > 1:
+        labels = y.reshape(len(y)) if y[0].size == 1 else y.argmax(axis=-1)
+    if labels.ndim != 1 or (labels != np.floor(labels)).any():
+        raise ArgumentError("class_weight: expected labels that are classes, one for each row")
+    result = np.ones(len(labels), np.float32)
+    for label, weight in weights.items():
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not np.isfinite(weight):
+            raise ArgumentError(f"class_weight: expected integers to finite numbers, got {label!r}: {weight!r}")
+        result[labels == label] = weight
+    return result
+
+
+def split_validation(arrays: Sequence[np.ndarray], split: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The first rows and the last `split` of them, of every array."""
+    if isinstance(split, bool) or not isinstance(split, (int, float, np.floating)) or not 0 < split < 1:
+        raise ArgumentError(f"validation_split: expected a number between 0 and 1, got {split!r}")
+    count = len(arrays[0])
+    at = int(np.floor(count * (1.0 - split)))
+    if at in (0, count):
+        raise ArgumentError(f"validation_split: expected rows on both sides, but {split} of {count} rows leaves none")
+    return [a[:at] for a in arrays], [a[at:] for a in arrays]

@@ -1,0 +1,37 @@
+"""A compiled graph with the arrays that it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lepton_jit.ir.graph import Graph
+from lepton_jit.layers.weight import Weight
+
+__all__ = ["Program"]
+
+
+class Program:
+    """Runs a graph; weights that changed since the last run are bound again, state is updated in place."""
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Weight], state: Mapping[str, np.ndarray]) -> None:
+        from lepton_jit.compiler import build  # what only compiling needs is imported when something is compiled
+
+        self._executable = build(graph)
+        self._arrays = {path: w.array for path, w in weights.items()} | dict(state)
+        self._read = [weights[i.name] for i in graph.inputs_of("parameter")]
+        self._written = [weights[i.name] for i in graph.inputs_of("state") if i.name in weights]
+        self._versions: list[int] | None = None
+
+    def run(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The graph's results for its inputs, in their order."""
+        versions = [w.version for w in self._read]
+        if versions != self._versions:
+            self._executable.bind(self._arrays)
+            self._versions = versions
+        try:
+            return self._executable.run(*inputs)
+        finally:
+            for weight in self._written:
+                weight.version += 1
