@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 
 from lepton_jit.codegen.machine_code import compile_object
-from lepton_jit.codegen.microkernel import SHAPE, MicroKernel, emit_microkernel
+from lepton_jit.codegen.microkernel import SHAPE, ALayout, MicroKernel, emit_microkernel
 from lepton_jit.codegen.target import Target, get_target
 
 # Walks a table of calls: (function, a, b, c, shape, row_offsets, extras, row, column) each.
@@ -154,38 +154,76 @@ class Work:
 Case = Callable[[Target], Work]
 
 
-def ordered(rows: list, panels: list, order: str) -> Iterator[tuple]:
-    if order == "panels":  # panel outer, row tiles inner: the panel stays in L1, A streams
-        yield from ((r, p) for p in panels for r in rows)
-    else:
-        yield from ((r, p) for r in rows for p in panels)
+def at(array: np.ndarray, element: int) -> int:
+    """The address of an element."""
+    return array.ctypes.data + element * array.itemsize
 
 
-def gemm(m: int, n: int, k: int, order: str = "panels", rows: int = 0, vectors: int = 0, pv: int = 0, packed: bool = True) -> Case:
+def ordered(rows: list, panels: list, order: str) -> list[tuple]:
+    """`"panels"`: panels outside, so that one stays near while A streams; `"rows"`: the reverse."""
+    if order == "panels":
+        return [(r, p) for p in panels for r in rows]
+    return [(r, p) for r in rows for p in panels]
+
+
+def gemm(
+    m: int,
+    n: int,
+    k: int,
+    order: str = "panels",
+    *,
+    rows: int = 0,
+    vectors: int = 0,
+    panel_vectors: int = 0,
+    packed: bool = True,
+    block: int = 0,
+    a_pad: int = 0,
+    a_packed: bool = False,
+    masked: bool = False,
+) -> Case:
+    """[m, k] @ [k, n]; `block`: K in blocks; `a_pad`: elements between rows of A; `a_packed`: A as [tile, k, row]."""
+
     def build(target: Target) -> Work:
         lanes, height, width = target.lanes(32), rows or target.tile_rows, vectors or target.tile_vectors
-        panel = (pv or target.tile_vectors) * lanes
+        pv = panel_vectors or target.tile_vectors
+        panel, step, row_step, size = pv * lanes, width * lanes, k + a_pad, block or k
         work = Work(2 * m * n * k)
-        a, b, c = aligned(m, k), aligned(k, n), aligned(m, n)
-        offsets = np.arange(m, dtype=np.int64) * k
+        a, b, c = aligned(m, row_step), aligned(k, n), aligned(m, n)
+        offsets = np.arange(m, dtype=np.int64) * row_step
         work.keep += [a, b, c, offsets]
-        strides = dict(b0=panel, b_panel=k * panel) if packed else dict(b0=n, b_panel=panel)
-        shape = work.shape(n0=k, a0=1, c_row=n, **strides)
-        step = width * lanes
-        for (row, height_), column in ordered(split(m, height), list(range(0, n, step)), order):
-            kernel = MicroKernel(target, "f32", height_, width, pv or target.tile_vectors)
-            b_at = column * k if packed else column
-            work.add(kernel, a.ctypes.data + 0 * row, b.ctypes.data + 4 * b_at, c.ctypes.data + 4 * (row * n + column), shape, offsets.ctypes.data + 8 * row)
+        for start in range(0, k, size):
+            count = min(size, k - start)
+            for (row, h), column in ordered(split(m, height), list(range(0, n, step)), order):
+                kernel = MicroKernel(
+                    target, "f32", h, width, pv, "columns" if a_packed else "rows", masked=masked, accumulate=start > 0
+                )
+                strides = {"b0": panel, "b_panel": k * panel} if packed else {"b0": n, "b_panel": panel}
+                shape = work.shape(n0=count, a0=h if a_packed else 1, c_row=n, active=lanes, **strides)
+                a_at = row * k + start * h if a_packed else start
+                b_at = column * k + start * panel if packed else column + start * n
+                c_at = row * n + column
+                work.add(kernel, at(a, a_at), at(b, b_at), at(c, c_at), shape, at(offsets, row))
         return work
 
     return build
 
 
-def conv(batch: int, size: int, cin: int, cout: int, order: str = "panels", pad: int = 1) -> Case:
-    """3x3, channels last, on an image that stands in its border."""
+def conv(
+    batch: int,
+    size: int,
+    cin: int,
+    cout: int,
+    order: str = "panels",
+    *,
+    pad: int = 1,
+    block: int = 0,
+    vectors: int = 0,
+    rows: int = 0,
+) -> Case:
+    """3x3, channels last, on an image that stands in its border; `block`: input channels at a time."""
 
     def build(target: Target) -> Work:
-        lanes = target.lanes(32)
+        lanes, width = target.lanes(32), vectors or target.tile_vectors
         panel = target.tile_vectors * lanes
         padded, out = size + 2 * pad, size + 2 * pad - 2
         k = 9 * cin
@@ -195,16 +233,32 @@ def conv(batch: int, size: int, cin: int, cout: int, order: str = "panels", pad:
         image = np.arange(batch, dtype=np.int64)[:, None, None] * padded * padded
         offsets = np.ascontiguousarray((pixel + image).ravel() * cin)
         work.keep += [x, w, y, offsets]
-        shape = work.shape(n1=3, a1=padded * cin, b1=3 * cin * panel, n0=3 * cin, a0=1, b0=panel, c_row=cout)
-        for (row, height), column in ordered(split(batch * out * out, target.tile_rows), list(range(0, cout, panel)), order):
-            kernel = MicroKernel(target, "f32", height, target.tile_vectors, target.tile_vectors)
-            work.add(kernel, x.ctypes.data, w.ctypes.data + 4 * column * k, y.ctypes.data + 4 * (row * cout + column), shape, offsets.ctypes.data + 8 * row)
+        step = width * lanes
+        for start in range(0, cin, block or cin):
+            if block:
+                sums = {
+                    "n2": 3,
+                    "a2": padded * cin,
+                    "b2": 3 * block * panel,
+                    "n1": 3,
+                    "a1": cin,
+                    "b1": block * panel,
+                    "n0": block,
+                }
+            else:
+                sums = {"n1": 3, "a1": padded * cin, "b1": 3 * cin * panel, "n0": 3 * cin}
+            shape = work.shape(**sums, a0=1, b0=panel, b_panel=k * panel, c_row=cout)
+            tiles = split(batch * out * out, rows or target.tile_rows)
+            for (row, h), column in ordered(tiles, list(range(0, cout, step)), order):
+                kernel = MicroKernel(target, "f32", h, width, target.tile_vectors, accumulate=start > 0)
+                b_at = column * k + 9 * start * panel
+                work.add(kernel, at(x, start), at(w, b_at), at(y, row * cout + column), shape, at(offsets, row))
         return work
 
     return build
 
 
-def weight_gradient(batch: int, size: int, cin: int, cout: int, block: int, layout: str = "columns") -> Case:
+def weight_gradient(batch: int, size: int, cin: int, cout: int, block: int, layout: ALayout = "columns") -> Case:
     """3x3 without padding; `block` images at a time are summed into the result."""
 
     def build(target: Target) -> Work:
@@ -225,56 +279,74 @@ def weight_gradient(batch: int, size: int, cin: int, cout: int, block: int, layo
         else:
             tiles = split(9 * cin, target.tile_rows)
         for image in range(0, batch, block):
-            for column in range(0, cout, panel):
-                for row, height in tiles:
-                    kernel = MicroKernel(target, "f32", height, target.tile_vectors, target.tile_vectors, layout, accumulate=image > 0)
-                    at = x.ctypes.data + 4 * image * size * size * cin
-                    b = dy.ctypes.data + 4 * (image * out * out * cout + column)
-                    c = dw.ctypes.data + 4 * (row * cout + column)
-                    if layout == "columns":
-                        work.add(kernel, at + 4 * int(offsets[row]), b, c, shape)
-                    else:
-                        work.add(kernel, at, b, c, shape, offsets.ctypes.data + 8 * row)
+            for (row, height), column in ordered(tiles, list(range(0, cout, panel)), "panels"):
+                kernel = MicroKernel(
+                    target, "f32", height, target.tile_vectors, target.tile_vectors, layout, accumulate=image > 0
+                )
+                start = image * size * size * cin + (int(offsets[row]) if layout == "columns" else 0)
+                b = at(dy, image * out * out * cout + column)
+                work.add(kernel, at(x, start), b, at(dw, row * cout + column), shape, at(offsets, row))
         return work
 
     return build
 
 
+def _gradients(*cases: tuple[ALayout, int]) -> tuple[tuple[ALayout, int], ...]:
+    return cases
+
+
 CASES: dict[str, Case] = {
-    **{f"gemm tile rows x 1 panel, K={k}": gemm(-1, -1, k) for k in ()},
-    "gemm K=64, B in L1": gemm(168, 32, 64),
-    "gemm K=256, B in L1": gemm(168, 32, 256),
-    "gemm K=1024, B in L2": gemm(168, 32, 1024),
-    "gemm 168x512 K=256, panels outer": gemm(168, 512, 256),
-    "gemm 168x512 K=256, rows outer": gemm(168, 512, 256, "rows"),
-    "gemm 168x512 K=1024, panels outer": gemm(168, 512, 1024),
-    "gemm 168x512 K=1024, rows outer": gemm(168, 512, 1024, "rows"),
-    "gemm 672x1024 K=4096, panels outer": gemm(672, 1024, 4096),
-    "gemm 672x1024 K=4096, rows outer": gemm(672, 1024, 4096, "rows"),
-    "gemm 168x512 K=256, B unpacked, panels outer": gemm(168, 512, 256, packed=False),
-    "conv 56x56x64, panels outer": conv(1, 56, 64, 64),
-    "conv 56x56x64, rows outer": conv(1, 56, 64, 64, "rows"),
-    "conv 28x28x128, panels outer": conv(1, 28, 128, 128),
-    "conv 28x28x128, rows outer": conv(1, 28, 128, 128, "rows"),
-    "conv 14x14x256, panels outer": conv(1, 14, 256, 256),
-    "conv 14x14x256, rows outer": conv(1, 14, 256, 256, "rows"),
-    "conv 7x7x512, panels outer": conv(1, 7, 512, 512),
-    "conv 7x7x512, rows outer": conv(1, 7, 512, 512, "rows"),
+    "gemm K=64, one panel": gemm(168, 32, 64),
+    "gemm K=64, one panel, masked": gemm(168, 32, 64, masked=True),
+    "gemm K=256, one panel": gemm(168, 32, 256),
+    "gemm K=1024, one panel": gemm(168, 32, 1024),
+    "gemm K=1024, one panel, A rows 64 bytes off 4096": gemm(168, 32, 1024, a_pad=16),
+    "gemm K=1024, one panel, A packed": gemm(168, 32, 1024, a_packed=True),
+    "gemm K=1024, one panel, blocks of 256": gemm(168, 32, 1024, block=256),
+    **{
+        f"gemm {m}x{n}x{k}, {order} outside": gemm(m, n, k, order)
+        for m, n, k in ((168, 512, 256), (168, 512, 1024), (672, 1024, 4096))
+        for order in ("panels", "rows")
+    },
+    **{f"gemm 672x1024x4096, blocks of {block}": gemm(672, 1024, 4096, block=block) for block in (128, 256, 512, 1024)},
+    "gemm 672x1024x4096, blocks of 256, A padded": gemm(672, 1024, 4096, block=256, a_pad=16),
+    "gemm 672x1024x4096, blocks of 256, A packed": gemm(672, 1024, 4096, block=256, a_packed=True),
+    "gemm 672x1024x4096, blocks of 512, A packed": gemm(672, 1024, 4096, block=512, a_packed=True),
+    "gemm 168x512x256, B unpacked": gemm(168, 512, 256, packed=False),
+    "gemm 168x1024x1024, B unpacked": gemm(168, 1024, 1024, packed=False, a_pad=16),
+    **{
+        f"conv {s}x{s}x{c}, {order} outside": conv(1, s, c, c, order)
+        for s, c in ((56, 64), (28, 128), (14, 256), (7, 512))
+        for order in ("panels", "rows")
+    },
+    **{f"conv 28x28x128, {b} channels at a time": conv(1, 28, 128, 128, block=b) for b in (16, 32)},
+    **{f"conv 14x14x256, {b} channels at a time": conv(1, 14, 256, 256, block=b) for b in (16, 32, 64)},
+    **{f"conv 7x7x512, {b} channels at a time": conv(1, 7, 512, 512, block=b) for b in (16, 32, 64, 128)},
+    "conv 7x7x512, 7 rows x 4 vectors": conv(1, 7, 512, 512, vectors=4, rows=7),
+    "conv 7x7x512, batch 8": conv(8, 7, 512, 512),
+    "conv 7x7x512, batch 8, 32 channels at a time": conv(8, 7, 512, 512, block=32),
     "digits conv1 28x28x1->32, batch 64": conv(64, 28, 1, 32, pad=0),
-    "digits conv2 13x13x32->64, batch 64, panels outer": conv(64, 13, 32, 64, pad=0),
-    "digits conv2 13x13x32->64, batch 64, rows outer": conv(64, 13, 32, 64, "rows", pad=0),
-    "digits conv1 weight gradient, columns": weight_gradient(64, 28, 1, 32, 64),
-    "digits conv1 weight gradient, rows": weight_gradient(64, 28, 1, 32, 64, "rows"),
-    "digits conv1 weight gradient, rows, 8 images": weight_gradient(64, 28, 1, 32, 8, "rows"),
-    "digits conv2 weight gradient, columns": weight_gradient(64, 13, 32, 64, 64),
-    "digits conv2 weight gradient, rows": weight_gradient(64, 13, 32, 64, 64, "rows"),
-    "digits conv2 weight gradient, columns, 8 images": weight_gradient(64, 13, 32, 64, 8),
-    "dense 64x1600x128, panels outer": gemm(64, 128, 1600),
-    "dense 64x1600x128, rows outer": gemm(64, 128, 1600, "rows"),
-    **{f"dense 1x1600x128, {v} vectors": gemm(1, 128, 1600, vectors=v) for v in (2, 4, 8)},
-    **{f"dense 1x4096x4096, {v} vectors": gemm(1, 4096, 4096, vectors=v) for v in (2, 4, 8)},
-    **{f"gemm {r} rows x {v} vectors, K=256": gemm(4 * r, 128, 256, rows=r, vectors=v) for r, v in ((1, 8), (2, 8), (3, 8), (3, 4), (7, 2), (7, 4))},
-    **{f"gemm {r} rows x 1 vector, K=256": gemm(4 * r, 64, 256, rows=r, vectors=1, pv=1) for r in (7, 14)},
+    "digits conv1 28x28x1->32, batch 4": conv(4, 28, 1, 32, pad=0),
+    "digits conv2 13x13x32->64, batch 64, panels outside": conv(64, 13, 32, 64, pad=0),
+    "digits conv2 13x13x32->64, batch 64, rows outside": conv(64, 13, 32, 64, "rows", pad=0),
+    **{
+        f"digits conv1 weight gradient, {layout}, {block} images": weight_gradient(64, 28, 1, 32, block, layout)
+        for layout, block in _gradients(("columns", 64), ("rows", 64), ("rows", 4))
+    },
+    **{
+        f"digits conv2 weight gradient, {layout}, {block} images": weight_gradient(64, 13, 32, 64, block, layout)
+        for layout, block in _gradients(("columns", 64), ("rows", 64), ("columns", 8), ("columns", 2))
+    },
+    "dense 64x1600x128, panels outside": gemm(64, 128, 1600),
+    "dense 64x1600x128, rows outside": gemm(64, 128, 1600, "rows"),
+    "dense 64x1600x128, blocks of 400": gemm(64, 128, 1600, block=400),
+    **{f"dense 1x1600x128, 1 row x {v}": gemm(1, 128, 1600, vectors=v) for v in (2, 4, 8)},
+    **{f"dense 1x4096x4096, 1 row x {v}": gemm(1, 4096, 4096, vectors=v) for v in (2, 4, 8)},
+    **{
+        f"gemm K=256, tile {r} x {v}": gemm(4 * r, 128, 256, rows=r, vectors=v)
+        for r, v in ((1, 8), (2, 8), (3, 8), (3, 4), (4, 4), (5, 4), (6, 4), (7, 4), (7, 2), (5, 2), (3, 2))
+    },
+    **{f"gemm K=256, tile {r} x 1": gemm(4 * r, 64, 256, rows=r, vectors=1, panel_vectors=1) for r in (7, 14, 24)},
 }  # fmt: skip
 
 
@@ -288,9 +360,9 @@ class Bench:
     def peak(self) -> float:
         """FLOP per second of the FMA-only loop, over about 20 ms."""
         count = 3_000_000
-        start = time.perf_counter()
+        start = time.thread_time()
         self.peak_function(count, self.sink.ctypes.data)
-        return 2 * self.target.lanes(32) * PEAK_CHAINS * count / (time.perf_counter() - start)
+        return 2 * self.target.lanes(32) * PEAK_CHAINS * count / (time.thread_time() - start)
 
     def measure(self, case: Case, rounds: int) -> tuple[float, float]:
         """Median share of peak, and gigaflops."""
@@ -308,20 +380,25 @@ class Bench:
         shares, rates = [], []
         for _ in range(rounds):
             before = self.peak()
-            start = time.perf_counter()
+            start = time.thread_time()  # not the wall clock: others may use this machine
             drive(jobs.ctypes.data, len(jobs), repeats)
-            rate = work.flops * repeats / (time.perf_counter() - start)
+            rate = work.flops * repeats / (time.thread_time() - start)
             shares.append(rate / ((before + self.peak()) / 2))
             rates.append(rate)
         return statistics.median(shares), statistics.median(rates) / 1e9
 
 
 def compile_times(target: Target) -> None:
-    for label, heights in (("the largest tile", [target.tile_rows]), (f"rows 1..{target.tile_rows}", range(1, target.tile_rows + 1))):
+    for label, heights in (
+        ("the largest tile", [target.tile_rows]),
+        (f"rows 1..{target.tile_rows}", range(1, target.tile_rows + 1)),
+    ):
         start = time.perf_counter()
         module = ir.Module()
         for rows in heights:
-            emit_microkernel(module, MicroKernel(target, "f32", rows, target.tile_vectors, target.tile_vectors), f"k{rows}")
+            emit_microkernel(
+                module, MicroKernel(target, "f32", rows, target.tile_vectors, target.tile_vectors), f"k{rows}"
+            )
         text = str(module)
         middle = time.perf_counter()
         size = len(compile_object(text, target))

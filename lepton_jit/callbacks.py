@@ -343,13 +343,13 @@ class ModelCheckpoint(_Monitor):
         self.best = arguments.optional_number("ModelCheckpoint", "initial_value_threshold", initial_value_threshold)
         self._epoch = 0
         self._batches = 0
+        if self.save_freq != "epoch":
+            self.on_train_batch_end = self._count_batch  # only then is the inner loop told to call it
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        if self.save_freq == "epoch":
-            return
+    def _count_batch(self, batch: int, logs: Logs | None = None) -> None:
         self._batches += 1
         if self._batches >= int(self.save_freq):
             self._batches = 0

@@ -247,10 +247,20 @@ class Sequential(Model):
         self._stack: list[Layer] = []
         self._start: SymbolicTensor | None = None
         for layer in layers or ():
-            self.add(layer)
+            self._push(layer)
+        self._extend()
 
     def add(self, layer: Any) -> None:
         """Append a layer."""
+        height = len(self._stack)
+        self._push(layer)
+        try:
+            self._extend()
+        except Exception:
+            del self._stack[height:]
+            raise
+
+    def _push(self, layer: Any) -> None:
         if isinstance(layer, SymbolicTensor) and isinstance(layer.call.layer, InputLayer):
             layer = layer.call.layer
         if not isinstance(layer, Layer):
@@ -265,11 +275,6 @@ class Sequential(Model):
         if not self._stack and self._start is None:
             self._start = _start_of(layer)
         self._stack.append(layer)
-        try:
-            self._extend()
-        except Exception:
-            self._stack.pop()
-            raise
 
     def pop(self) -> Layer:
         """Remove the last layer."""

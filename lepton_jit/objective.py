@@ -67,10 +67,11 @@ class Objective:
     ) -> None:
         names = [name for name, _ in outputs]
         chosen = [None if x is None else losses.get(x) for x in _spread("loss", loss, names)]
-        if all(x is None for x in chosen):
-            chosen = [None] * len(names)
-        weights = [1.0 if w is None else arguments.number("compile", "loss_weights", w) for w in
-                   _spread("loss_weights", loss_weights, names)]
+        for one in chosen:
+            if one is not None and one.reduction == "none":
+                raise ArgumentError(f"compile: loss {one.name}: expected a reduction to one number, got 'none'")
+        factors = _spread("loss_weights", loss_weights, names)
+        weights = [1.0 if w is None else arguments.number("compile", "loss_weights", w) for w in factors]
         plain = _spread_metrics("metrics", metrics, names)
         weighted = _spread_metrics("weighted_metrics", weighted_metrics, names)
         self.outputs = [
@@ -87,9 +88,14 @@ class Objective:
     def _several(self) -> bool:
         return len(self.outputs) > 1
 
+    @property
+    def judged(self) -> list[OutputObjective]:
+        """The outputs that have a loss or a metric, which labels are needed for."""
+        return [o for o in self.outputs if o.loss is not None or o.wanted]
+
     def resolve(self, ys: Sequence[Any]) -> tuple[Target, ...]:
-        """The forms of the labels of each output."""
-        return tuple(output.resolve(y) for output, y in zip(self.outputs, ys, strict=True))
+        """The forms of the labels of each judged output."""
+        return tuple(output.resolve(y) for output, y in zip(self.judged, ys, strict=True))
 
     def trackers(self) -> Iterator[tuple[str, metrics.Metric]]:
         """Every running mean under the name that history has for it."""

@@ -19,7 +19,8 @@ class Program:
         from lepton_jit.compiler import build  # what only compiling needs is imported when something is compiled
 
         self._executable = build(graph)
-        self._arrays = {path: w.array for path, w in weights.items()} | dict(state)
+        arrays = {path: w.array for path, w in weights.items()} | dict(state)
+        self._arrays = {i.name: arrays[i.name] for i in graph.inputs if i.role != "input"}
         self._read = [weights[i.name] for i in graph.inputs_of("parameter")]
         self._written = [weights[i.name] for i in graph.inputs_of("state") if i.name in weights]
         self._versions: list[int] | None = None

@@ -45,7 +45,7 @@ class EpochProgress:
         self._start = self._last = time.perf_counter()
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if verbose == 1:
+        if verbose == 1 and sys.stdout.isatty():
             self._bar = _bar()
             self._task = self._bar.add_task(title, total=total, logs="", rate="")
             self._bar.start()
@@ -62,20 +62,18 @@ class EpochProgress:
         self._draw(now, logs())
 
     def finish(self, logs: Logs) -> None:
-        """The epoch ended."""
-        now = time.perf_counter()
-        if self._bar is not None:
-            self._draw(now, logs)
-            self._bar.stop()
-        elif self._verbose == 2:
-            seconds = now - self._start
-            fields = [self._title, f"{seconds:.1f}s", self._rate(now), format_logs(logs)]
+        """The epoch ended: the bar gives way to a line that stays."""
+        self.close()
+        if self._verbose:
+            now = time.perf_counter()
+            fields = [self._title, f"{now - self._start:.1f}s", self._rate(now), format_logs(logs)]
             print(" - ".join(f for f in fields if f), flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was, after an interruption."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def _rate(self, now: float) -> str:
         return f"{self._done / max(now - self._start, 1e-9):,.0f} samples/s"
@@ -94,4 +92,4 @@ def _bar() -> Progress:
         TextColumn("{task.fields[rate]}"),
         TextColumn("{task.fields[logs]}"),
     )
-    return Progress(*columns, console=Console(file=sys.stdout), auto_refresh=False)
+    return Progress(*columns, console=Console(file=sys.stdout), auto_refresh=False, transient=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -110,9 +110,9 @@ def _declare_weights(b: Builder, model: Model) -> dict[Weight, Value]:
     return {weight: b.input(path, weight.type, "parameter") for path, weight in model.weight_paths().items()}
 
 
-def _declare_targets(b: Builder, targets: Sequence[Target], inputs: Sequence[Value]) -> list[Value]:
+def _declare_targets(b: Builder, targets: Sequence[Target], inputs: Sequence[Value]) -> dict[str, Value]:
     batch = inputs[0].type.shape[0]
-    return [b.input(f"target/{t.output}", TensorType(dtype_of(t.dtype), (batch, *t.shape))) for t in targets]
+    return {t.output: b.input(f"target/{t.output}", TensorType(dtype_of(t.dtype), (batch, *t.shape))) for t in targets}
 
 
 def _declare_sample_weight(b: Builder, model: Model, inputs: Sequence[Value]) -> Value:
@@ -135,17 +135,17 @@ def _trace_loss(
     t: Tracer,
     model: Model,
     objective: Objective,
-    labels: Sequence[Value],
+    labels: Mapping[str, Value],
     outputs: Sequence[Value],
     sample_weight: Value | None,
 ) -> Value:
     """The sum of the outputs' weighted losses, of penalties on weights and of losses that layers added."""
     terms: list[Value] = []
-    for output, y_true, y_pred in zip(objective.outputs, labels, outputs, strict=True):
+    for output, y_pred in zip(objective.outputs, outputs, strict=True):
         if output.loss is None:
             continue
         with t.b.layer(output.tensor.name):
-            loss = output.loss.trace(t, y_true, y_pred, sample_weight)
+            loss = output.loss.trace(t, labels[output.name], y_pred, sample_weight)
             if output.name in objective.parts:
                 _accumulate_mean(t, f"{output.name}_loss", loss, y_pred)
             terms.append(loss if output.weight == 1 else t("multiply", loss, output.weight))
@@ -190,17 +190,18 @@ def _trace_updates(t: Tracer, model: Model, optimizer: Optimizer, loss: Value, s
 def _trace_metrics(
     t: Tracer,
     objective: Objective,
-    labels: Sequence[Value],
+    labels: Mapping[str, Value],
     outputs: Sequence[Value],
     sample_weight: Value | None,
     loss: Value,
 ) -> None:
     _accumulate_mean(t, "loss", loss, outputs[0])
     names = {id(metric): name for name, metric in objective.trackers()}
-    for output, y_true, y_pred in zip(objective.outputs, labels, outputs, strict=True):
+    for output, y_pred in zip(objective.outputs, outputs, strict=True):
         for metric, weighted in output.metrics:
+            weights = sample_weight if weighted else None
             with t.b.layer(output.tensor.name):
-                total, count = metric.trace_sums(t, y_true, y_pred, sample_weight if weighted else None)
+                total, count = metric.trace_sums(t, labels[output.name], y_pred, weights)
             _accumulate(t, names[id(metric)], total, count)
 
 

@@ -31,33 +31,32 @@ class ContractUnit:
     def emit(self, kernel: KernelEmitter, contract: Contract) -> None:
         """Fill the tables of one call and call the micro-kernel for its number of rows."""
         layout = _layout(contract)
-        packed = contract.sums[-1][2] == contract.tile.panel_vectors * self.target.lanes(contract.tile.dtype.bytes * 8)
         pointers = [kernel.address(*side) for side in (contract.lhs, contract.rhs, contract.out)]
         shape = self._shape(kernel, contract)
-        offsets = self._offsets(kernel, contract) if layout == "table" else ir.Constant(POINTER, None)
+        offsets = self._offsets(kernel, contract) if layout == "rows" else ir.Constant(POINTER, None)
         extras = self._extras(kernel, contract)
-        function = self._function(kernel, contract, layout, packed)
+        function = self._function(kernel, contract, layout)
         zero = I64_TYPE(0)
         kernel.builder.call(function, [*pointers, shape, offsets, extras, zero, zero])
 
-    def _function(self, kernel: KernelEmitter, contract: Contract, layout: ALayout, packed: bool) -> ir.Value:
+    def _function(self, kernel: KernelEmitter, contract: Contract, layout: ALayout) -> ir.Value:
         if isinstance(contract.rows, int):
-            return self._microkernel(contract.tile, contract.rows, layout, packed)
-        table = self._table(contract, layout, packed)
+            return self._microkernel(contract.tile, contract.rows, layout)
+        table = self._table(contract, layout)
         builder = kernel.builder
         index = kernel.value_of(contract.rows)
         slot = builder.gep(table, [index], source_etype=POINTER)
         loaded = builder.load(slot, align=8, typ=POINTER)
         return _Callee(loaded)  # pyright: ignore[reportReturnType]
 
-    def _table(self, contract: Contract, layout: ALayout, packed: bool) -> ir.GlobalVariable:
+    def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
         """The micro-kernels by their number of rows."""
-        key = (contract.tile, contract.heights, layout, packed)
+        key = (contract.tile, contract.heights, layout)
         if key not in self._tables:
             null = ir.Constant(POINTER, None)
             entries: list[Any] = [null] * (max(contract.heights) + 1)
             for height in contract.heights:
-                entries[height] = self._microkernel(contract.tile, height, layout, packed)
+                entries[height] = self._microkernel(contract.tile, height, layout)
             typ = ir.ArrayType(POINTER, len(entries))
             table = ir.GlobalVariable(self.module, typ, f"{self.module.name}_tiles_{len(self._tables)}")
             table.initializer = ir.Constant(typ, entries)  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,8 +65,8 @@ class ContractUnit:
             self._tables[key] = table
         return self._tables[key]
 
-    def _microkernel(self, tile: Tile, rows: int, layout: ALayout, packed: bool) -> ir.Function:
-        key = (tile, rows, layout, packed)
+    def _microkernel(self, tile: Tile, rows: int, layout: ALayout) -> ir.Function:
+        key = (tile, rows, layout)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -77,7 +76,6 @@ class ContractUnit:
                 tile.vectors,
                 tile.panel_vectors,
                 a_layout=layout,
-                b_packed=packed,
                 masked=tile.masked,
                 b_masked=tile.rhs_masked,
             )
@@ -91,14 +89,15 @@ class ContractUnit:
     def _shape(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
         """The i64 table of trip counts and steps."""
         sums = [(Affine.of(1), 0, 0)] * (3 - len(contract.sums)) + list(contract.sums)
-        values: list[Affine] = []
-        for extent, lhs, rhs in sums:
-            values += [extent, Affine.of(lhs), Affine.of(rhs)]
         lanes = self.target.lanes(contract.tile.dtype.bytes * 8)
-        active = contract.columns - (contract.tile.vectors - 1) * lanes
-        values += [Affine.of(contract.row_step), Affine(), Affine.of(contract.out_row), active]
-        assert len(values) == len(SHAPE)
-        return kernel.table(values)
+        values = {
+            "b_panel": Affine(),
+            "c_row": Affine.of(contract.out_row),
+            "active": contract.columns - (contract.tile.vectors - 1) * lanes,
+        }
+        for level, (extent, lhs, rhs) in zip((2, 1, 0), sums, strict=True):
+            values |= {f"n{level}": extent, f"a{level}": Affine.of(lhs), f"b{level}": Affine.of(rhs)}
+        return kernel.table([values[name] for name in SHAPE])
 
     def _offsets(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
         return kernel.table([Affine.of(contract.row_step) * i for i in range(max(contract.heights))])
@@ -132,9 +131,8 @@ class _Callee:
 
 
 def _layout(contract: Contract) -> ALayout:
-    if contract.sums[-1][1] == 1:
-        return "strided"
-    return "columns" if contract.row_step == 1 else "table"
+    """"columns": the left side's rows lie side by side and its summed index does not."""
+    return "columns" if contract.row_step == 1 and contract.sums[-1][1] != 1 else "rows"
 
 
 class _EpilogueEmitter:

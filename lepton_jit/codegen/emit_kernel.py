@@ -249,9 +249,8 @@ class KernelEmitter:
         """An i64 table on the stack. What loops do not change is stored once, on entry."""
         slots = self.allocate(I64_TYPE, len(values))
         for i, value in enumerate(values):
-            slot = self._gep(slots, i, I64_TYPE)
             if value.terms:
-                self.builder.store(self.affine(value), slot, align=8)
+                self.builder.store(self.affine(value), self._gep(slots, i, I64_TYPE), align=8)
                 continue
             number = self.dim(value.constant)
             with self._at_entry():

@@ -72,12 +72,13 @@ Epilogue = Callable[[ir.IRBuilder, Value, Fragment], Value]
 class MicroKernel:
     """What is fixed when a micro-kernel is compiled; all else (trip counts, strides) is read from `shape` at run time.
 
-    Element (row i, k) of A lies at `a + offset(i) + k2*a2 + k1*a1 + k0*a0`, where offset(i) is `row_offsets[i]` in layout
-    "rows" (so a tile's rows may jump, as in a convolution across image lines) and i in layout "columns" (the weight
-    gradient). Vector v of B lies at
-    `b + (v // panel_vectors)*b_panel + (v % panel_vectors)*lanes + k2*b2 + k1*b1 + k0*b0`, and row i, vector v of C at
-    `c + i*c_row + v*lanes`. With `masked`, only `active` lanes of the last vector of C are read and written; with
-    `b_masked` the same lanes of B. `accumulate` starts from C instead of zero.
+    - A, element (row i, k): `a + offset(i) + k2*a2 + k1*a1 + k0*a0`, where offset(i) is `row_offsets[i]` in "rows" (so
+      the rows of a tile may jump: a convolution across image lines) and i in "columns" (a weight gradient, or packed A)
+    - B, vector v of k: `b + (v // panel_vectors)*b_panel + (v % panel_vectors)*lanes + k2*b2 + k1*b1 + k0*b0`
+    - C, row i, vector v: `c + i*c_row + v*lanes`
+
+    With `masked`, only `active` lanes of the last vector of C are read and written; with `b_masked` also of B (where a
+    target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
 
     Steps and strides at run time cost nothing: with a0 and b0 as constants, or one stride instead of the row offsets
     (which LLVM turns into a chain of additions), 14 x 2 vectors ran at 0.85-0.87 of peak, as with the table at 0.865.
@@ -205,6 +206,7 @@ class _Emitter:
     def emit(self, epilogue: Epilogue | None) -> None:
         builder = self.builder
         a, b, c = self.function.args[:3]
+        entry = self.function.entry_basic_block
         body, next1, next2, finish = (self.function.append_basic_block(n) for n in ("body", "next1", "next2", "finish"))
         if self.kernel.masked:
             self.mask = self.lane_mask()
@@ -213,7 +215,6 @@ class _Emitter:
         innermost_steps = self.shape("a0"), self.shape("b0")
         trips = [self.shape(f"n{level}") for level in range(3)]
         starts = [self.initial_row(row) for row in range(self.kernel.rows)]
-        entry = builder.block
         builder.branch(body)
 
         builder.position_at_end(body)

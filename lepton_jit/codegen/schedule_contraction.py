@@ -122,6 +122,8 @@ class _Plan:
         """One column loop, its columns side by side in the result and in the right side, and at most three sums."""
         if len(self.columns) != 1 or len(self.sums) > 3 or not self.dtype.is_float:
             return False
+        if any(x.extent == 0 for x in self.sums):
+            return False
         (column,) = self.columns
         beside = self.attributes["panel"] > 0 or column.rhs == 1 or column.extent == 1
         return isinstance(column.extent, int) and column.out == 1 and beside
@@ -201,7 +203,13 @@ class _Tiles:
         return rows * typical(element_count(x.extent for x in plan.sums)) * plan.width // plan.lanes
 
     def emit(
-        self, leading: Sequence[Dim], sums: Sums, lhs_shift: Affine, rhs_shift: Affine, out_shift: Affine
+        self,
+        leading: Sequence[Dim],
+        sums: Sums,
+        lhs_shift: Affine,
+        rhs_shift: Affine,
+        out_shift: Affine,
+        checked: bool = False,
     ) -> Extent:
         """All tiles; an iteration is a block of rows in one panel. `leading` digits of t come before everything."""
         plan, k = self.plan, self.kernel
@@ -217,9 +225,34 @@ class _Tiles:
         *positions, block = rest
         self._sums, self._shifts = sums, (lhs_shift, rhs_shift, out_shift)
         located = list(zip(plan.around, positions, strict=True))
-        self._panel(located, block, blocks, panel)
+        symbolic = element_count(x.extent for x in plan.sums)
+        if checked or isinstance(symbolic, int):
+            self._panel(located, block, blocks, panel)
+        else:  # a register tile sums at least one product
+            with k.when(k.compare(k.index(Affine.of(symbolic)), Const(0, I64), "GT")):
+                self._panel(located, block, blocks, panel)
+            with k.otherwise(), k.when(k.compare(k.index(Affine.var("t")), Const(0, I64), "EQ")):
+                self._empty_sum([*plan.around, plan.inner])
         factor = element_count([*leading, *around, plan.panels])
         return replace(count, factor=factor) if isinstance(count, CeilDiv) else count * factor
+
+    def _empty_sum(self, loops: Sequence[LoopDim], located: tuple[tuple[LoopDim, Affine], ...] = ()) -> None:
+        """The whole result, from sums of nothing."""
+        plan, k = self.plan, self.kernel
+        if loops:
+            with k.loop(0, loops[0].extent) as i:
+                self._empty_sum(loops[1:], (*located, (loops[0], i)))
+            return
+        for j, mask in vector_loop(k, Affine(), Affine.of(plan.column.extent), plan.lanes, None):
+            where = (*located, (plan.column, j))
+            evaluator = plan.cluster.evaluator(k, plan.lanes, mask)
+            evaluator.bound[plan.node.result] = Const(0, plan.dtype)
+            (output,) = plan.cluster.outputs
+            value = evaluator.value(output, plan.indices(where))
+            position = Affine()
+            for loop, at in where:
+                position = position + at * loop.out
+            store_at(k, self.out, position, value, plan.lanes, mask)
 
     def _blocks(self) -> tuple[Atom | int, CeilDiv | int]:
         """How many blocks the inner rows are cut into: as a value in the kernel and as an extent."""
@@ -361,7 +394,7 @@ def _split_sum(plan: _Plan) -> Planned:
     start = Affine.var(begin.name)
     sums = [(Affine.var(size.name), first.lhs, first.rhs), *plan.sums_whole()[1:]]
     with k.when(k.compare(size, Const(0, I64), "GT")):
-        extent = tiles.emit([SPLITS], sums, start * first.lhs, start * first.rhs, part * elements)
+        extent = tiles.emit([SPLITS], sums, start * first.lhs, start * first.rhs, part * elements, checked=True)
     with k.otherwise():  # fewer samples than parts: this part is empty
         lead, _ = split_index(k, Affine.var("t"), [SPLITS, count])
         which = k.apply("modulo", k.index(Affine.var("t")), k.index(Affine.of(count)))

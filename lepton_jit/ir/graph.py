@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lepton_jit.ir.types import DType, Poly, TensorType
 
 __all__ = ["Attribute", "Attributes", "Graph", "Input", "Node", "Output", "Role", "Value", "users"]
 
 Attribute = None | bool | int | float | str | DType | Poly | tuple["Attribute", ...]
-Attributes = Mapping[str, Attribute]
+# Values are Attributes, of the kinds that the operation's record states; rules read them as what they are.
+Attributes = Mapping[str, Any]
 
 # input: data of one call. parameter: read-only weights, the same over many calls. state: weights, slots and
 # counters that the program also writes, in place, through an output that donates it.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_jit.errors import GraphError, UnsupportedError
+from lepton_jit.errors import ArgumentError, GraphError, UnsupportedError
 from lepton_jit.ir.graph import Attributes, Node, Value
 from lepton_jit.ir.types import TensorType
 
@@ -81,6 +81,8 @@ class Op:
     """
 
     name: str
+    operands: tuple[str, ...]
+    attributes: Mapping[str, Kind]
     family: Family
     infer: InferRule
     reference: Reference
@@ -88,15 +90,16 @@ class Op:
     samples: tuple[Sample, ...]
     native: Callable[..., Any] | None = None
     decompose: Decomposition | None = None
-    operands: tuple[str, ...] = ("*operands",)
-    attributes: Mapping[str, Kind] = field(default_factory=dict)
 
 
 OPS: dict[str, Op] = {}
 
 
 def register(op: Op) -> Op:
-    """Enter an operation; an incomplete or doubled record fails here, at import."""
+    """Enter an operation; an incomplete or doubled record fails here, at import.
+
+    Its type rule is called with operands and attributes that are there, and of their kinds.
+    """
     if op.name in OPS:
         raise GraphError(f"op {op.name}: registered twice")
     if not op.samples and op.family is not Family.STRUCTURAL:
@@ -105,8 +108,38 @@ def register(op: Op) -> Op:
         raise GraphError(f"op {op.name}: the gradient of a decomposition that does not exist")
     if (op.decompose is not None) != (op.family is Family.COMPOSITE):
         raise GraphError(f"op {op.name}: composites and only composites have a decomposition")
-    OPS[op.name] = op
-    return op
+    OPS[op.name] = replace(op, infer=_checked(op))
+    return OPS[op.name]
+
+
+def _checked(op: Op) -> InferRule:
+    def infer(types: Sequence[TensorType], given: Attributes) -> Sequence[TensorType]:
+        _check_operands(op.operands, types)
+        _check_attributes(op.attributes, given)
+        return op.infer(types, given)
+
+    return infer
+
+
+def _check_operands(names: tuple[str, ...], types: Sequence[TensorType]) -> None:
+    fixed = [n for n in names if not n.startswith("*")]
+    if len(types) < len(fixed) or (len(types) > len(fixed) and len(fixed) == len(names)):
+        raise GraphError(f"expected the operands ({', '.join(names)}), got {len(types)} of them")
+
+
+def _check_attributes(kinds: Mapping[str, Kind], given: Attributes) -> None:
+    unknown = [n for n in given if n not in kinds]
+    if unknown:
+        raise ArgumentError(f"expected the attributes {_listed(kinds)}, got {_listed(unknown)} as well")
+    for name, kind in kinds.items():
+        if name not in given:
+            raise ArgumentError(f"expected the attributes {_listed(kinds)}, got none called {name}")
+        if not kind.accepts(given[name]):
+            raise ArgumentError(f"{name}: expected {kind.description}, got {given[name]!r}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "{" + ", ".join(names) + "}"
 
 
 def get_op(name: str) -> Op:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jit.errors import DTypeError, ShapeError
+from lepton_jit.errors import DTypeError, ShapeError, UnsupportedError
 
-__all__ = ["DTYPES", "DType", "Dim", "Poly", "Shape", "TensorType", "dim_value", "dtype_of", "element_count", "symbols_of"]
+__all__ = [
+    "DTYPES",
+    "DType",
+    "Dim",
+    "Poly",
+    "Shape",
+    "TensorType",
+    "dim_value",
+    "dtype_of",
+    "element_count",
+    "symbols_of",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,11 @@ def dtype_of(dtype: object) -> DType:
 
 Monomial = tuple[str, ...]
 
+# Products of polynomials grow without bound; real ones have two or three terms.
+MAX_TERMS = 256
+
+_RESERVED = {*DTYPES, "none", "true", "false", "inf", "nan"}
+
 
 @dataclass(frozen=True)
 class Poly:
@@ -93,11 +110,16 @@ class Poly:
 
     @staticmethod
     def symbol(name: str) -> Poly:
+        """The dimension of that name, an identifier."""
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", name) or name in _RESERVED:
+            raise ShapeError(f"dimension: expected a number or an identifier, got {name!r}")
         return Poly((((name,), 1),))
 
     @staticmethod
     def of(terms: Mapping[Monomial, int]) -> Dim:
         """The polynomial with these terms, or the integer that it is."""
+        if len(terms) > MAX_TERMS:
+            raise UnsupportedError(f"a dimension of more than {MAX_TERMS} terms")
         kept = sorted(((m, c) for m, c in terms.items() if c), key=lambda t: (-len(t[0]), t[0]))
         if not kept:
             return 0

@@ -95,6 +95,7 @@ class Optimizer(Configurable):
         self._undecayed: list[re.Pattern[str]] = []
         self.iterations = np.zeros((), np.int64)
         self.slots: dict[str, np.ndarray] = {}
+        self._weights: dict[str, Weight] = {}
 
     @property
     def learning_rate(self) -> float:
@@ -121,15 +122,11 @@ class Optimizer(Configurable):
     def build(self, weights: Mapping[str, Weight]) -> None:
         """Slots of 0 for weights that have none yet."""
         for path, weight in weights.items():
+            if self._weights.setdefault(path, weight) is not weight:
+                raise ArgumentError(f"{self.name}: optimizes another model, whose {path!r} it knows; make a new one")
             for slot in self.slot_names:
-                array = self.slots.get(f"{path}/{slot}")
-                if array is None:
+                if f"{path}/{slot}" not in self.slots:
                     self.slots[f"{path}/{slot}"] = np.zeros(weight.shape, weight.dtype.numpy)
-                elif array.shape != weight.shape or array.dtype != weight.dtype.numpy:
-                    raise ArgumentError(
-                        f"{self.name}: belongs to another model, whose weight {path!r} is {array.dtype}{array.shape}; "
-                        f"make a new one"
-                    )
 
     @property
     def variables(self) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lepton_jit.ir.graph import Graph, Input, Output, Value
-from lepton_jit.ir.types import symbols_of
+from lepton_jit.passes.facts import of_parameters_alone
 from lepton_jit.passes.rewrite import without_dead_nodes
 
 __all__ = ["split_prepare"]
@@ -21,7 +21,7 @@ def split_prepare(graph: Graph) -> tuple[Graph, Graph]:
     both. A broadcast is repeated in main rather than stored, and a value whose shape is symbolic is computed in main.
     Where nothing depends on parameters alone, `prepare` has no nodes and main is `graph`.
     """
-    moved = _of_parameters_alone(graph)
+    moved = of_parameters_alone(graph)
     frontier = _frontier(graph, moved)
     if not frontier:
         return Graph("prepare", (), (), ()), graph
@@ -32,21 +32,6 @@ def split_prepare(graph: Graph) -> tuple[Graph, Graph]:
     prepared = tuple(Input(value, f"prepared/{i}", "parameter") for i, value in enumerate(frontier))
     main = without_dead_nodes(replace(graph, inputs=(*graph.inputs, *prepared), nodes=staying))
     return _without_unread_inputs(prepare), _without_unread_inputs(main)
-
-
-def _of_parameters_alone(graph: Graph) -> set[Value]:
-    """The results of nodes that read a parameter, at first or second hand, and nothing else but constants."""
-    constant: set[Value] = set()
-    found = {entry.value for entry in graph.inputs_of("parameter")}
-    parameters = frozenset(found)
-    for node in graph.nodes:
-        if any(symbols_of(v.type.shape) for v in node.results):
-            continue
-        if all(v in constant for v in node.operands):
-            constant.update(node.results)
-        elif all(v in constant or v in found for v in node.operands):
-            found.update(node.results)
-    return found - parameters
 
 
 def _frontier(graph: Graph, moved: set[Value]) -> list[Value]:

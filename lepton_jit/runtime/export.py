@@ -95,27 +95,24 @@ def _write_weights(path: Path, parameters: Sequence[np.ndarray]) -> list[int]:
 
 
 def _link(linker: list[str], work: Path, soname: str) -> None:
-    command = [
-        *linker,
-        "-shared",
-        "-o",
-        "module.so",
-        "program.o",
-        "support.o",
-        "wrapper.o",
-        "weights.s",
-        "-Wl,--version-script=exports.map",
-        f"-Wl,-soname,{soname}",
-        # Workers run in it until the process ends.
-        "-Wl,-z,nodelete",
-        "-Wl,-z,noexecstack",
-        "-Wl,--no-undefined",
-        "-Wl,--as-needed",
-        "-pthread",
+    # Assembled by itself, since the compiler would put the random name of its temporary file into the symbol table.
+    _run([*linker, "-c", "weights.s", "-o", "weights.o"], work)
+    objects = ["program.o", "support.o", "wrapper.o", "weights.o"]
+    options = [
+        "--version-script=exports.map",
+        f"-soname={soname}",
+        "-z,nodelete",  # workers run in it until the process ends
+        "-z,noexecstack",
+        "--no-undefined",
+        "--as-needed",
     ]
+    _run([*linker, "-shared", "-o", "module.so", *objects, *(f"-Wl,{o}" for o in options), "-pthread"], work)
+
+
+def _run(command: list[str], folder: Path) -> None:
     try:
-        subprocess.run(command, cwd=work, check=True, capture_output=True, text=True)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except OSError as error:
-        raise LeptonError(f"export: {linker[0]} cannot be started: {error}") from None
+        raise LeptonError(f"export: {command[0]} cannot be started: {error}") from None
     except subprocess.CalledProcessError as error:
-        raise LeptonError(f"export: linking failed: {' '.join(linker)}: {error.stderr.strip()}") from None
+        raise LeptonError(f"export: linking failed: {' '.join(command)}: {error.stderr.strip()}") from None

@@ -36,7 +36,7 @@ class Profile:
     def __str__(self) -> str:
         total = self.seconds or 1.0
         lines = [
-            f"profile of {self.program}: {self.seconds * 1e6:,.1f} us a call ({self.calls} calls, {self.threads} threads)",
+            f"profile of {self.program}: {self.calls} calls, {self.threads} threads, {self.seconds * 1e6:,.1f} us each",
             f"{'us':>10} {'share':>7} {'GFLOP/s':>9} {'of peak':>8} {'GB/s':>7}  {'kernel':<32} layer",
         ]
         for s in self.steps:

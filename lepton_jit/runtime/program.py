@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, ShapeError
 from lepton_jit.runtime import threads as thread_settings
-from lepton_jit.runtime.arguments import Shapes, Signature, address_of, check_parameters
+from lepton_jit.runtime.arguments import Shapes, Signature, address_of, aligned_empty, check_parameters
 from lepton_jit.runtime.dimensions import dim_value
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest
 from lepton_jit.runtime.native import Code, ContextRecord, StepRecord, Support
@@ -91,7 +92,12 @@ class Program:
             idle.append(call)
 
     def _allocate(self, dims: tuple[int, ...]) -> list[np.ndarray]:
-        return [np.empty(shape, dtype) for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)]
+        """Fresh arrays for the outputs that are not donated, those of 1,024 elements and more on 64-byte boundaries."""
+        shapes = self._shapes.at(dims)
+        return [
+            np.empty(shape, dtype) if math.prod(shape) < 1024 else aligned_empty(shape, dtype)
+            for shape, dtype in zip(shapes, self._dtypes, strict=True)
+        ]
 
     def _run_in(
         self,
@@ -173,6 +179,7 @@ class _Call:
         self.inputs = (ctypes.c_void_p * len(manifest.inputs))()
         self.outputs = (ctypes.c_void_p * len(manifest.outputs))()
         self.donations = manifest.donations
+        self.parameter_count = len(manifest.params)
         self.parameters: Parameters | None = None
 
     def set_threads(self, threads: int) -> None:
@@ -181,6 +188,8 @@ class _Call:
 
     def use(self, parameters: Parameters) -> None:
         """Point donated outputs at the parameters that they overwrite."""
+        if len(parameters.addresses) != self.parameter_count:
+            raise ArgumentError(f"expected {self.parameter_count} bound parameters, got {len(parameters.addresses)}")
         for output, param in self.donations.items():
             self.outputs[output] = parameters.addresses[param]
         self.parameters = parameters

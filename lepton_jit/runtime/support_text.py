@@ -23,7 +23,7 @@ SUPPORT_FUNCTIONS = (
 
 
 def support_text(architecture: str) -> str:
-    """The support code for an architecture, the first part of a target triple; compile it at optimization level 2.
+    """The support code for an architecture, the first part of a target triple. Optimization passes gain nothing on it.
 
     >>> "define i64 @lpt_plan(" in support_text("x86_64")
     True

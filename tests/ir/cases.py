@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ import pytest
 
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
-from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.op import OPS, Family, Op, Sample
 from lepton_jit.ir.types import DTYPES, TensorType, dim_value
 
@@ -80,7 +79,10 @@ def gradient_graph(graph: Graph, cotangents: Sequence[bool]) -> Graph:
     b = Builder("gradient", taken=[v.name for v in graph.values()])
     b._inputs = list(graph.inputs)
     b.append(node)
-    given = [b.input(f"dy{i}", r.type) if on else None for i, (r, on) in enumerate(zip(node.results, cotangents))]
+    given = [
+        b.input(f"dy{i}", r.type) if on else None
+        for i, (r, on) in enumerate(zip(node.results, cotangents, strict=True))
+    ]
     rule = OPS[node.op].gradient
     found = rule(b, node, given)
     assert len(found) == len(node.operands)
@@ -89,7 +91,3 @@ def gradient_graph(graph: Graph, cotangents: Sequence[bool]) -> Graph:
             assert value.type == node.operands[i].type
             b.output(value, f"dx{i}")
     return b.build()
-
-
-def run_case(case: Case, arrays: Sequence[np.ndarray], dtype: str | None = None) -> Mapping[str, np.ndarray]:
-    return run_graph(bound(case.graph(dtype)), {f"x{i}": a for i, a in enumerate(arrays)})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit.ir.types import DTYPES, DType, dtype_of
+from lepton_jit.ir.types import DType, dtype_of
 
 _COMPARE = {
     "EQ": np.equal,
@@ -86,7 +86,7 @@ def _fma_f32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The exact product as the sum of two longdoubles (Dekker), then a sum that loses at most one last place of them."""
+    """The exact product as the sum of two longdoubles (Dekker), then a sum that is nearly exact."""
     a, b, c = (v.astype(np.longdouble) for v in (a, b, c))
     product = a * b
     a_high, b_high = (v.astype(np.float32).astype(np.longdouble) for v in (a, b))

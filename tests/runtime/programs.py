@@ -150,7 +150,7 @@ AFFINE_MANIFEST = Manifest(
 
 @functools.cache
 def support_object() -> bytes:
-    return compile_object(support_text("x86_64"), TARGET, level=2)
+    return compile_object(support_text("x86_64"), TARGET)
 
 
 @functools.cache

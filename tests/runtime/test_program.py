@@ -83,6 +83,18 @@ def test_a_wrong_input_is_named(values: object, error: type[Exception], message:
         run(values)
 
 
+def test_forgotten_parameters_are_an_error() -> None:
+    with pytest.raises(ArgumentError, match="expected 1 bound parameters, got 0"):
+        affine()([1.0])
+
+
+def test_large_results_stand_on_cache_lines() -> None:
+    program = affine()
+    bound = program.bind(SHIFT)
+    addresses = [program(np.zeros(n, np.float32), parameters=bound)[0].ctypes.data for n in (1024, 5000, 100_000)]
+    assert [a % 64 for a in addresses] == [0, 0, 0]
+
+
 def test_a_wrong_number_of_inputs_is_named() -> None:
     with pytest.raises(ArgumentError, match=r"affine: expected 1 inputs \(x\), got 2"):
         affine()([1.0], [1.0], parameters=None)

@@ -13,6 +13,7 @@ import numpy as np
 
 from lepton_jit.ir.graph import Attributes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Op, Sample, register
+from lepton_jit.ir.ops.rules import DIM, DIMS, INT, INTS, STRINGS
 from lepton_jit.ir.types import Dim, TensorType, dim_value
 
 __all__ = ["AFFINE_CONTRACTION", "PACK"]
@@ -105,6 +106,20 @@ def _pack(arrays: Sequence[np.ndarray], attributes: Attributes, symbols: Symbols
 AFFINE_CONTRACTION = register(
     Op(
         name="affine_contraction",
+        operands=("lhs", "rhs"),
+        attributes={
+            "kinds": STRINGS,
+            "extents": DIMS,
+            "lhs": DIMS,
+            "rhs": DIMS,
+            "out": DIMS,
+            "out_dims": INTS,
+            "lhs_offset": DIM,
+            "rhs_offset": DIM,
+            "panel": INT,
+            "panel_stride": DIM,
+            "shape": DIMS,
+        },
         family=Family.CONTRACTION,
         infer=_infer_contraction,
         reference=_contract,
@@ -133,6 +148,15 @@ AFFINE_CONTRACTION = register(
 PACK = register(
     Op(
         name="pack",
+        operands=("x",),
+        attributes={
+            "extents": DIMS,
+            "strides": DIMS,
+            "column_stride": DIM,
+            "columns": INT,
+            "offset": DIM,
+            "panel": INT,
+        },
         family=Family.MOVEMENT,
         infer=_infer_pack,
         reference=_pack,

@@ -48,9 +48,7 @@ def _infer(
 
 def _expect_equal(what: str, a: TensorType, lhs: Dims, b: TensorType, rhs: Dims) -> None:
     if [a.shape[d] for d in lhs] != [b.shape[d] for d in rhs]:
-        raise ShapeError(
-            f"{what}: expected equal dimensions, got {list(lhs)} of {a} against {list(rhs)} of {b}"
-        )
+        raise ShapeError(f"{what}: expected equal dimensions, got {list(lhs)} of {a} against {list(rhs)} of {b}")
 
 
 def _dot_general(

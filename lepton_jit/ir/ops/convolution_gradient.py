@@ -1,4 +1,4 @@
-"""The gradient of convolution: two convolutions with permuted dimension numbers; no operand is transposed or flipped."""
+"""The gradient of convolution: two convolutions with permuted dimension numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Spec = tuple[int, ...]
 
 
 def convolution_gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
-    """dx: a convolution of dy, dilated by the strides, with the reversed kernel. dk: one of x with dy for its kernel."""
+    """dx: a convolution of dy, spread by the strides, with the reversed kernel. dk: one of x with dy as the kernel."""
     dy, (x, k) = the_cotangent(cotangents), node.operands
     return _of_x(b, dy, x, k, node.attributes), _of_k(b, dy, x, k, node.attributes)
 

@@ -1,4 +1,4 @@
-"""Elementwise operations: the factory, and arithmetic, logic, comparison and selection, which are machine primitives."""
+"""Elementwise operations: the factory, and the machine primitives (arithmetic, logic, comparison, selection)."""
 
 from __future__ import annotations
 
@@ -240,9 +240,7 @@ def _convert(x: np.ndarray, *, dtype: DType) -> np.ndarray:
     return np.where(below, dtype.numpy.type(limits.min), np.where(above, dtype.numpy.type(limits.max), inside))
 
 
-def _convert_gradient(
-    builder: Builder, node: Node, cotangents: Sequence[Value | None]
-) -> Sequence[Value | None]:
+def _convert_gradient(builder: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
     (dy,), (x,) = cotangents, node.operands
     if dy is None or not dy.type.dtype.is_float or not x.type.dtype.is_float:
         return (None,)
@@ -260,9 +258,10 @@ define(
     samples=[
         Sample((TensorType.of(source, "N", 5),), {"dtype": DTYPES[target]}, low=-300.0, high=300.0)
         for source, target in (
-            ("f32", "f64"), ("f64", "f32"), ("f32", "f32"), ("f32", "i8"), ("f32", "u8"), ("f32", "i32"), ("f64", "i64"),
-            ("f32", "u64"), ("f32", "bool"), ("bool", "f32"), ("i32", "f32"), ("u8", "f32"), ("i64", "f64"), ("i32", "i8"),
-            ("i8", "u32"), ("u8", "i64"), ("u32", "u8"), ("i32", "bool"), ("bool", "i32"), ("u64", "f32"),
+            ("f32", "f64"), ("f64", "f32"), ("f32", "f32"), ("f32", "i8"), ("f32", "u8"), ("f32", "i32"),
+            ("f64", "i64"), ("f32", "u64"), ("f32", "bool"), ("bool", "f32"), ("i32", "f32"), ("u8", "f32"),
+            ("i64", "f64"), ("i32", "i8"), ("i8", "u32"), ("u8", "i64"), ("u32", "u8"), ("i32", "bool"),
+            ("bool", "i32"), ("u64", "f32"),
         )
     ],
 )  # fmt: skip
@@ -282,6 +281,13 @@ elementwise(
     gradient=NOT_DIFFERENTIABLE,
     samples=[
         Sample((TensorType.of(source, "N", 5),), {"dtype": DTYPES[target]})
-        for source, target in (("f32", "i32"), ("i32", "f32"), ("f32", "u32"), ("f64", "i64"), ("u8", "i8"), ("i64", "u64"))
+        for source, target in (
+            ("f32", "i32"),
+            ("i32", "f32"),
+            ("f32", "u32"),
+            ("f64", "i64"),
+            ("u8", "i8"),
+            ("i64", "u64"),
+        )
     ],
 )

@@ -24,7 +24,7 @@ from lepton_jit.ir.ops.rules import (
     expect_rank,
     the_cotangent,
 )
-from lepton_jit.ir.types import DTYPES, DType, Dim, Poly, Shape, TensorType, element_count
+from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, Shape, TensorType, element_count
 
 _N = Poly.symbol("N")
 _F32, _F64, _I32, _BOOL = (DTYPES[name] for name in ("f32", "f64", "i32", "bool"))
@@ -201,7 +201,7 @@ def _infer_reshape(x: TensorType, *, shape: Shape) -> TensorType:
     _check_shape(shape)
     if element_count(shape) != x.elements:
         raise ShapeError(
-            f"shape: expected as many elements as {x} has ({x.elements!r}), got {list(shape)} ({element_count(shape)!r})"
+            f"shape: expected {x.elements!r} elements, as {x} has, got {list(shape)}: {element_count(shape)!r}"
         )
     return x.with_shape(shape)
 

@@ -10,7 +10,16 @@ from lepton_jit.errors import DTypeError, ShapeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Family, Sample
-from lepton_jit.ir.ops.rules import DIMS, INT, INTS, at_least_zero, check_dimensions, define, expect_scalar, the_cotangent
+from lepton_jit.ir.ops.rules import (
+    DIMS,
+    INT,
+    INTS,
+    at_least_zero,
+    check_dimensions,
+    define,
+    expect_scalar,
+    the_cotangent,
+)
 from lepton_jit.ir.types import Dim, Poly, Shape, TensorType
 
 __all__ = ["padded"]
@@ -88,9 +97,7 @@ define(
 # pad
 
 
-def _infer_pad(
-    x: TensorType, value: TensorType, *, low: Shape, high: Shape, interior: Sequence[int]
-) -> TensorType:
+def _infer_pad(x: TensorType, value: TensorType, *, low: Shape, high: Shape, interior: Sequence[int]) -> TensorType:
     expect_scalar(value, "value")
     if value.dtype != x.dtype:
         raise DTypeError(f"value: expected {x.dtype}, got {value.dtype}")
@@ -113,7 +120,7 @@ def padded(
     x: np.ndarray, value: np.ndarray, *, low: Sequence[int], high: Sequence[int], interior: Sequence[int]
 ) -> np.ndarray:
     """`x` with `interior` elements between neighbours and `low` and `high` ones at the ends; negative ones cut off."""
-    dilated = [_dilated(d, i + 1) for d, i in zip(x.shape, interior, strict=True)]
+    dilated = [max(0, (d - 1) * (i + 1) + 1) for d, i in zip(x.shape, interior, strict=True)]
     sizes = [d + lo + hi for d, lo, hi in zip(dilated, low, high, strict=True)]
     if any(size < 0 for size in sizes):
         raise ShapeError(f"pad: expected sizes of at least 0, got {sizes}")
@@ -134,9 +141,11 @@ def _pad_gradient(b: Builder, node: Node, cotangents: Cotangents) -> Cotangents:
     low, high, interior = (node.attributes[n] for n in ("low", "high", "interior"))
     zero = b.constant(0, dy.type.dtype)
     cut = b("pad", dy, zero, low=tuple(-d for d in low), high=tuple(-d for d in high), interior=(0,) * x.type.rank)
-    dx = b(
-        "slice", cut, start=(0,) * x.type.rank, limit=cut.type.shape, strides=tuple(i + 1 for i in interior)
-    ) if any(interior) else cut
+    dx = (
+        b("slice", cut, start=(0,) * x.type.rank, limit=cut.type.shape, strides=tuple(i + 1 for i in interior))
+        if any(interior)
+        else cut
+    )
     every = tuple(range(x.type.rank))
     total = b("reduce", dy, dimensions=every, kind="add") if every else dy
     inside = b("reduce", dx, dimensions=every, kind="add") if every else dx
@@ -193,7 +202,8 @@ def _concatenate_gradient(b: Builder, node: Node, cotangents: Cotangents) -> Cot
     offset: Dim = 0
     parts = []
     for x in node.operands:
-        start, limit = [0] * dy.type.rank, list(dy.type.shape)
+        start: list[Dim] = [0] * dy.type.rank
+        limit = list(dy.type.shape)
         start[dimension], limit[dimension] = offset, x.type.shape[dimension] + offset
         parts.append(b("slice", dy, start=start, limit=limit, strides=ones))
         offset = limit[dimension]
@@ -210,7 +220,9 @@ define(
     gradient=_concatenate_gradient,
     samples=[
         Sample((TensorType.of("f32", "N", 3), TensorType.of("f32", "N", 1)), {"dimension": 1}),
-        Sample((TensorType.of("f32", "N", 3), TensorType.of("f32", 2, 3), TensorType.of("f32", "N", 3)), {"dimension": 0}),
+        Sample(
+            (TensorType.of("f32", "N", 3), TensorType.of("f32", 2, 3), TensorType.of("f32", "N", 3)), {"dimension": 0}
+        ),
         Sample((TensorType.of("f64", 3), TensorType.of("f64", 0), TensorType.of("f64", 2)), {"dimension": 0}),
         Sample((TensorType.of("u8", 3),), {"dimension": 0}),
     ],

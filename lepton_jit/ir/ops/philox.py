@@ -47,9 +47,14 @@ def _infer(seed: TensorType, step: TensorType, *, stream: int, shape: Shape) -> 
 
 
 def _bits(seed: np.ndarray, step: np.ndarray, *, stream: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Element e in row-major order: word 0 for the counter (e low, e high, stream, step low), the key being the seed."""
+    """Element e in row-major order: word 0 for the counter (e low, e high, stream, step low), with the seed as key."""
     element = np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.uint64)
-    words = (element & _LOW, element >> _32, np.full_like(element, stream), np.full_like(element, int(step) & 0xFFFFFFFF))
+    words = (
+        element & _LOW,
+        element >> _32,
+        np.full_like(element, stream),
+        np.full_like(element, int(step) & 0xFFFFFFFF),
+    )
     first, *_ = philox(words, (int(seed) & 0xFFFFFFFF, int(seed) >> 32))
     return first.astype(np.uint32).reshape(shape)
 

@@ -24,7 +24,9 @@ def _infer(x: TensorType, *, window: Ints, strides: Ints, padding: Pairs) -> Ten
         raise ShapeError(f"x: expected a batch, spatial dimensions and channels, got {x}")
     for name, entries in (("window", window), ("strides", strides), ("padding", padding)):
         if len(entries) != x.rank - 2:
-            raise ShapeError(f"{name}: expected one entry for each of {x.rank - 2} spatial dimensions, got {list(entries)}")
+            raise ShapeError(
+                f"{name}: expected one entry for each of {x.rank - 2} spatial dimensions, got {list(entries)}"
+            )
     space = map(window_size, x.shape[1:-1], window, strides, padding, [1] * len(window))
     return x.with_shape((x.shape[0], *space, x.shape[-1]))
 

@@ -39,7 +39,11 @@ KINDS = {
 def identity(kind: str, dtype: np.dtype) -> int | float | bool:
     """The number that the reduction of nothing gives.
 
-    >>> identity("maximum", np.dtype("float32")), identity("minimum", np.dtype("int8")), identity("and", np.dtype("uint8"))
+    >>> (
+    ...     identity("maximum", np.dtype("float32")),
+    ...     identity("minimum", np.dtype("int8")),
+    ...     identity("and", np.dtype("uint8")),
+    ... )
     (-inf, 127, 255)
     """
     if kind in ("add", "or"):

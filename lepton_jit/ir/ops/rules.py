@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lepton_jit.errors import ArgumentError, DTypeError, GraphError, ShapeError, UnsupportedError
+from lepton_jit.errors import DTypeError, GraphError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Attributes, Value
-from lepton_jit.ir.op import Decomposition, Family, GradientRule, InferRule, Kind, NoRule, Op, Sample, register
-from lepton_jit.ir.types import DType, Dim, Poly, TensorType, dim_value
+from lepton_jit.ir.op import Decomposition, Family, GradientRule, Kind, NoRule, Op, Sample, register
+from lepton_jit.ir.types import Dim, DType, Poly, TensorType, dim_value
 
 __all__ = [
     "BOOL",
@@ -25,10 +25,10 @@ __all__ = [
     "NUMBER",
     "PAIRS",
     "STRING",
+    "STRINGS",
     "at_least_zero",
     "axis_of",
     "check_dimensions",
-    "checked",
     "choice",
     "define",
     "expect_dtype",
@@ -66,6 +66,7 @@ NUMBER = Kind("a number", lambda value: _is_int(value) or isinstance(value, floa
 BOOL = Kind("true or false", lambda value: isinstance(value, bool))
 BOOLS = Kind("a list of true and false", _every(lambda value: isinstance(value, bool)))
 STRING = Kind("a string", lambda value: isinstance(value, str))
+STRINGS = Kind("a list of strings", _every(lambda value: isinstance(value, str)))
 DTYPE = Kind("a dtype", lambda value: isinstance(value, DType))
 CONSTANT = Kind("a number, or nested lists of numbers", lambda value: isinstance(value, (int, float, tuple, list)))
 
@@ -98,6 +99,10 @@ def define(
     _check_signature(name, infer, kinds)
     _check_signature(name, reference, kinds)
 
+    def listed_infer(types: Sequence[TensorType], given: Attributes) -> Sequence[TensorType]:
+        found = infer(*types, **given)
+        return (found,) if isinstance(found, TensorType) else tuple(found)
+
     def resolved_reference(
         arrays: Sequence[np.ndarray], given: Attributes, symbols: Mapping[str, int]
     ) -> Sequence[np.ndarray]:
@@ -111,7 +116,7 @@ def define(
             family=family,
             operands=names,
             attributes=kinds,
-            infer=checked(names, kinds, infer),
+            infer=listed_infer,
             reference=resolved_reference,
             gradient=gradient,
             samples=tuple(samples),
@@ -119,18 +124,6 @@ def define(
             decompose=decompose,
         )
     )
-
-
-def checked(names: tuple[str, ...], kinds: Mapping[str, Kind], infer: Callable[..., Any]) -> InferRule:
-    """The type rule of a record, from one that is written for its operands and attributes."""
-
-    def checked_infer(types: Sequence[TensorType], given: Attributes) -> Sequence[TensorType]:
-        _check_operands(names, types)
-        _check_attributes(kinds, given)
-        found = infer(*types, **given)
-        return (found,) if isinstance(found, TensorType) else tuple(found)
-
-    return checked_infer
 
 
 def resolved(value: Any, symbols: Mapping[str, int]) -> Any:
@@ -150,27 +143,6 @@ def _check_signature(name: str, function: Callable[..., Any], kinds: Mapping[str
     missing = set(kinds) - {p.name for p in parameters}
     if missing:
         raise GraphError(f"op {name}: a rule without its attributes {sorted(missing)}")
-
-
-def _check_operands(names: tuple[str, ...], types: Sequence[TensorType]) -> None:
-    fixed = [n for n in names if not n.startswith("*")]
-    if len(types) < len(fixed) or (len(types) > len(fixed) and len(fixed) == len(names)):
-        raise GraphError(f"expected the operands ({', '.join(names)}), got {len(types)} of them")
-
-
-def _check_attributes(kinds: Mapping[str, Kind], given: Attributes) -> None:
-    unknown = [n for n in given if n not in kinds]
-    if unknown:
-        raise ArgumentError(f"expected the attributes {_listed(kinds)}, got {_listed(unknown)} as well")
-    for name, kind in kinds.items():
-        if name not in given:
-            raise ArgumentError(f"expected the attributes {_listed(kinds)}, got none called {name}")
-        if not kind.accepts(given[name]):
-            raise ArgumentError(f"{name}: expected {kind.description}, got {given[name]!r}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return "{" + ", ".join(names) + "}"
 
 
 def expect_same(*types: TensorType) -> TensorType:
@@ -230,7 +202,9 @@ def window_size(dim: Dim, window: Dim, stride: int, padding: tuple[int, int], di
     if window == 1 and stride == 1 and tuple(padding) == (0, 0) and base == 1:
         return dim
     if isinstance(dim, Poly) or isinstance(window, Poly):
-        raise UnsupportedError(f"a window of {window!r} over the symbolic dimension {dim!r}: only batches may be symbolic")
+        raise UnsupportedError(
+            f"a window of {window!r} over the symbolic dimension {dim!r}: only batches may be symbolic"
+        )
     if window < 1:
         raise ShapeError(f"expected a window of at least 1, got {window}")
     padded = (max(dim - 1, -1) * base + 1 if dim else 0) + padding[0] + padding[1]

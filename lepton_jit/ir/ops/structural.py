@@ -1,4 +1,4 @@
-"""Nodes that passes introduce or remove: `gradient`, which autodiff expands, and `fusion`, which the fusion pass makes."""
+"""Nodes that passes introduce or remove: `gradient`, which autodiff expands, and `fusion`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lepton_jit.errors import GraphError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Attributes, Graph
 from lepton_jit.ir.interpreter import run_nodes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Kind, Op, register
-from lepton_jit.ir.ops.rules import STRING, checked, define, expect_dtype, expect_scalar
+from lepton_jit.ir.ops.rules import STRING, define, expect_dtype, expect_scalar
 from lepton_jit.ir.types import TensorType
 
 __all__ = ["REGIONS"]
@@ -50,14 +50,15 @@ define(
 # fusion
 
 
-def _infer_fusion(*operands: TensorType, kind: str, _regions: tuple[Graph, ...]) -> Sequence[TensorType]:
-    if len(_regions) != 1:
-        raise GraphError(f"expected one region, got {len(_regions)}")
-    (region,) = _regions
-    expected = [i.value.type for i in region.inputs]
+def _infer_fusion(operands: Sequence[TensorType], attributes: Attributes) -> Sequence[TensorType]:
+    regions: Any = attributes["_regions"]
+    if len(regions) != 1:
+        raise GraphError(f"expected one region, got {len(regions)}")
+    (region,) = regions
+    expected = [entry.value.type for entry in region.inputs]
     if expected != list(operands):
         raise ShapeError(f"expected the operands that its region reads, {expected}, got {list(operands)}")
-    return [o.value.type for o in region.outputs]
+    return [output.value.type for output in region.outputs]
 
 
 def _run_fusion(
@@ -70,15 +71,13 @@ def _run_fusion(
     return [known[output.value] for output in region.outputs]
 
 
-_FUSION_ATTRIBUTES = {"kind": STRING, "_regions": REGIONS}
-
 register(
     Op(
         name="fusion",
         family=Family.STRUCTURAL,
         operands=("*operands",),
-        attributes=_FUSION_ATTRIBUTES,
-        infer=checked(("*operands",), _FUSION_ATTRIBUTES, _infer_fusion),
+        attributes={"kind": STRING, "_regions": REGIONS},
+        infer=_infer_fusion,
         reference=_run_fusion,
         gradient=NOT_DIFFERENTIABLE,
         samples=(),

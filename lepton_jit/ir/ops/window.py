@@ -38,7 +38,9 @@ def _padded(x: np.ndarray, padding: Pairs, value: float) -> np.ndarray:
     return padded(x, np.asarray(value, x.dtype), low=low, high=high, interior=[0] * x.ndim)
 
 
-def _window_shape(x: TensorType, window: Sequence[int], strides: Sequence[int], padding: Pairs, dilation: Sequence[int]):
+def _window_shape(
+    x: TensorType, window: Sequence[int], strides: Sequence[int], padding: Pairs, dilation: Sequence[int]
+):
     for name, entries in (("window", window), ("strides", strides), ("padding", padding), ("dilation", dilation)):
         if len(entries) != x.rank:
             raise ShapeError(f"{name}: expected one entry for every dimension of {x}, got {list(entries)}")

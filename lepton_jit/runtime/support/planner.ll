@@ -13,22 +13,6 @@
 
 @lpt_size_limit = internal constant i64 70368744177664   ; 2^46: more than any arena, and sums stay far from overflow
 
-; Whether buffers a and b share a step.
-define internal i1 @lpt_meet(ptr %first, ptr %last, i64 %a, i64 %b) alwaysinline {
-  %first_a.at = getelementptr i32, ptr %first, i64 %a
-  %first_b.at = getelementptr i32, ptr %first, i64 %b
-  %last_a.at = getelementptr i32, ptr %last, i64 %a
-  %last_b.at = getelementptr i32, ptr %last, i64 %b
-  %first_a = load i32, ptr %first_a.at
-  %first_b = load i32, ptr %first_b.at
-  %last_a = load i32, ptr %last_a.at
-  %last_b = load i32, ptr %last_b.at
-  %a_starts = icmp sle i32 %first_a, %last_b
-  %b_starts = icmp sle i32 %first_b, %last_a
-  %meet = and i1 %a_starts, %b_starts
-  ret i1 %meet
-}
-
 ; The largest live set: the most bytes that are alive at the start of any buffer.
 define internal i64 @lpt_lower_bound(i64 %n, ptr %sizes, ptr %first, ptr %last) {
 entry:
@@ -123,6 +107,10 @@ entry:
   %placed = load ptr, ptr %placed.at
   %size.at = getelementptr i64, ptr %sizes, i64 %buffer
   %size = load i64, ptr %size.at
+  %mine.first.at = getelementptr i32, ptr %first, i64 %buffer
+  %mine.last.at = getelementptr i32, ptr %last, i64 %buffer
+  %mine.first = load i32, ptr %mine.first.at
+  %mine.last = load i32, ptr %mine.last.at
   br label %next
 next:
   %k = phi i64 [ 0, %entry ], [ %k.next, %skip ]
@@ -134,7 +122,13 @@ next:
 look:
   %other.at = getelementptr i64, ptr %placed, i64 %k
   %other = load i64, ptr %other.at
-  %meet = call i1 @lpt_meet(ptr %first, ptr %last, i64 %buffer, i64 %other)
+  %other.first.at = getelementptr i32, ptr %first, i64 %other
+  %other.last.at = getelementptr i32, ptr %last, i64 %other
+  %other.first = load i32, ptr %other.first.at
+  %other.last = load i32, ptr %other.last.at
+  %begun = icmp sle i32 %other.first, %mine.last
+  %not_over = icmp sge i32 %other.last, %mine.first
+  %meet = and i1 %begun, %not_over
   br i1 %meet, label %gap, label %skip
 gap:
   %other.offset.at = getelementptr i64, ptr %offsets, i64 %other

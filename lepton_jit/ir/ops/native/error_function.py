@@ -1,35 +1,47 @@
-"""The error function."""
+"""The error function: a polynomial near 0, and 1 less a small exponential further out, both computed and one chosen."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from lepton_jit.ir.ops.native.exponential import exponential
-from lepton_jit.ir.ops.native.machine import copy_sign, float_format, polynomial
+from lepton_jit.ir.ops.native.machine import FloatFormat, Machine, Scalar, copy_sign, float_format, polynomial
 
 __all__ = ["erf"]
 
-# erf(x)/x as a quotient of polynomials in x**2 on |x| <= 3.93
-_NUMERATOR_F32 = (
-    1.1283791453528624,
-    0.19078468414803143,
-    0.05279039899579234,
-    0.0037796449813864226,
-    0.0002848092229156506,
-    2.0419622104390367e-06,
+_SPLIT_F32 = 0.9
+# erf(x)/x - 1 in powers of x**2 on |x| <= 0.9
+_NEAR_F32 = (
+    0.12837915122509003,
+    -0.3761252462863922,
+    0.1128215491771698,
+    -0.026779411360621452,
+    0.0050127338618040085,
+    -0.00060944480355829,
 )
-_DENOMINATOR_F32 = (
+# log2(1 - erf(x)) on 0.9 <= x <= 3.95, where erf(x) becomes 1
+_FAR_F32 = (
+    -0.00024013521033339202,
+    -1.6270674467086792,
+    -0.918962299823761,
+    -0.15020422637462616,
+    0.03219400718808174,
+    -0.00442255474627018,
+    0.00028596888296306133,
+)
+# 2**r on |r| <= 1/2
+_POWER_OF_TWO_F32 = (
     1.0,
-    0.5024112435771146,
-    0.11425787474708056,
-    0.014997510353871058,
-    0.0011652209754256793,
-    3.800401779976987e-05,
+    0.6931469440460205,
+    0.24022243916988373,
+    0.055507633835077286,
+    0.009671504609286785,
+    0.0013259721454232931,
 )
-_LIMIT_F32 = 3.93
+_LARGEST_F32 = 3.95
 
 # erf(x)/x - 1 in powers of x**2 on |x| <= 1
-_SMALL_F64 = (
+_NEAR_F64 = (
     0.1283791670955126,
     -0.3761263890318375,
     0.11283791670954862,
@@ -44,8 +56,8 @@ _SMALL_F64 = (
     -1.1366282551838624e-09,
     5.946244299599598e-11,
 )
-# (1 - erf(x)) * e**x**2 in powers of t = (x - 2)/(x + 2) on 1 <= x <= 6
-_LARGE_F64 = (
+# (1 - erf(x)) * e**x**2 in powers of (x - 2)/(x + 2) on 1 <= x <= 6
+_FAR_F64 = (
     0.25539567631050575,
     -0.42718584741395677,
     0.24165819424246692,
@@ -62,23 +74,32 @@ _LARGE_F64 = (
 )
 
 
-def erf(m: Any, x: Any) -> Any:
+def erf(m: Machine, x: Scalar) -> Scalar:
     """2/sqrt(pi) times the integral of e**-t**2 from 0 to x; odd, -0.0 stays."""
     form = float_format("erf", x)
-    return _erf_f32(m, x) if form.dtype == "f32" else _erf_f64(m, x)
+    number = partial(m.constant, dtype=form.dtype)
+    single = form.dtype == "f32"
+    near = m.fma(x, polynomial(m, m.multiply(x, x), _NEAR_F32 if single else _NEAR_F64), x)
+    size = m.minimum(m.abs(x), number(_LARGEST_F32 if single else 6.0))
+    far = copy_sign(m, _far_f32(m, size, form) if single else _far_f64(m, size), x, form)
+    return m.select(m.compare(size, number(_SPLIT_F32 if single else 1.0), direction="LT"), near, far)
 
 
-def _erf_f32(m: Any, x: Any) -> Any:
-    x = m.minimum(m.maximum(x, m.constant(-_LIMIT_F32, "f32")), m.constant(_LIMIT_F32, "f32"))
-    z = m.multiply(x, x)
-    return m.divide(m.multiply(x, polynomial(m, z, _NUMERATOR_F32)), polynomial(m, z, _DENOMINATOR_F32))
+def _far_f32(m: Machine, x: Scalar, form: FloatFormat) -> Scalar:
+    """1 - 2**p(x), where 2**p = 2**n * 2**r with an integer n."""
+    number = partial(m.constant, dtype="f32")
+    exponent = polynomial(m, x, _FAR_F32)
+    # The exponent's bias rides on the rounding constant, and above it the sign bit: the low bits are -(2**n).
+    rounder = number(form.rounder + form.bias + 2 * form.bias + 2)
+    shifted = m.add(exponent, rounder)
+    r = m.subtract(exponent, m.subtract(shifted, rounder))
+    bits = m.shift_left(m.bitcast_convert(shifted, dtype="u32"), m.constant(form.mantissa, dtype="u32"))
+    return m.fma(polynomial(m, r, _POWER_OF_TWO_F32), m.bitcast_convert(bits, dtype="f32"), number(1.0))
 
 
-def _erf_f64(m: Any, x: Any) -> Any:
-    constant = lambda value: m.constant(value, "f64")  # noqa: E731
-    small = m.fma(x, polynomial(m, m.multiply(x, x), _SMALL_F64), x)
-    size = m.minimum(m.abs(x), constant(6.0))
-    t = m.divide(m.subtract(size, constant(2.0)), m.add(size, constant(2.0)))
-    tail = m.multiply(exponential(m, m.negate(m.multiply(size, size))), polynomial(m, t, _LARGE_F64))
-    large = copy_sign(m, m.subtract(constant(1.0), tail), x, float_format("erf", x))
-    return m.select(m.compare(size, constant(1.0), direction="LT"), small, large)
+def _far_f64(m: Machine, x: Scalar) -> Scalar:
+    """1 - e**-x**2 * p((x - 2)/(x + 2))."""
+    number = partial(m.constant, dtype="f64")
+    t = m.divide(m.subtract(x, number(2.0)), m.add(x, number(2.0)))
+    tail = m.multiply(exponential(m, m.negate(m.multiply(x, x))), polynomial(m, t, _FAR_F64))
+    return m.subtract(number(1.0), tail)

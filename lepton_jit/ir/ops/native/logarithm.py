@@ -29,12 +29,12 @@ _CONSTANTS = {
         coefficients=(
             0.3333321511745453,
             -0.24999797344207764,
-            0.20010405778884888,
-            -0.16680467128753662,
-            0.1400587111711502,
-            -0.12184583395719528,
-            0.13984456658363342,
-            -0.12890231609344482,
+            0.20010410249233246,
+            -0.1668047308921814,
+            0.14005891978740692,
+            -0.12184572964906693,
+            0.13984814286231995,
+            -0.1289050132036209,
         ),
     ),
     # (log((1 + s)/(1 - s)) - 2*s) / s**3 in powers of s**2, f = 2*s/(1 - s) from sqrt(1/2) - 1 to sqrt(2) - 1
@@ -82,7 +82,7 @@ def log_plus_one(m: Machine, x: Scalar) -> Scalar:
     exponent = m.minimum(parts.exponent, integer(2 * form.bias))
     inverse = m.shift_left(m.subtract(integer(2 * form.bias), exponent), integer(form.mantissa))
     f = m.fma(rest, m.bitcast_convert(inverse, dtype=form.dtype), parts.f)
-    result = _log_of_parts(m, _as_float(m, parts.exponent, number(form.bias), form), f, form)
+    result = _log_of_parts(m, _as_float(m, parts.exponent, _bias(m, form), form), f, form)
     stays = m.compare(m.add(x, x), x, direction="EQ")  # zeros and infinities
     below = m.select(m.compare(x, number(-1.0), direction="EQ"), number(-math.inf), number(math.nan))
     return m.select(m.compare(x, number(-1.0), direction="GT"), m.select(stays, x, result), below)
@@ -102,7 +102,7 @@ def decompose(m: Machine, x: Scalar, form: FloatFormat) -> tuple[Logarithm, Scal
     number = partial(m.constant, dtype=form.dtype)
     denormal = m.compare(x, number(form.smallest_normal), direction="LT")
     parts = _split(m, m.select(denormal, m.multiply(x, number(2.0**form.mantissa)), x), form)
-    bias = m.select(denormal, number(form.bias + form.mantissa), number(form.bias))
+    bias = m.select(denormal, _bias(m, form, scaled_by=form.mantissa), _bias(m, form))
     return parts, _as_float(m, parts.exponent, bias, form)
 
 
@@ -117,10 +117,14 @@ def _split(m: Machine, x: Scalar, form: FloatFormat) -> Logarithm:
 
 
 def _as_float(m: Machine, exponent: Scalar, bias: Scalar, form: FloatFormat) -> Scalar:
-    """A biased exponent as a float without its bias: exponent is put into the mantissa of 2**mantissa."""
+    """A biased exponent as a float: put into the mantissa of 2**mantissa; `bias` comes from `_bias`."""
     bits = m.or_(exponent, m.constant((form.bias + form.mantissa) << form.mantissa, dtype=form.bits))
-    shifted = m.subtract(m.bitcast_convert(bits, dtype=form.dtype), m.constant(2.0**form.mantissa, dtype=form.dtype))
-    return m.subtract(shifted, bias)
+    return m.subtract(m.bitcast_convert(bits, dtype=form.dtype), bias)
+
+
+def _bias(m: Machine, form: FloatFormat, scaled_by: int = 0) -> Scalar:
+    """What `_as_float` takes off: 2**mantissa, the bias of the exponent and the power of two that x was scaled by."""
+    return m.constant(2.0**form.mantissa + form.bias + scaled_by, dtype=form.dtype)
 
 
 def _log_of_parts(m: Machine, k: Scalar, f: Scalar, form: FloatFormat) -> Scalar:

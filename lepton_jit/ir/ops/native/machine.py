@@ -25,7 +25,7 @@ Scalar = Any  # a scalar or vector of the machine; it has a `.dtype`
 
 
 class Machine(Protocol):
-    """The primitives. Operands of one call have one dtype; arithmetic of integers wraps; shifts stay within the width."""
+    """The primitives. Operands of one call have one dtype; integers wrap; shifts are by less than the width."""
 
     def constant(self, value: float, dtype: str) -> Scalar: ...
     def add(self, a: Scalar, b: Scalar, /) -> Scalar: ...
@@ -137,7 +137,7 @@ def fast_two_sum(m: Machine, a: Scalar, b: Scalar) -> tuple[Scalar, Scalar]:
 
 
 def two_product(m: Machine, a: Scalar, b: Scalar) -> tuple[Scalar, Scalar]:
-    """a * b rounded, and what rounding lost, for f64; by halves (Dekker), since targets without FMA have no other way."""
+    """a * b rounded, and what rounding lost, for f64; by halves (Dekker), as it has to work without FMA."""
     product = m.multiply(a, b)
     (a_high, a_low), (b_high, b_low) = split_f64(m, a), split_f64(m, b)
     rest = m.subtract(m.multiply(a_high, b_high), product)

@@ -1,0 +1,162 @@
+"""lepton_jit: models in, native CPU kernels out, for training and inference.
+
+The names below are imported when they are first used, so that `import lepton_jit` takes no time and a program that
+only runs an exported library never imports a compiler.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lepton_jit._version import __version__
+from lepton_jit.errors import (
+    ArgumentError,
+    DTypeError,
+    FileFormatError,
+    GraphError,
+    LeptonError,
+    ParseError,
+    ShapeError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from lepton_jit import (
+        activations,
+        callbacks,
+        datasets,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        regularizers,
+    )
+    from lepton_jit.compiler import compile
+    from lepton_jit.layers import (
+        Activation,
+        Add,
+        AveragePooling2D,
+        BatchNormalization,
+        Concatenate,
+        Conv2D,
+        Dense,
+        DepthwiseConv2D,
+        Dropout,
+        Flatten,
+        GlobalAveragePooling2D,
+        Input,
+        InputLayer,
+        Layer,
+        MaxPooling2D,
+        Reshape,
+        ZeroPadding2D,
+    )
+    from lepton_jit.loading import load
+    from lepton_jit.models import Model, Sequential
+    from lepton_jit.random import set_random_seed
+    from lepton_jit.saving import load_model
+
+_SUBMODULES = (
+    "activations",
+    "callbacks",
+    "datasets",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+)
+_HOMES = {
+    **dict.fromkeys(
+        (
+            "Activation",
+            "Add",
+            "AveragePooling2D",
+            "BatchNormalization",
+            "Concatenate",
+            "Conv2D",
+            "Dense",
+            "DepthwiseConv2D",
+            "Dropout",
+            "Flatten",
+            "GlobalAveragePooling2D",
+            "Input",
+            "InputLayer",
+            "Layer",
+            "MaxPooling2D",
+            "Reshape",
+            "ZeroPadding2D",
+        ),
+        "lepton_jit.layers",
+    ),
+    "Model": "lepton_jit.models",
+    "Sequential": "lepton_jit.models",
+    "compile": "lepton_jit.compiler",
+    "load": "lepton_jit.loading",
+    "load_model": "lepton_jit.saving",
+    "set_random_seed": "lepton_jit.random",
+}
+
+__all__ = [
+    "Activation",
+    "Add",
+    "ArgumentError",
+    "AveragePooling2D",
+    "BatchNormalization",
+    "Concatenate",
+    "Conv2D",
+    "DTypeError",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "FileFormatError",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "GraphError",
+    "Input",
+    "InputLayer",
+    "Layer",
+    "LeptonError",
+    "MaxPooling2D",
+    "Model",
+    "ParseError",
+    "Reshape",
+    "Sequential",
+    "ShapeError",
+    "UnsupportedError",
+    "ZeroPadding2D",
+    "__version__",
+    "activations",
+    "callbacks",
+    "compile",
+    "datasets",
+    "initializers",
+    "layers",
+    "load",
+    "load_model",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    "set_random_seed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"lepton_jit.{name}")
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lepton_jit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

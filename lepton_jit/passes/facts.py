@@ -1,0 +1,49 @@
+"""What rules that look beyond one node need to know about the graph that they started from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.types import symbols_of
+
+__all__ = ["Facts", "of_parameters_alone"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a graph before a pass: values read exactly once, values that depend on parameters alone, and the inputs."""
+
+    read_once: frozenset[Value]
+    of_parameters: frozenset[Value]
+    inputs: frozenset[Value]
+
+    @staticmethod
+    def of(graph: Graph) -> Facts:
+        counts = Counter(value for node in graph.nodes for value in node.operands)
+        counts.update(output.value for output in graph.outputs)
+        parameters = (entry.value for entry in graph.inputs_of("parameter"))
+        return Facts(
+            read_once=frozenset(value for value, count in counts.items() if count == 1),
+            of_parameters=frozenset((*parameters, *of_parameters_alone(graph))),
+            inputs=frozenset(entry.value for entry in graph.inputs),
+        )
+
+
+def of_parameters_alone(graph: Graph) -> set[Value]:
+    """The results of nodes that read a parameter, at first or second hand, and nothing else but constants.
+
+    Values of a symbolic shape are not among them.
+    """
+    constant: set[Value] = set()
+    parameters = {entry.value for entry in graph.inputs_of("parameter")}
+    found = set(parameters)
+    for node in graph.nodes:
+        if any(symbols_of(v.type.shape) for v in node.results):
+            continue
+        if all(v in constant for v in node.operands):
+            constant.update(node.results)
+        elif all(v in constant or v in found for v in node.operands):
+            found.update(node.results)
+    return found - parameters

@@ -1,0 +1,47 @@
+"""Keras as a second implementation: the same layer or model there and here, with the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+import lepton_jit as lpt
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """max|a - b| / max|b|"""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    if not expected.size:
+        return 0.0
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
+
+
+def copy_weights(peer: Any, ours: Any) -> None:
+    """Give Keras' weights, made different from each other, to ours."""
+    rng = np.random.default_rng(7)
+    weights = [rng.normal(0.1, 0.3, w.shape).astype(w.dtype) for w in peer.get_weights()]
+    # Variances stay positive.
+    for i, w in enumerate(peer.weights):
+        if "variance" in w.name:
+            weights[i] = np.abs(weights[i]) + 0.5
+    peer.set_weights(weights)
+    ours.set_weights(weights)
+
+
+def sequential_pair(make: Any, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """`make(layers)` is a list of layers; the model of it in Keras and here, with the same weights."""
+    peer = keras.Sequential([keras.Input(input_shape), *make(keras.layers)])
+    ours = lpt.Sequential([lpt.Input(input_shape), *make(lpt.layers)])
+    copy_weights(peer, ours)
+    return peer, ours
+
+
+def functional_pair(make: Any) -> tuple[Any, Any]:
+    """`make(namespace)` returns inputs and outputs; the model of them in Keras and here, with the same weights."""
+    peer = keras.Model(*make(keras.layers))
+    ours = lpt.Model(*make(lpt.layers))
+    copy_weights(peer, ours)
+    return peer, ours

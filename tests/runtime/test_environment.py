@@ -1,0 +1,57 @@
+"""Environment variables: typed, and named when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lepton_jit.environment import Environment, read_environment
+from lepton_jit.errors import ArgumentError
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    expected = Environment(cache=Path.home() / ".cache" / "lepton_jit")
+    assert read_environment({}) == expected
+    assert read_environment({"LEPTON_JIT_THREADS": " ", "LEPTON_JIT_CACHE": ""}) == expected
+
+
+def test_every_variable_is_read() -> None:
+    variables = {
+        "LEPTON_JIT_THREADS": "3",
+        "LEPTON_JIT_CACHE": "/c",
+        "LEPTON_JIT_DATA": "/d",
+        "LEPTON_JIT_DUMP": "/e",
+        "LEPTON_JIT_VERIFY": "passes",
+        "LEPTON_JIT_DEBUG": "2",
+    }
+    assert read_environment(variables) == Environment(3, Path("/c"), Path("/d"), Path("/e"), "passes", 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"LEPTON_JIT_CACHE": "off"}, None),
+        ({"XDG_CACHE_HOME": "/x"}, Path("/x/lepton_jit")),
+        ({"XDG_CACHE_HOME": "relative"}, Path.home() / ".cache" / "lepton_jit"),
+        ({"XDG_CACHE_HOME": "/x", "LEPTON_JIT_CACHE": "~/c"}, Path.home() / "c"),
+    ],
+)
+def test_where_the_cache_is(variables: dict[str, str], expected: Path | None) -> None:
+    assert read_environment(variables).cache == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LEPTON_JIT_THREADS", "0", "an integer of at least 1"),
+        ("LEPTON_JIT_THREADS", "many", "an integer of at least 1"),
+        ("LEPTON_JIT_THREADS", "-2", "an integer of at least 1"),
+        ("LEPTON_JIT_THREADS", "99999999999", "an integer of at least 1"),
+        ("LEPTON_JIT_DEBUG", "1.5", "an integer of at least 0"),
+        ("LEPTON_JIT_VERIFY", "everything", "'passes'"),
+    ],
+)
+def test_a_bad_value_names_its_variable(name: str, value: str, expected: str) -> None:
+    with pytest.raises(ArgumentError, match=f"environment variable {name}: expected {expected}, got '{value}'"):
+        read_environment({name: value})

@@ -1,0 +1,222 @@
+"""Ahead of time: a shared library that C and Python run to the same bits, and that is checked before it is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, UnsupportedError
+from lepton_jit.runtime import export as export_module
+from lepton_jit.runtime.cpu import cpu_features, host_architecture
+from lepton_jit.runtime.export import export, find_linker
+from lepton_jit.runtime.manifest import Manifest, Tensor
+from lepton_jit.runtime.module import is_module, load_module
+from lepton_jit.runtime.module_file import read_module
+from lepton_jit.runtime.wrapper import header_text
+from tests.runtime.programs import AFFINE_MANIFEST, TARGET, affine, affine_object, support_object
+
+SHIFT = np.array([0.1], np.float32)
+X = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+
+
+def export_affine(path: Path, manifest: Manifest = AFFINE_MANIFEST) -> tuple[Path, Path]:
+    return export(
+        path,
+        manifest,
+        program=affine_object(),
+        support=support_object(),
+        compile_text=lambda text: compile_object(text, TARGET),
+        parameters=[SHIFT],
+    )
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_affine(tmp_path_factory.mktemp("export") / "affine.so")[0]
+
+
+def test_a_module_gives_the_bits_of_the_program(library: Path) -> None:
+    program = affine(2)
+    (expected,) = program(X, parameters=program.bind([SHIFT]))
+    assert [load_module(library, threads=t)(X)[0].tobytes() for t in (1, 2)] == [expected.tobytes()] * 2
+
+
+def test_a_module_knows_its_manifest_plan_and_errors(library: Path) -> None:
+    module = load_module(library)
+    assert module.manifest == AFFINE_MANIFEST
+    assert module.program.plan(N=100).arena == 448
+    assert len(module.program.profile(X, parameters=module.parameters).steps) == 2
+    with pytest.raises(ArgumentError, match=r"affine: head/double: expected no 13 \(at element 1\)"):
+        module([0.0, 13.0])
+
+
+C_PROGRAM = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "affine.h"
+
+static float x[1000], y[8][1000];
+static int codes[8];
+
+static void *work(void *argument) {
+    long k = (long)argument;
+    for (int i = 0; i < 100; i++) codes[k] |= affine(1000, x, y[k]);
+    return NULL;
+}
+
+int main(void) {
+    if (fread(x, sizeof x, 1, stdin) != 1) return 1;
+    affine_set_threads(2);
+    pthread_t threads[8];
+    for (long k = 0; k < 8; k++) pthread_create(&threads[k], NULL, work, (void *)k);
+    for (long k = 0; k < 8; k++) { pthread_join(threads[k], NULL); if (codes[k]) return 2; }
+    fwrite(y, sizeof y, 1, stdout);
+    float bad = 13.0f, ignored;
+    fprintf(stderr, "%s|%s|%s|", affine_message(0), affine_message(affine(1, &bad, &ignored)), affine_message(99));
+    fprintf(stderr, "%s|%d", affine_message(affine(-1, x, y[0])), affine(0, x, y[0]));
+    return 0;
+}
+"""
+
+
+def test_a_c_program_gets_the_same_bits_from_eight_threads(library: Path) -> None:
+    folder = library.parent
+    (folder / "main.c").write_text(C_PROGRAM)
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+    command = ["cc", *flags, "main.c", "./affine.so", "-o", "main", "-pthread", "-Wl,-rpath,$ORIGIN"]
+    subprocess.run(command, cwd=folder, check=True)
+    done = subprocess.run([folder / "main"], input=X.tobytes(), capture_output=True, check=True)
+    (expected,) = load_module(library)(X)
+    assert done.stdout == expected.tobytes() * 8
+    assert done.stderr.decode() == (
+        "no error|expected no 13|unknown error|a dimension is negative or not below 2147483648|0"
+    )
+
+
+def test_a_module_loads_without_compiler_and_graphs(library: Path) -> None:
+    code = (
+        "import sys\n"
+        "from lepton_jit.runtime.module import load_module\n"
+        f"assert load_module({str(library)!r})([1.0])[0].shape == (1,)\n"
+        "print([m for m in ('llvmlite', 'networkx', 'lepton_jit.ir', 'lepton_jit.codegen') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
+def test_the_library_needs_libc_only_and_exports_its_own_names_only(library: Path) -> None:
+    dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    needed = [line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line]
+    assert set(needed) <= {"libc.so.6", "libpthread.so.0"}
+    assert "NODELETE" in dynamic
+    symbols = subprocess.run(
+        ["readelf", "--dyn-syms", "-W", library], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split() for line in symbols.splitlines() if " GLOBAL DEFAULT " in line and " UND " not in line]
+    assert sorted(row[-1] for row in rows) == ["affine", "affine_message", "affine_set_threads", "lepton_module"]
+
+
+def test_the_same_export_gives_the_same_bytes(library: Path, tmp_path: Path) -> None:
+    again, header = export_affine(tmp_path / "affine.so")
+    assert again.read_bytes() == library.read_bytes()
+    assert header.read_bytes() == library.with_suffix(".h").read_bytes()
+
+
+def test_an_export_leaves_nothing_else_behind(tmp_path: Path) -> None:
+    export_affine(tmp_path / "affine.so")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["affine.h", "affine.so"]
+
+
+def test_a_failed_export_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "find_linker", lambda _: ["false"])
+    with pytest.raises(LeptonError, match="linking failed: false"):
+        export_affine(tmp_path / "affine.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_linker_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module.shutil, "which", lambda _: None)
+    assert find_linker(host_architecture())[1:3] == ["-m", "ziglang"]
+    monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(LeptonError, match=r"needs a C compiler .* or the wheel `ziglang`"):
+        find_linker(host_architecture())
+
+
+def test_a_program_that_overwrites_parameters_is_refused(tmp_path: Path) -> None:
+    donating = dataclasses.replace(AFFINE_MANIFEST, donations={0: 0})
+    with pytest.raises(UnsupportedError, match="affine: a program that overwrites its parameters"):
+        export_affine(tmp_path / "x.so", donating)
+
+
+def test_damaged_files_are_refused_before_they_are_opened(library: Path, tmp_path: Path) -> None:
+    good = library.read_bytes()
+    rng = random.Random(0)
+    path = tmp_path / "damaged.so"
+    for _ in range(150):
+        damaged = bytearray(good)
+        kind = rng.randrange(3)
+        if kind == 0:
+            damaged = damaged[: rng.randrange(len(good))]
+        elif kind == 1:
+            damaged[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        else:
+            position = rng.randrange(len(good))
+            damaged[position:position] = b"\0" * rng.randrange(1, 100)
+        path.write_bytes(damaged)
+        with pytest.raises(FileFormatError, match=r"damaged.so: offset \d+: "):
+            load_module(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"LEPTONJT" * 20, bytes(1000)])
+def test_foreign_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.so"
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"foreign.so: offset \d+: "):
+        read_module(path)
+
+
+def test_any_other_library_is_no_module(library: Path) -> None:
+    assert is_module(library)
+    assert not is_module(sys.executable)
+
+
+def test_a_module_for_another_processor_is_refused(tmp_path: Path) -> None:
+    manifest = dataclasses.replace(AFFINE_MANIFEST, target="x86-64-v9", features=("avx1024", "sse4.2"))
+    path, _ = export_affine(tmp_path / "future.so", manifest)
+    with pytest.raises(UnsupportedError, match="built for x86-64-v9; this processor lacks avx1024"):
+        load_module(path)
+    manifest = dataclasses.replace(AFFINE_MANIFEST, architecture="aarch64")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(export_module, "find_linker", lambda _: ["cc"])
+        path, _ = export_affine(tmp_path / "arm.so", manifest)
+    with pytest.raises(FileFormatError, match="offset 18: expected ELF machine 183 for aarch64, got 62"):
+        load_module(path)
+
+
+def test_processor_features_have_llvms_names(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu bmi1 abm avx2\n")
+    assert cpu_features(info) == {"fpu", "bmi", "lzcnt", "avx2"}
+
+
+def test_a_header_names_every_argument() -> None:
+    manifest = dataclasses.replace(
+        AFFINE_MANIFEST,
+        symbols=("N", "T"),
+        inputs=(Tensor("n", "u8", ("N", "2*T")), Tensor("float", "f64", ())),
+        outputs=(Tensor("layer/1", "i64", ("T",)),),
+    )
+    header = header_text(manifest, "net")
+    assert "int net(int64_t n, int64_t t, const uint8_t *n_, const double *float_, int64_t *layer_1);" in header
+    assert " *   n_           uint8_t[N][2*T], read" in header
