@@ -195,7 +195,15 @@ def gemm(
             count = min(size, k - start)
             for (row, h), column in ordered(split(m, height), list(range(0, n, step)), order):
                 kernel = MicroKernel(
-                    target, "f32", h, width, pv, "columns" if a_packed else "rows", masked=masked, accumulate=start > 0
+                    target,
+                    "f32",
+                    h,
+                    width,
+                    pv,
+                    "columns" if a_packed else "rows",
+                    masked=masked,
+                    accumulate=start > 0,
+                    prefetch=32 if packed else 0,
                 )
                 strides = {"b0": panel, "b_panel": k * panel} if packed else {"b0": n, "b_panel": panel}
                 shape = work.shape(n0=count, a0=h if a_packed else 1, c_row=n, active=lanes, **strides)
@@ -281,7 +289,14 @@ def weight_gradient(batch: int, size: int, cin: int, cout: int, block: int, layo
         for image in range(0, batch, block):
             for (row, height), column in ordered(tiles, list(range(0, cout, panel)), "panels"):
                 kernel = MicroKernel(
-                    target, "f32", height, target.tile_vectors, target.tile_vectors, layout, accumulate=image > 0
+                    target,
+                    "f32",
+                    height,
+                    target.tile_vectors,
+                    target.tile_vectors,
+                    layout,
+                    accumulate=image > 0,
+                    prefetch=0,
                 )
                 start = image * size * size * cin + (int(offsets[row]) if layout == "columns" else 0)
                 b = at(dy, image * out * out * cout + column)
@@ -296,6 +311,7 @@ def _gradients(*cases: tuple[ALayout, int]) -> tuple[tuple[ALayout, int], ...]:
 
 
 CASES: dict[str, Case] = {
+    "the tile alone, steps of zero": standing_tile(),
     "gemm K=64, one panel": gemm(168, 32, 64),
     "gemm K=64, one panel, masked": gemm(168, 32, 64, masked=True),
     "gemm K=256, one panel": gemm(168, 32, 256),

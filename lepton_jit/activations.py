@@ -98,7 +98,9 @@ def _operation(op: str) -> Callable[..., Value]:
 
 def _axis(t: Tracer, x: Value, axis: int) -> int:
     if not -x.type.rank <= axis < x.type.rank:
-        raise ArgumentError(f"layer {t.b.current_layer!r}: expected an axis of a tensor of rank {x.type.rank}, got {axis}")
+        raise ArgumentError(
+            f"layer {t.b.current_layer!r}: expected an axis of a tensor of rank {x.type.rank}, got {axis}"
+        )
     return axis % x.type.rank
 
 

@@ -12,7 +12,18 @@ import numpy as np
 from lepton_jit.errors import ArgumentError, DTypeError
 from lepton_jit.ir.types import dtype_of
 
-__all__ = ["boolean", "choice", "dtype_name", "integer", "integer_tuple", "number", "optional_number", "pair", "sequence", "text"]
+__all__ = [
+    "boolean",
+    "choice",
+    "dtype_name",
+    "integer",
+    "integer_tuple",
+    "number",
+    "optional_number",
+    "pair",
+    "sequence",
+    "text",
+]
 
 
 def integer(owner: str, name: str, value: Any, *, low: int | None = 1) -> int:
@@ -24,7 +35,7 @@ def integer(owner: str, name: str, value: Any, *, low: int | None = 1) -> int:
         result = operator.index(value)
     except TypeError:
         raise ArgumentError(f"{owner}: {name}: expected {expected}, got {value!r}") from None
-    if low is not None and result < low or abs(result) >= 1 << 62:
+    if (low is not None and result < low) or abs(result) >= 1 << 62:
         raise ArgumentError(f"{owner}: {name}: expected {expected}, got {value!r}")
     return result
 
@@ -36,7 +47,9 @@ def sequence(owner: str, name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def integer_tuple(owner: str, name: str, value: Any, *, length: int | None = None, low: int | None = 1) -> tuple[int, ...]:
+def integer_tuple(
+    owner: str, name: str, value: Any, *, length: int | None = None, low: int | None = 1
+) -> tuple[int, ...]:
     """A sequence of integers as a tuple."""
     items = sequence(owner, name, value)
     if length is not None and len(items) != length:

@@ -422,5 +422,3 @@ class TerminateOnNaN(Callback):
             raise ArgumentError(f"TerminateOnNaN: the loss became {loss} at batch {batch}")
         print(f"Batch {batch}: Invalid loss, terminating training")
         self.model.stop_training = True
-
-

@@ -1,37 +1,196 @@
-"""From a traced graph to a program that runs: the stages in order."""
+"""From a traced graph to a program that runs: the stages in order, on one page."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Protocol
 
 import numpy as np
 
+from lepton_jit._version import __version__
+from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.target import Target, get_target
+from lepton_jit.compiled import CompiledModel
+from lepton_jit.environment import read_environment
+from lepton_jit.errors import ArgumentError
+from lepton_jit.executable import Executable, Parts
 from lepton_jit.ir.graph import Graph
-from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.passes.algebra import Algebra
+from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.base import Pass
+from lepton_jit.passes.canonicalize import Canonicalize
+from lepton_jit.passes.check_numerics import CheckNumerics
+from lepton_jit.passes.cse import EliminateCommonSubexpressions
+from lepton_jit.passes.dce import EliminateDeadCode
+from lepton_jit.passes.expand_composites import ExpandComposites
+from lepton_jit.passes.fold_constants import FoldConstants
+from lepton_jit.passes.fuse import Fuse
+from lepton_jit.passes.lower_contractions import LowerContractions
+from lepton_jit.passes.manager import Observer, Observers, run_pipeline
+from lepton_jit.passes.observers import Dump, Stages, VerifyStructure
+from lepton_jit.passes.phases import SplitStridedGradients
+from lepton_jit.passes.schedule_updates import ScheduleUpdates
+from lepton_jit.passes.split_prepare import split_prepare
+from lepton_jit.runtime.cache import open_cache
+from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.support_text import support_text
+
+__all__ = ["Traceable", "build", "compile", "optimize", "pipeline", "support_object"]
 
 
-class Executable:
-    def __init__(self, graph: Graph) -> None:
-        from lepton_jit.passes.autodiff import Autodiff
+class Traceable(Protocol):
+    """What can be compiled: a model, or anything else that gives a graph and the arrays of its parameters."""
 
-        self.graph = Autodiff().apply(graph)
-        self._arrays: dict[str, np.ndarray] = {}
+    def trace(self) -> Graph: ...
 
-    def bind(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._arrays = {
-            i.name: arrays[i.name].copy() if i.role == "parameter" else arrays[i.name]
-            for i in self.graph.inputs
-            if i.role != "input"
-        }
-
-    def run(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        named = dict(zip([i.name for i in self.graph.inputs_of("input")], inputs, strict=True))
-        results = run_graph(self.graph, named | self._arrays)
-        for output in self.graph.outputs:
-            if output.donates is not None:
-                self._arrays[output.donates][...] = results[output.name]
-        return tuple(results[o.name] for o in self.graph.outputs if o.donates is None)
+    def weights_by_name(self) -> dict[str, np.ndarray]: ...
 
 
-def build(graph: Graph, *, threads: int | None = None, verify: str | None = None) -> Executable:
-    return Executable(graph)
+def compile(model: Traceable, *, threads: int | None = None, verify: str | None = None) -> CompiledModel:
+    """Compile a model for inference; native code is linked when this returns.
+
+    The weights are a snapshot, refreshed by `update_weights`. `threads` beats `lepton_jit.set_threads`, which beats
+    `LEPTON_JIT_THREADS`. `verify="passes"` runs the interpreter before and after every pass, and raises GraphError with
+    the name of the pass that changed the answer.
+
+    >>> import lepton_jit as lpt
+    >>> fast = compile(lpt.Sequential([lpt.Dense(3, activation="relu", input_shape=(4,))]))
+    >>> fast(np.zeros((2, 4))).shape
+    (2, 3)
+    """
+    graph = model.trace()
+    executable = build(graph, threads=threads, verify=verify)
+    executable.bind(model.weights_by_name())
+    return CompiledModel(executable, model.weights_by_name)
+
+
+def build(
+    graph: Graph, *, threads: int | None = None, verify: str | None = None, target: Target | None = None
+) -> Executable:
+    """The program of a graph, from the cache if it has been compiled before."""
+    environment = read_environment()
+    verify = verify or environment.verify
+    if verify not in (None, "passes"):
+        raise ArgumentError(f"verify: expected None or 'passes', got {verify!r}")
+    target = target or get_target("native")
+    support = support_object(target)
+    objects = open_cache(environment)
+    key = cache_key(graph, target)
+    watched = verify is not None or environment.dump is not None
+    stored = objects.get(key) if objects and not watched else None
+    parts = _unpack(stored) if stored else None
+    if parts is None:
+        observer = _observer(verify, environment.dump)
+        parts = _parts(*(generate(g, target) for g in optimize(graph, target, observer)))
+        if objects:
+            objects.put(key, _pack(parts))
+    return Executable(graph, target, parts, support, threads=threads, recompile=optimize_for_reading)
+
+
+def pipeline(target: Target) -> tuple[Pass, ...]:
+    """Every pass in order, with the reason for its place."""
+    return (
+        # Gradients are taken of composites, which have stabler ones than their decompositions.
+        Autodiff(),
+        # Before anything looks for patterns.
+        Canonicalize(),
+        FoldConstants(),
+        EliminateCommonSubexpressions(),
+        # Folds batch normalization into weights: needs composites, and the canonical order of operands.
+        Algebra(),
+        ExpandComposites(),
+        # Decompositions bring constants, identities and repetitions of their own.
+        Canonicalize(),
+        FoldConstants(),
+        EliminateCommonSubexpressions(),
+        EliminateDeadCode(),
+        # While the input gradient of a strided convolution can still be told from other convolutions.
+        SplitStridedGradients(),
+        LowerContractions(target.vector_bytes * target.tile_vectors),
+        Canonicalize(),
+        # Packed panels that two contractions share.
+        EliminateCommonSubexpressions(),
+        # Updates next to their gradients, before fusion fixes what runs together.
+        ScheduleUpdates(),
+        Fuse(),
+    )
+
+
+def optimize(graph: Graph, target: Target, observer: Observer | None = None) -> tuple[Graph, Graph]:
+    """The optimized graphs (prepare, main); what depends on parameters alone is in `prepare`."""
+    *passes, fuse = pipeline(target)
+    optimized = run_pipeline(graph, passes, observer)
+    prepare, main = split_prepare(optimized)
+    prepare, main = replace(prepare, name="prepare"), replace(main, name="main")
+    return run_pipeline(prepare, [fuse]), run_pipeline(main, [fuse], _Continued(observer) if observer else None)
+
+
+def optimize_for_reading(graph: Graph, target: Target) -> tuple[Stages, Generated, Generated]:
+    """Every stage of a compilation that may have come from the cache, made again for a person to read."""
+    stages = Stages()
+    prepare, main = optimize(graph, target, stages)
+    return stages, generate(prepare, target), generate(main, target)
+
+
+def cache_key(graph: Graph, target: Target) -> str:
+    """What a program depends on: the graph without weights, the target and the versions."""
+    import llvmlite
+
+    text = "\n".join((str(graph), repr(target), repr(pipeline(target)), __version__, llvmlite.__version__))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Continued(Observer):
+    """The rest of a pipeline, without a second start."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.after = observer.after  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _observer(verify: str | None, dump: object) -> Observer | None:
+    chosen: list[Observer] = []
+    if verify == "passes":
+        chosen += [VerifyStructure(), CheckNumerics()]
+    if dump is not None:
+        chosen.append(Dump(str(dump)))
+    return Observers(*chosen) if chosen else None
+
+
+@cache
+def support_object(target: Target) -> bytes:
+    """The runtime's native half: the same for all programs of a target, and kept on disk like them."""
+    text = support_text(target.triple.split("-")[0])
+    objects = open_cache()
+    key = hashlib.sha256(f"{text}\n{target!r}".encode()).hexdigest()
+    stored = objects.get(key) if objects else None
+    if stored and "object" in stored:
+        return stored["object"]
+    code = compile_object(text, target, 2)
+    if objects:
+        objects.put(key, {"object": code})
+    return code
+
+
+def _parts(prepare: Generated, main: Generated) -> Parts:
+    return Parts(prepare.manifest(), prepare.object_code(), main.manifest(), main.object_code())
+
+
+def _pack(parts: Parts) -> dict[str, bytes]:
+    return {
+        "prepare.json": parts.prepare_manifest.to_json().encode(),
+        "prepare.o": parts.prepare_object,
+        "main.json": parts.main_manifest.to_json().encode(),
+        "main.o": parts.main_object,
+    }
+
+
+def _unpack(blobs: Mapping[str, bytes]) -> Parts | None:
+    try:
+        prepare, main = (Manifest.from_json(blobs[f"{name}.json"].decode()) for name in ("prepare", "main"))
+        return Parts(prepare, blobs["prepare.o"], main, blobs["main.o"])
+    except (KeyError, ValueError):
+        return None

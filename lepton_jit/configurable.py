@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from lepton_jit.errors import ArgumentError
 from lepton_jit.naming import snake_case
@@ -12,6 +12,7 @@ from lepton_jit.naming import snake_case
 __all__ = ["Configurable", "Registry", "plain"]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
 
 
 class Configurable:
@@ -69,10 +70,11 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, type[T]] = {}
 
-    def register(self, cls: type[T]) -> type[T]:
+    def register(self, cls: C) -> C:
         """Enter a class under its own name and its name in snake case."""
-        self._classes[cls.__name__] = cls
-        self._aliases[snake_case(cls.__name__)] = cls
+        known = cast("type[T]", cls)
+        self._classes[cls.__name__] = known
+        self._aliases[snake_case(cls.__name__)] = known
         return cls
 
     def alias(self, **names: type[T]) -> None:

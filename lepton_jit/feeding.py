@@ -70,7 +70,9 @@ def by_name(what: str, value: Any, keys: Sequence[str]) -> list[Any]:
             raise ArgumentError(f"{what}: expected a dict with {list(keys)}, got {sorted(map(str, value))}")
         return [value[key] for key in keys]
     if len(keys) == 1:
-        if isinstance(value, tuple) or (isinstance(value, list) and len(value) == 1 and isinstance(value[0], np.ndarray)):
+        if isinstance(value, tuple) or (
+            isinstance(value, list) and len(value) == 1 and isinstance(value[0], np.ndarray)
+        ):
             if len(value) != 1:
                 raise ArgumentError(f"{what}: expected one array, got {len(value)}")
             return [value[0]]
@@ -104,7 +106,7 @@ def as_rows(owner: str, name: str, value: Any, shape: ShapeTuple, *, one_sample:
 def _numeric(what: str, value: Any) -> np.ndarray:
     if value is None:
         raise ArgumentError(f"{what}: expected an array, got None")
-    if hasattr(value, "__next__") or hasattr(value, "__getitem__") and not hasattr(value, "__len__"):
+    if hasattr(value, "__next__") or (hasattr(value, "__getitem__") and not hasattr(value, "__len__")):
         raise DTypeError(f"{what}: expected an array, got {type(value).__name__}")
     try:
         array = np.asarray(value)

@@ -26,7 +26,9 @@ class DeferredInterrupt:
             signal.signal(signal.SIGINT, self._remember)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._active:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if kind is None:

@@ -146,7 +146,9 @@ class BinaryCrossentropy(_Crossentropy):
             return last_mean(t, t("sigmoid_cross_entropy", logits, y))
         p = clipped(t, y_pred)
         one = t("multiply", y, t("log", p))
-        other = t("multiply", t("subtract", t.b.full(1.0, y.type), y), t("log", t("subtract", t.b.full(1.0, p.type), p)))
+        other = t(
+            "multiply", t("subtract", t.b.full(1.0, y.type), y), t("log", t("subtract", t.b.full(1.0, p.type), p))
+        )
         return last_mean(t, t("negate", t("add", one, other)))
 
 

@@ -190,9 +190,12 @@ class Model(Trainer, Saveable, Layer):
     # Configuration
 
     def get_config(self) -> dict[str, Any]:
-        """Layers, and which of them is called on what, as JSON values."""
-        calls = list(self.network.calls)
-        position = {x.call: -1 - i for i, x in enumerate(self.network.inputs)} | {c: i for i, c in enumerate(calls)}
+        """Layers, and which of them is called on what, as JSON values.
+
+        A reference `[i, j]` is the j-th output of the i-th entry of inputs and calls, taken together.
+        """
+        calls = self.network.calls
+        position = {c: i for i, c in enumerate([*(x.call for x in self.network.inputs), *calls])}
 
         def reference(x: SymbolicTensor) -> list[int]:
             return [position[x.call], x.index]
@@ -212,22 +215,18 @@ class Model(Trainer, Saveable, Layer):
         expect_keys("Model", config, ("name", "trainable", "layers", "inputs", "calls", "outputs"))
         layers = _named_layers(config["layers"])
         inputs = [_input_named(layers, name) for name in arguments.sequence("Model", "inputs", config["inputs"])]
-        produced: list[list[SymbolicTensor]] = []
+        produced = [[x] for x in inputs]
 
         def resolve(reference: Any) -> SymbolicTensor:
-            position, index = arguments.integer_tuple("Model", "reference", reference, length=2, low=None)
-            tensors = [inputs[-1 - position]] if -len(inputs) <= position < 0 else produced[position : position + 1]
-            if position < -len(inputs) or not tensors:
-                raise ArgumentError(f"Model: expected a reference to an earlier call, got {reference!r}")
-            group = tensors if position < 0 else produced[position]
-            if not 0 <= index < len(group):
-                raise ArgumentError(f"Model: expected a reference to an output, got {reference!r}")
-            return group[index]
+            call, index = arguments.integer_tuple("Model", "reference", reference, length=2, low=0)
+            if call >= len(produced) or index >= len(produced[call]):
+                raise ArgumentError(f"Model: expected a reference to an input or an earlier call, got {reference!r}")
+            return produced[call][index]
 
         for call in arguments.sequence("Model", "calls", config["calls"]):
             expect_keys("Model: call", call, ("layer", "inputs"))
-            if call["layer"] not in layers:
-                raise ArgumentError(f"Model: a call of the unknown layer {call['layer']!r}")
+            if not isinstance(call["layer"], str) or call["layer"] not in layers:
+                raise ArgumentError(f"Model: expected a call of one of {list(layers)}, got {call['layer']!r}")
             result = layers[call["layer"]]([resolve(r) for r in arguments.sequence("Model", "inputs", call["inputs"])])
             produced.append(as_list(result))
         outputs = [resolve(r) for r in arguments.sequence("Model", "outputs", config["outputs"])]

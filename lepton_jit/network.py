@@ -62,7 +62,9 @@ def _walk(
             continue
         met.setdefault(call.layer, len(met))
         if not call.inputs and call not in given:
-            raise ArgumentError(f"{owner}: an output needs the input {call.layer.name!r}, which is not among the inputs")
+            raise ArgumentError(
+                f"{owner}: an output needs the input {call.layer.name!r}, which is not among the inputs"
+            )
         stack.append((call, True))
         stack.extend((x.call, False) for x in reversed(call.inputs) if x.call not in finished)
     return list(finished), met

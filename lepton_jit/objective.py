@@ -75,7 +75,9 @@ class Objective:
         plain = _spread_metrics("metrics", metrics, names)
         weighted = _spread_metrics("weighted_metrics", weighted_metrics, names)
         self.outputs = [
-            OutputObjective(name, tensor, chosen[i], weights[i], [(m, False) for m in plain[i]] + [(m, True) for m in weighted[i]])
+            OutputObjective(
+                name, tensor, chosen[i], weights[i], [(m, False) for m in plain[i]] + [(m, True) for m in weighted[i]]
+            )
             for i, (name, tensor) in enumerate(outputs)
         ]
         for output in self.outputs:

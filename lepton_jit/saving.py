@@ -110,9 +110,8 @@ def _write(filepath: PathLike, kind: str, config: dict[str, Any], tensors: Tenso
         "config": document,
         "crc32": str(_checksum(document, contiguous)),
     }
-    data = serialize(
-        {n: {"dtype": a.dtype.name, "shape": a.shape, "data": a.tobytes()} for n, a in contiguous.items()}, metadata
-    )
+    entries: Any = {n: {"dtype": a.dtype.name, "shape": a.shape, "data": a.tobytes()} for n, a in contiguous.items()}
+    data = serialize(entries, metadata)
     # In the same directory, so that the rename stays within one file system and replaces the old file in one step.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -137,7 +136,7 @@ def _checksum(document: str, tensors: Mapping[str, np.ndarray]) -> int:
     """CRC-32 of the configuration and of names and bytes of all tensors, in the order of the names."""
     crc = zlib.crc32(document.encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(np.uint8), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(tensors[name].tobytes(), zlib.crc32(name.encode(), crc))
     return crc
 
 

@@ -177,9 +177,7 @@ def _trace_updates(t: Tracer, model: Model, optimizer: Optimizer, loss: Value, s
     clipped = optimizer.trace_clipping(t, gradients)
     for (path, weight), gradient in zip(named.items(), clipped, strict=True):
         with t.b.layer(path.rpartition("/")[0]):
-            slots = {
-                slot: t.b.input(f"optimizer/{path}/{slot}", weight.type, "state") for slot in optimizer.slot_names
-            }
+            slots = {slot: t.b.input(f"optimizer/{path}/{slot}", weight.type, "state") for slot in optimizer.slot_names}
             value, new_slots = optimizer.trace_update(t, path, t.weight(weight), gradient, slots, step)
         t.assign(weight, value)
         for slot, new in new_slots.items():

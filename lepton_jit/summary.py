@@ -29,12 +29,14 @@ def summary_table(model: Model, line_length: int | None = None) -> str:
         cells = [f"{layer.name} ({type(layer).__name__})", _shape(layer), f"{layer.count_params():,}"]
         table.add_row(*cells, *([_sources(model, layer)] if branches else []))
     text = io.StringIO()
-    console = Console(file=text, width=line_length or 120, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=text, width=line_length or 120, color_system=None, highlight=False, markup=False, emoji=False
+    )
     console.print(f'Model: "{model.name}"')
     console.print(table)
     trained = {id(w) for w in model.trainable_weights}
     totals = {
-        "Total params": [w for w in model.weights],
+        "Total params": model.weights,
         "Trainable params": [w for w in model.weights if id(w) in trained],
         "Non-trainable params": [w for w in model.weights if id(w) not in trained],
     }

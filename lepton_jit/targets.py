@@ -29,9 +29,7 @@ class Target:
     high: float = np.inf
 
     @staticmethod
-    def dense(
-        output: str, shape: ShapeTuple, dtype: str, low: float = -np.inf, high: float = np.inf
-    ) -> Target:
+    def dense(output: str, shape: ShapeTuple, dtype: str, low: float = -np.inf, high: float = np.inf) -> Target:
         return Target(output, "dense", _known(shape[1:]), dtype, low, high)
 
     @staticmethod

@@ -112,9 +112,7 @@ def evaluate(function: Callable[..., Value], *arrays: Any) -> np.ndarray:
     """`function(tracer, *values)` on these arrays, computed by the graph interpreter."""
     operands = [_supported(np.asarray(a)) for a in arrays]
     builder = Builder("eager")
-    values = [
-        builder.input(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(operands)
-    ]
+    values = [builder.input(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(operands)]
     builder.output(function(Tracer(builder), *values), "result")
     return run_graph(builder.build(), {f"x{i}": a for i, a in enumerate(operands)})["result"]
 

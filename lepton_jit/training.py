@@ -431,9 +431,7 @@ class Trainer:
             raise ShapeError(f"{owner}: expected inputs with the same number of rows, got {[len(a) for a in arrays]}")
         return arrays
 
-    def _checked_data(
-        self, owner: str, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None
-    ) -> _Data:
+    def _checked_data(self, owner: str, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None) -> _Data:
         """All arrays, checked against the model and each other: shapes, rows, labels, weights."""
         self._require_compiled()
         inputs = self._inputs(owner, x)

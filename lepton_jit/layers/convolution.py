@@ -58,13 +58,11 @@ class _Convolution(Layer):
         raise NotImplementedError
 
     def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        batch, height, width, channels = input_shape
+        batch, _, _, channels = input_shape
         if self.built:
             self.check_input("channels", self._input_channels(), channels, input_shape)
-        size = window_output(
-            self.label, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate
-        )
-        return (batch, *size, self._outputs(channels))  # pyright: ignore[reportArgumentType]
+        size = window_output(self.label, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate)
+        return (batch, *size, self._outputs(channels))
 
     def _convolve(self, t: Tracer, x: Value, kernel: Value, groups: int) -> Value:
         size = x.type.shape[1:3]
@@ -130,7 +128,9 @@ class Conv2D(_Convolution):
         self.filters = arguments.integer(self.label, "filters", filters)
         self.groups = arguments.integer(self.label, "groups", groups)
         if self.filters % self.groups:
-            raise ArgumentError(f"{self.label}: expected filters to be a multiple of groups, got {filters} and {groups}")
+            raise ArgumentError(
+                f"{self.label}: expected filters to be a multiple of groups, got {filters} and {groups}"
+            )
         self._configure(
             kernel_size, strides, padding, dilation_rate, activation, use_bias, bias_initializer, bias_regularizer
         )

@@ -71,7 +71,14 @@ class Dense(Layer):
         "kernel_regularizer",
         "bias_regularizer",
     )
-    accepts = ("activity_regularizer", "kernel_constraint", "bias_constraint", "lora_rank", "lora_alpha", "quantization_config")
+    accepts = (
+        "activity_regularizer",
+        "kernel_constraint",
+        "bias_constraint",
+        "lora_rank",
+        "lora_alpha",
+        "quantization_config",
+    )
 
     def __init__(
         self,
@@ -98,7 +105,10 @@ class Dense(Layer):
         self.compute_output_shape(input_shape)
         channels = input_shape[-1]
         self.kernel = self.add_weight(
-            "kernel", (channels, self.units), self.kernel_initializer, self.kernel_regularizer  # pyright: ignore[reportArgumentType]
+            "kernel",
+            (channels, self.units),
+            self.kernel_initializer,
+            self.kernel_regularizer,
         )
         if self.use_bias:
             self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, self.bias_regularizer)

@@ -91,7 +91,7 @@ class Layer:
     def add_weight(
         self,
         name: str,
-        shape: Sequence[int],
+        shape: Sequence[int | None],
         initializer: Any = "glorot_uniform",
         regularizer: Any = None,
         trainable: bool = True,
@@ -226,7 +226,7 @@ class Layer:
         outputs = self._only_call().outputs
         return outputs[0] if len(outputs) == 1 else list(outputs)
 
-    def trace(self, t: Tracer, *inputs: Value) -> Value | tuple[Value, ...]:
+    def trace(self, t: Tracer, *inputs: Any, **_: Any) -> Any:
         """Add the layer's operations to the graph; inputs have the layer's element type."""
         raise NotImplementedError(f"{type(self).__name__}.trace")
 

@@ -63,7 +63,9 @@ class Concatenate(_Merging):
     def compute_output_shape(self, input_shape: Sequence[ShapeTuple]) -> ShapeTuple:
         rank = len(input_shape[0])
         if not -rank <= self.axis < rank or self.axis % rank == 0:
-            raise ShapeError(f"{self.label}: expected an axis of shape {input_shape[0]}, not the batch, got {self.axis}")
+            raise ShapeError(
+                f"{self.label}: expected an axis of shape {input_shape[0]}, not the batch, got {self.axis}"
+            )
         axis = self.axis % rank
         others = {(*s[:axis], *s[axis + 1 :]) for s in input_shape if len(s) == rank}
         if len(others) != 1 or any(len(s) != rank for s in input_shape):

@@ -71,18 +71,23 @@ class BatchNormalization(Layer):
         self.compute_output_shape(input_shape)
         shape = (input_shape[self.axis],)
         if self.scale:
-            self.gamma = self.add_weight("gamma", shape, self.gamma_initializer, self.gamma_regularizer)  # pyright: ignore[reportArgumentType]
+            self.gamma = self.add_weight("gamma", shape, self.gamma_initializer, self.gamma_regularizer)
         if self.center:
-            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)  # pyright: ignore[reportArgumentType]
-        self.moving_mean = self.add_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)  # pyright: ignore[reportArgumentType]
+            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)
+        self.moving_mean = self.add_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)
         self.moving_variance = self.add_weight(
-            "moving_variance", shape, self.moving_variance_initializer, trainable=False  # pyright: ignore[reportArgumentType]
+            "moving_variance",
+            shape,
+            self.moving_variance_initializer,
+            trainable=False,
         )
 
     def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
         rank = len(input_shape)
         if not -rank <= self.axis < rank or self.axis % rank == 0:
-            raise ShapeError(f"{self.label}: expected an input with an axis {self.axis} behind the batch, got {input_shape}")
+            raise ShapeError(
+                f"{self.label}: expected an input with an axis {self.axis} behind the batch, got {input_shape}"
+            )
         if self.built:
             self.check_input("channels", self.moving_mean.shape[0], input_shape[self.axis], input_shape)
         return input_shape

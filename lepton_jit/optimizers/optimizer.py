@@ -131,7 +131,11 @@ class Optimizer(Configurable):
     @property
     def variables(self) -> list[np.ndarray]:
         """Copies of the step count, the learning rate and the slots."""
-        return [self.iterations.copy(), np.asarray(self.learning_rate, np.float32), *(s.copy() for s in self.slots.values())]
+        return [
+            self.iterations.copy(),
+            np.asarray(self.learning_rate, np.float32),
+            *(s.copy() for s in self.slots.values()),
+        ]
 
     def trace_clipping(self, t: Tracer, gradients: Sequence[Value]) -> list[Value]:
         """The gradients, clipped as the arguments say."""

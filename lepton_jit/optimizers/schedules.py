@@ -77,7 +77,9 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         self.boundaries = arguments.integer_tuple(owner, "boundaries", boundaries, low=0)
         self.values = tuple(arguments.number(owner, "values", v) for v in values)
         if len(self.values) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(self.boundaries):
-            raise ArgumentError(f"{owner}: expected rising boundaries and one value more, got {boundaries} and {values}")
+            raise ArgumentError(
+                f"{owner}: expected rising boundaries and one value more, got {boundaries} and {values}"
+            )
 
     def __call__(self, step: int) -> float:
         return self.values[sum(step > boundary for boundary in self.boundaries)]

@@ -12,7 +12,7 @@ from lepton_jit.ir.verifier import verify
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.manager import Observer, StopPipeline
 
-__all__ = ["Dump", "Stages", "StopAfter", "Timing", "VerifyStructure", "print_stage"]
+__all__ = ["Dump", "Stages", "StopAfter", "Timing", "VerifyStructure"]
 
 
 class VerifyStructure(Observer):
@@ -44,10 +44,10 @@ class Dump(Observer):
 
     def start(self, graph: Graph) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._write(self._first, print_stage(graph, self._layer))
+        self._write(self._first, print_graph(graph, layer=self._layer))
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
-        text = "// unchanged\n" if after is before else print_stage(after, self._layer)
+        text = "// unchanged\n" if after is before else print_graph(after, layer=self._layer)
         self._write(pass_.name, text)
 
     def _write(self, name: str, text: str) -> None:
@@ -119,11 +119,3 @@ class StopAfter(Observer):
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
         if pass_.name == self._name:
             raise StopPipeline
-
-
-def print_stage(graph: Graph, layer: str | None = None) -> str:
-    """The text of a graph; with `layer`, only the nodes of that layer and of those inside it.
-
-    A filtered text is for reading: it does not parse back, since it reads values that it does not define.
-    """
-    return print_graph(graph)

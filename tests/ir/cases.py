@@ -36,6 +36,9 @@ class Case:
             b.output(result, f"y{i}")
         return b.build()
 
+    def float_operands(self) -> list[int]:
+        return [i for i, t in enumerate(self.sample.operands) if t.dtype.is_float]
+
 
 def with_float_dtype(value: object, dtype: str | None) -> object:
     return DTYPES[dtype] if dtype and getattr(value, "is_float", False) else value
@@ -63,10 +66,6 @@ def cases(*families: Family) -> list[object]:
         if not families or op.family in families
         for i, sample in enumerate(op.samples)
     ]
-
-
-def differentiable_operands(case: Case) -> list[int]:
-    return [i for i, t in enumerate(case.sample.operands) if t.dtype.is_float]
 
 
 def gradient_graph(graph: Graph, cotangents: Sequence[bool]) -> Graph:

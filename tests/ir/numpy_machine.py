@@ -95,7 +95,8 @@ def _fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     total = product + c
     virtual = total - product
     rest = rest + ((product - (total - virtual)) + (c - virtual))
-    return np.where(np.isfinite(rest), total + rest, total).astype(np.float64)
+    # A zero keeps the sign of the sum; infinities have no rest.
+    return np.where(np.isfinite(rest) & (rest != 0), total + rest, total).astype(np.float64)
 
 
 _FMA = {"f32": _fma_f32, "f64": _fma_f64}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -170,10 +171,10 @@ def _select_and_scatter(
 ) -> np.ndarray:
     """Add each element of the source to where its window is largest: NaN before all, then the first; never padding."""
     lowest = identity("maximum", x.dtype)
-    count = source.size
-    values = windows(_padded(x, padding, lowest), window, strides).reshape(count, -1)
+    table = (source.size, math.prod(window))
+    values = windows(_padded(x, padding, lowest), window, strides).reshape(table)
     places = np.arange(x.size).reshape(x.shape)
-    places = windows(_padded(places, padding, -1), window, strides).reshape(count, -1)
+    places = windows(_padded(places, padding, -1), window, strides).reshape(table)
     largest = values.max(axis=1, keepdims=True, initial=lowest)
     chosen = (places >= 0) & ((values == largest) | (values != values))
     at = np.take_along_axis(places, chosen.argmax(axis=1)[:, None], axis=1)[:, 0]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from lepton_jit.ir.ops.native.basic import clamp, is_finite, rsqrt, sign
 from lepton_jit.ir.ops.native.error_function import erf
-from lepton_jit.ir.ops.native.exponential import exponential, exponential_minus_one, logistic, tanh
-from lepton_jit.ir.ops.native.logarithm import log, log_plus_one
-from lepton_jit.ir.ops.native.power import power
+from lepton_jit.ir.ops.native.exponentials import exponential, exponential_minus_one, logistic, tanh
+from lepton_jit.ir.ops.native.logarithms import log, log_plus_one
+from lepton_jit.ir.ops.native.powers import power
 from lepton_jit.ir.ops.native.random_bits import philox
 from lepton_jit.ir.ops.native.trigonometric import cosine, sine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from lepton_jit.ir.ops.native.exponential import exponential
+from lepton_jit.ir.ops.native.exponentials import exponential
 from lepton_jit.ir.ops.native.machine import FloatFormat, Machine, Scalar, copy_sign, float_format, polynomial
 
 __all__ = ["erf"]

@@ -83,7 +83,9 @@ _WINDOWS = {
 
 def sine(m: Machine, x: Scalar) -> Scalar:
     """sin(x); -0.0 stays, infinities give NaN."""
-    return _shifted_sine(m, x, "sine", 0)
+    float_format("sine", x)
+    is_zero = m.compare(x, m.constant(0.0, dtype=x.dtype.name), direction="EQ")
+    return m.select(is_zero, x, _shifted_sine(m, x, "sine", 0))
 
 
 def cosine(m: Machine, x: Scalar) -> Scalar:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from lepton_jit.ir.ops.native.exponential import exponential, exponential_of_sum
-from lepton_jit.ir.ops.native.logarithm import decompose, log, log_specials
+from lepton_jit.ir.ops.native.exponentials import exponential, exponential_of_sum
+from lepton_jit.ir.ops.native.logarithms import decompose, log, log_specials
 from lepton_jit.ir.ops.native.machine import (
     FloatFormat,
     Machine,

@@ -1,0 +1,112 @@
+"""What `lepton_jit.compile` returns: a callable that can also be read, planned, profiled and exported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_jit.errors import ArgumentError
+from lepton_jit.executable import Executable
+from lepton_jit.ir.printer import print_graph
+from lepton_jit.runtime.manifest import Tensor
+from lepton_jit.runtime.plan import MemoryPlan
+from lepton_jit.runtime.profile import Profile
+
+__all__ = ["CompiledModel"]
+
+# The batch that `plan` states, unless another one is asked for.
+PLANNED_BATCH = 64
+
+
+class CompiledModel:
+    """A compiled model: `fast(x)`, `fast(a, b)` or `fast({"name": a})`, for any batch size.
+
+    One output is an array, several are a tuple; results are fresh arrays.
+    """
+
+    def __init__(self, executable: Executable, weights: Callable[[], dict[str, np.ndarray]]) -> None:
+        self.executable = executable
+        self._weights = weights
+        self._reading: tuple[Any, Any, Any] | None = None
+
+    def __call__(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        results = self.executable.run(*inputs)
+        return results[0] if len(results) == 1 else results
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Name, dtype and shape of every input."""
+        return self.executable.program.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Name, dtype and shape of every output."""
+        return self.executable.program.manifest.outputs
+
+    def update_weights(self, model: Any) -> None:
+        """Take a new snapshot of the weights of `model`, without recompiling."""
+        self.executable.bind(model.weights_by_name())
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The memory plan for a batch of 64; `plan_at` is for other ones."""
+        return self.plan_at(PLANNED_BATCH)
+
+    def plan_at(self, batch: int) -> MemoryPlan:
+        """The memory plan with every symbolic dimension at `batch`."""
+        program = self.executable.program
+        return program.plan(**dict.fromkeys(program.manifest.symbols, batch))
+
+    def profile(self, *inputs: Any, calls: int = 10) -> Profile:
+        """The time of every kernel, with its layer, FLOPs and bytes."""
+        return self.executable.program.profile(*inputs, parameters=self.executable.parameters, calls=calls)
+
+    def ir(self, stage: str | None = None, *, layer: str | None = None) -> str:
+        """The text of a stage: `traced`, the name of a pass, `optimized`, `loops`, `llvm` or `asm`; all of them joined.
+
+        `layer` keeps what comes from one layer and those inside it.
+        """
+        names = self.stages()
+        if stage is None:
+            return "\n".join(f"// ---- {name}\n{self.ir(name, layer=layer)}" for name in names)
+        if stage not in names:
+            raise ArgumentError(f"ir: expected a stage of {', '.join(names)}, got {stage!r}")
+        return self._text(stage, layer)
+
+    def stages(self) -> list[str]:
+        """The names that `ir` takes, in the order of compilation."""
+        stages, _, _ = self._read()
+        return [*stages.graphs, "optimized", "loops", "llvm", "asm"]
+
+    def _read(self) -> tuple[Any, Any, Any]:
+        if self._reading is None:
+            self._reading = self.executable.recompile(self.executable.graph, self.executable.target)
+        return self._reading
+
+    def _text(self, stage: str, layer: str | None) -> str:
+        from lepton_jit.codegen.loop_printer import print_kernel
+
+        stages, prepare, main = self._read()
+        if stage == "llvm":
+            return main.llvm
+        if stage == "asm":
+            return main.assembly()
+        if stage == "loops":
+            kernels = [s.kernel for s in main.lowered.steps if layer is None or _inside(s.layer, layer)]
+            return "\n".join(print_kernel(k) for k in kernels)
+        graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]
+        return print_graph(graph, layer=layer)
+
+    def export(self, path: str | os.PathLike[str], *, target: str = "native") -> tuple[Path, Path]:
+        """Write a shared library and its C header; `target` is "native", "x86-64-v3" or "x86-64-v4"."""
+        from lepton_jit.exporting import export_program  # the compiler is imported when something is compiled
+
+        return export_program(path, self.executable, self._weights(), target)
+
+
+def _inside(path: str, layer: str) -> bool:
+    return path == layer or path.startswith(f"{layer}/")

@@ -1,0 +1,82 @@
+"""A compiled graph with the arrays that it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_jit.runtime.linker import link
+from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.program import Parameters, Program
+
+if TYPE_CHECKING:
+    from lepton_jit.codegen.target import Target
+    from lepton_jit.ir.graph import Graph
+
+__all__ = ["Executable", "Parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is compiled and cached: the program, and the one that prepares its parameters."""
+
+    prepare_manifest: Manifest
+    prepare_object: bytes
+    main_manifest: Manifest
+    main_object: bytes
+
+
+class Executable:
+    """Runs a program. `bind` gives it arrays: parameters are copied or packed, state is updated in place by each run."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        parts: Parts,
+        support: bytes,
+        *,
+        threads: int | None,
+        recompile: Callable[[Graph, Target], tuple[Any, Any, Any]],
+    ) -> None:
+        self.graph = graph
+        self.target = target
+        self.parts = parts
+        self.support = support
+        self.recompile = recompile
+        self.program = _program(parts.main_manifest, parts.main_object, support, threads)
+        self._prepare = None
+        if parts.prepare_manifest.outputs:
+            self._prepare = _program(parts.prepare_manifest, parts.prepare_object, support, threads)
+        self.arrays: dict[str, np.ndarray] = {}
+        self._parameters: Parameters | None = None
+
+    def bind(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Use these arrays from now on: a snapshot of parameters, the very arrays of state."""
+        given: dict[str, np.ndarray] = dict(arrays)
+        if self._prepare is not None:
+            names = [p.name for p in self.parts.prepare_manifest.params]
+            held = {name: np.ascontiguousarray(given[name]) for name in names}
+            prepared = self._prepare(parameters=self._prepare.bind(held))
+            given |= {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
+        params = self.parts.main_manifest.params
+        self.arrays = {
+            p.name: given[p.name] if p.role == "state" or p.name.startswith("prepared/") else given[p.name].copy()
+            for p in params
+        }
+        self._parameters = self.program.bind(self.arrays)
+
+    def run(self, *inputs: Any) -> tuple[np.ndarray, ...]:
+        """One call, inputs by position or one mapping by name; fresh arrays for the outputs that donate nothing."""
+        return self.program(*inputs, parameters=self._parameters)
+
+    @property
+    def parameters(self) -> Parameters | None:
+        return self._parameters
+
+
+def _program(manifest: Manifest, code: bytes, support: bytes, threads: int | None) -> Program:
+    return Program(manifest, link(code, support, manifest.prefix), threads=threads)

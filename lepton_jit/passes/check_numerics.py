@@ -1,0 +1,120 @@
+"""Run the interpreter before and after every pass, and name the pass that changed the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from lepton_jit.errors import GraphError
+from lepton_jit.ir.graph import Graph, Input, Node, Value
+from lepton_jit.ir.interpreter import bind_symbols, run_nodes
+from lepton_jit.ir.types import dim_value, symbols_of
+from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.base import Pass
+from lepton_jit.passes.manager import Observer
+
+__all__ = ["CheckNumerics", "random_arrays", "relative_error"]
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class CheckNumerics(Observer):
+    """Raise GraphError, with pass, op, layer and relative error, where a pass changes what the graph computes.
+
+    `arrays` are the graph's inputs by name, random ones where they are not given. `tolerance` bounds the relative error
+    max|a - b| / max|b| of each float output; others have to be equal. Passes that are right for real numbers round
+    differently, and a deep model multiplies that: 1e-4 is far from both what they add up to and what a wrong pass does.
+
+    A graph that has a `gradient` node still is run with it expanded; so the pass that expands it is compared with itself.
+    """
+
+    def __init__(self, arrays: Arrays | None = None, *, tolerance: float = 1e-4, seed: int = 0) -> None:
+        self._given = arrays
+        self._tolerance = tolerance
+        self._seed = seed
+        self._arrays: Arrays = {}
+        self._known: dict[Value, np.ndarray] = {}
+        self._results: dict[str, np.ndarray] = {}
+
+    def start(self, graph: Graph) -> None:
+        self._arrays = random_arrays(graph, self._seed) if self._given is None else self._given
+        self._known = self._run(graph)
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        if after is before:
+            return
+        expected = self._results
+        known = self._run(after)
+        for output in after.outputs:
+            error = relative_error(self._results[output.name], expected[output.name])
+            if error > self._tolerance:
+                raise GraphError(
+                    f"pass {pass_.name}: output {output.name!r} changed: expected a relative error of at most "
+                    f"{self._tolerance:g}, got {error:.3g}{self._place(after, known, output.value)}"
+                )
+        self._known = known
+
+    def _run(self, graph: Graph) -> dict[Value, np.ndarray]:
+        graph = Autodiff().apply(graph)
+        symbols = bind_symbols(graph, self._arrays)
+        known = run_nodes(graph.nodes, {e.value: np.asarray(self._arrays[e.name]) for e in graph.inputs}, symbols)
+        self._results = {output.name: known[output.value] for output in graph.outputs}
+        return known
+
+    def _place(self, after: Graph, known: Mapping[Value, np.ndarray], output: Value) -> str:
+        """Where the answers part: the first node of which both graphs have a result, with different numbers."""
+        for node in after.nodes:
+            for value in node.results:
+                if value in self._known and relative_error(known[value], self._known[value]) > self._tolerance:
+                    return f"; it starts at %{value.name} = {_described(node)}"
+        node = after.producers().get(output)
+        return "" if node is None else f"; it is %{output.name} = {_described(node)}"
+
+
+def _described(node: Node) -> str:
+    return f"{node.op}, layer {node.layer!r}" if node.layer else node.op
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """max|found - expected| / max|expected|; infinite where shapes, types, integers, NaNs or infinities differ.
+
+    >>> relative_error(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
+    0.2
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return math.inf
+    if expected.dtype.kind != "f":
+        return 0.0 if np.array_equal(found, expected) else math.inf
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.where(finite, 0, found), np.where(finite, 0, expected), equal_nan=True):
+        return math.inf
+    difference = float(np.abs(found[finite] - expected[finite]).max(initial=0))
+    if math.isnan(difference):
+        return math.inf
+    return difference and difference / max(float(np.abs(expected[finite]).max(initial=0)), np.finfo(expected.dtype).tiny)
+
+
+def random_arrays(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+    """Inputs for a graph, by name; symbolic dimensions are 3, 4, ... in alphabetic order unless `sizes` gives them.
+
+    Normal numbers for data and kernels, the latter divided by the square root of their inputs; numbers from 0.5 to 1.5
+    for weights and states of rank 0 and 1, which may be variances; 0 and 1 for integers, which may be labels.
+    """
+    names = sorted({s for value in graph.values() for s in symbols_of(value.type.shape)})
+    symbols = {name: 3 + i for i, name in enumerate(names)} | dict(sizes or {})
+    random = np.random.default_rng(seed)
+    return {entry.name: _random_array(random, entry, symbols) for entry in graph.inputs}
+
+
+def _random_array(random: np.random.Generator, entry: Input, symbols: Mapping[str, int]) -> np.ndarray:
+    dtype = entry.value.type.dtype
+    shape = tuple(dim_value(d, symbols) for d in entry.value.type.shape)
+    if not dtype.is_float:
+        return np.asarray(random.integers(0, 2, shape)).astype(dtype.numpy)
+    if entry.role == "input":
+        return np.asarray(random.normal(size=shape)).astype(dtype.numpy)
+    if len(shape) < 2:
+        return np.asarray(random.uniform(0.5, 1.5, shape)).astype(dtype.numpy)
+    return (random.normal(size=shape) / math.sqrt(max(math.prod(shape[:-1]), 1))).astype(dtype.numpy)

@@ -1,0 +1,297 @@
+"""Fusion: operations that one kernel can compute in one pass over memory become one `fusion` node."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, users
+from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.types import Dim, Shape, dim_value, element_count, symbols_of
+from lepton_jit.passes.base import Pass
+
+__all__ = ["Fuse"]
+
+# Computed again by every kernel that reads them: cheaper than the memory between.
+DUPLICATED = frozenset({"constant", "broadcast_in_dim", "iota", "dimension_value", "rng_bit_generator"})
+MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad"})
+# A reduction over few and long rows is left to the general schedule, which can split a row.
+LONG_ROW = 4096
+FEW_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Fuse(Pass):
+    """Merge nodes into groups, from the results backwards; each group of several nodes becomes a `fusion`.
+
+    law: a fusion computes what its region says; nothing is computed differently, only stored less often. A node
+    joins the group of its users if no other path leads from it to the group, and if the kernel of the group can
+    compute it:
+
+    - maps: elementwise operations and movements of one shape; a value that others read too becomes one more result
+    - rows: maps with reductions over the last dimension
+    - reduce: one reduction over any dimensions, what feeds it, and elementwise operations on its result
+    - contraction, window: elementwise operations on the result
+
+    Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
+    """
+
+    name: ClassVar[str] = "fuse"
+
+    def apply(self, graph: Graph) -> Graph:
+        return _Fusion(graph).run()
+
+
+@dataclass
+class _Group:
+    """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
+
+    number: int
+    kind: str  # "map", "rows", "reduce", "contraction", "window", "single"
+    domain: Shape
+    members: set[int] = field(default_factory=set)
+
+
+class _Fusion:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes = graph.nodes
+        self.position = {v: i for i, n in enumerate(self.nodes) for v in n.results}
+        self.users = users(graph)
+        self.outputs = {o.value for o in graph.outputs}
+        self.index_of = {id(n): i for i, n in enumerate(self.nodes)}
+        self.duplicated = [_is_duplicated(n) for n in self.nodes]
+        self.readers = self._readers()
+        self.groups: dict[int, _Group] = {}
+        self.group_of: list[int] = [-1] * len(self.nodes)
+
+    def run(self) -> Graph:
+        for i in reversed(range(len(self.nodes))):
+            if not self.duplicated[i]:
+                self._place(i)
+        nodes = self._emit()
+        return Graph(self.graph.name, self.graph.inputs, tuple(nodes), self.graph.outputs)
+
+    def _readers(self) -> list[frozenset[int]]:
+        """The nodes that read each node's results, looking through duplicated ones."""
+        readers: list[frozenset[int]] = [frozenset()] * len(self.nodes)
+        for i in reversed(range(len(self.nodes))):
+            found: set[int] = set()
+            for value in self.nodes[i].results:
+                for user in self.users[value]:
+                    j = self.index_of[id(user)]
+                    found |= readers[j] if self.duplicated[j] else {j}
+            readers[i] = frozenset(found)
+        return readers
+
+    def _place(self, i: int) -> None:
+        for number in sorted({self.group_of[j] for j in self.readers[i]}):
+            group = self.groups[number]
+            joined = self._joined(i, group)
+            if joined is not None and not self._cycle(i, group):
+                group.kind, group.domain = joined
+                self._add(i, group)
+                return
+        node = self.nodes[i]
+        group = _Group(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
+        if group.kind in ("rows", "reduce"):
+            group.domain = node.operands[0].type.shape
+        self.groups[i] = group
+        self._add(i, group)
+
+    def _add(self, i: int, group: _Group) -> None:
+        group.members.add(i)
+        self.group_of[i] = group.number
+
+    def _joined(self, i: int, group: _Group) -> tuple[str, Shape] | None:
+        """Kind and domain of the group with node i, or None if no one kernel computes both."""
+        node = self.nodes[i]
+        if len(node.results) != 1 or group.kind == "single":
+            return None
+        shape = node.result.type.shape
+        private = self.readers[i] <= group.members and node.result not in self.outputs
+        if node.op == "reduce":
+            return self._joined_reduce(node, group, private)
+        if node.op in ("affine_contraction", "reduce_window"):
+            kind = "contraction" if node.op == "affine_contraction" else "window"
+            fits = group.kind == "map" and shape == group.domain and private and self._is_epilogue(i, group)
+            return (kind, shape) if fits else None
+        if not _is_map(node):
+            return None
+        if group.kind == "map":
+            return ("map", shape) if shape == group.domain else None
+        if group.kind == "rows":
+            return ("rows", group.domain) if shape in (group.domain, group.domain[:-1]) else None
+        if group.kind == "reduce":
+            feeds = private and shape == group.domain
+            return ("reduce", group.domain) if feeds else None
+        return None  # contractions and windows take no prologue
+
+    def _joined_reduce(self, node: Node, group: _Group, private: bool) -> tuple[str, Shape] | None:
+        full = node.operands[0].type.shape
+        result = node.result.type.shape
+        if _is_row_reduction(node):
+            if group.kind in ("map", "rows") and group.domain == full:
+                return "rows", full
+            if group.kind == "map" and group.domain == result and self._may_widen(group, full):
+                return "rows", full
+        elementwise = all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
+        if group.kind == "map" and group.domain == result and private and elementwise:
+            return "reduce", full
+        return None
+
+    def _may_widen(self, group: _Group, full: Shape) -> bool:
+        """Members that have the shape of the rows are computed once a row; none may look like a whole row."""
+        return full != group.domain and all(
+            get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members
+        )
+
+    def _is_epilogue(self, i: int, group: _Group) -> bool:
+        """The group has one result and reads everything else at the position that it writes."""
+        results = [j for j in group.members if self._leaves(j, group)]
+        if len(results) != 1 or any(get_op(self.nodes[j].op).family is not Family.ELEMENTWISE for j in group.members):
+            return False
+        return all(_aligned(n) for n in self._feeding(group))
+
+    def _feeding(self, group: _Group) -> Iterator[Node]:
+        """The duplicated nodes that a group will contain."""
+        pending = [v for j in group.members for v in self.nodes[j].operands]
+        seen: set[Value] = set()
+        while pending:
+            value = pending.pop()
+            if value in seen or value not in self.position or not self.duplicated[self.position[value]]:
+                continue
+            seen.add(value)
+            node = self.nodes[self.position[value]]
+            yield node
+            pending += node.operands
+
+    def _leaves(self, j: int, group: _Group) -> bool:
+        """Somebody outside of the group reads node j."""
+        return not self.readers[j] <= group.members or any(v in self.outputs for v in self.nodes[j].results)
+
+    def _cycle(self, i: int, group: _Group) -> bool:
+        """A path leads from node i through another group into this one."""
+        last = max(group.members)
+        pending = [j for j in self.readers[i] if self.group_of[j] != group.number]
+        seen: set[int] = set()
+        while pending:
+            j = pending.pop()
+            number = self.group_of[j]
+            if number == group.number:
+                return True
+            if number in seen:
+                continue
+            seen.add(number)
+            for member in self.groups[number].members:
+                pending += [r for r in self.readers[member] if r <= last or self.group_of[r] == group.number]
+        return False
+
+    # Emission
+
+    def _emit(self) -> list[Node]:
+        """The groups in an order in which they can run, as close to the old order as that allows."""
+        made = {number: self._fused(group) for number, group in self.groups.items()}
+        standalone = self._standalone({v for node in made.values() for v in node.operands})
+        for i in standalone:
+            made[i] = self.nodes[i]
+        producer = {v: number for number, node in made.items() for v in node.results}
+        waiting = {n: len({producer[v] for v in node.operands if v in producer}) for n, node in made.items()}
+        dependents: dict[int, list[int]] = {n: [] for n in made}
+        for number, node in made.items():
+            for source in {producer[v] for v in node.operands if v in producer}:
+                dependents[source].append(number)
+        place = {n: max(self.groups[n].members) if n in self.groups else n for n in made}
+        ready = [(place[n], n) for n, count in waiting.items() if count == 0]
+        heapq.heapify(ready)
+        order: list[Node] = []
+        while ready:
+            _, number = heapq.heappop(ready)
+            order.append(made[number])
+            for later in dependents[number]:
+                waiting[later] -= 1
+                if waiting[later] == 0:
+                    heapq.heappush(ready, (place[later], later))
+        assert len(order) == len(made), "fusion made a cycle"
+        return order
+
+    def _standalone(self, read: Iterable[Value]) -> set[int]:
+        """Duplicated nodes whose value somebody needs in memory."""
+        pending = [v for v in (*read, *self.outputs) if v in self.position and self.duplicated[self.position[v]]]
+        needed: set[int] = set()
+        while pending:
+            i = self.position[pending.pop()]
+            if i not in needed:
+                needed.add(i)
+                operands = self.nodes[i].operands
+                pending += [v for v in operands if v in self.position and self.duplicated[self.position[v]]]
+        return needed
+
+    def _fused(self, group: _Group) -> Node:
+        root = self.nodes[max(group.members)]
+        if group.kind == "single":
+            return root
+        inside = set(group.members)
+        pending = [v for j in group.members for v in self.nodes[j].operands]
+        while pending:
+            value = pending.pop()
+            i = self.position.get(value, -1)
+            if i >= 0 and self.duplicated[i] and i not in inside:
+                inside.add(i)
+                pending += self.nodes[i].operands
+        nodes = [self.nodes[i] for i in sorted(inside)]
+        if len(nodes) == 1:
+            return root
+        defined = {v for n in nodes for v in n.results}
+        captured = tuple(dict.fromkeys(v for n in nodes for v in n.operands if v not in defined))
+        results = tuple(v for j in sorted(group.members) if self._leaves(j, group) for v in self.nodes[j].results)
+        region = Graph(
+            "fusion",
+            tuple(Input(v, v.name) for v in captured),
+            tuple(nodes),
+            tuple(Output(v, v.name) for v in results),
+        )
+        main = next((n for n in nodes if n.op in ("affine_contraction", "reduce_window", "reduce")), root)
+        return Node("fusion", captured, results, {"kind": group.kind}, main.layer, (region,))
+
+
+def _is_duplicated(node: Node) -> bool:
+    if node.op == "constant":
+        return node.result.type.rank == 0
+    return node.op in DUPLICATED
+
+
+def _is_map(node: Node) -> bool:
+    if node.op == "pad":
+        interior = node.attributes["interior"]
+        return isinstance(interior, tuple) and not any(interior)
+    return get_op(node.op).family is Family.ELEMENTWISE or node.op in MOVEMENT
+
+
+def _kind_alone(node: Node) -> str:
+    if _is_map(node):
+        return "map"
+    if node.op == "reduce":
+        return "rows" if _is_row_reduction(node) else "reduce"
+    return "single" if node.op != "affine_contraction" else "single"
+
+
+def _typical(dim: Dim) -> int:
+    return dim if isinstance(dim, int) else dim_value(dim, dict.fromkeys(symbols_of([dim]), 64))
+
+
+def _is_row_reduction(node: Node) -> bool:
+    shape = node.operands[0].type.shape
+    if node.attributes["dimensions"] != (len(shape) - 1,):
+        return False
+    return _typical(shape[-1]) < LONG_ROW or _typical(element_count(shape[:-1])) >= FEW_ROWS
+
+
+def _aligned(node: Node) -> bool:
+    """What an epilogue may contain besides arithmetic: scalars and broadcasts that keep the order of dimensions."""
+    if node.op == "broadcast_in_dim":
+        dimensions = node.attributes["dimensions"]
+        return isinstance(dimensions, tuple) and list(dimensions) == sorted(dimensions)  # pyright: ignore
+    return node.op in ("constant", "dimension_value")

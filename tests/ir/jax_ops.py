@@ -1,0 +1,199 @@
+"""The operations in JAX: an implementation that shares nothing with ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+JAX: dict[str, Callable[..., Any]] = {
+    "abs": lax.abs,
+    "negate": lax.neg,
+    "sqrt": lax.sqrt,
+    "floor": lax.floor,
+    "ceil": lax.ceil,
+    "round_nearest_even": lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN),
+    "add": lax.add,
+    "subtract": lax.sub,
+    "multiply": lax.mul,
+    "divide": lax.div,
+    "maximum": lax.max,
+    "minimum": lax.min,
+    "remainder": lax.rem,
+    "not": lax.bitwise_not,
+    "and": lax.bitwise_and,
+    "or": lax.bitwise_or,
+    "xor": lax.bitwise_xor,
+    "shift_left": lax.shift_left,
+    "shift_right_logical": lax.shift_right_logical,
+    "compare": lambda a, b, direction: getattr(lax, direction.lower())(a, b),
+    "select": lax.select,
+    "convert": lambda x, dtype: lax.convert_element_type(x, dtype.numpy),
+    "bitcast_convert": lambda x, dtype: lax.bitcast_convert_type(x, dtype.numpy),
+    "exponential": lax.exp,
+    "exponential_minus_one": lax.expm1,
+    "log": lax.log,
+    "log_plus_one": lax.log1p,
+    "logistic": lax.logistic,
+    "tanh": lax.tanh,
+    "erf": lax.erf,
+    "rsqrt": lax.rsqrt,
+    "sine": lax.sin,
+    "cosine": lax.cos,
+    "power": lax.pow,
+    "sign": lax.sign,
+    "is_finite": lax.is_finite,
+    "clamp": lax.clamp,
+    "constant": lambda value, dtype, shape: jnp.asarray(value, dtype.numpy).reshape(shape),
+    "iota": lambda dtype, shape, dimension: lax.broadcasted_iota(dtype.numpy, shape, dimension),
+    "broadcast_in_dim": lambda x, shape, dimensions: lax.broadcast_in_dim(x, shape, dimensions),
+    "reshape": lambda x, shape: lax.reshape(x, shape),
+    "transpose": lambda x, permutation: lax.transpose(x, permutation),
+    "reverse": lambda x, dimensions: lax.rev(x, dimensions),
+    "slice": lambda x, start, limit, strides: lax.slice(x, start, limit, strides),
+    "pad": lambda x, value, low, high, interior: lax.pad(x, value, list(zip(low, high, interior, strict=True))),
+    "concatenate": lambda *xs, dimension: lax.concatenate(xs, dimension),
+}
+
+
+def jax_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+        JAX[name] = function
+        return function
+
+    return enter
+
+
+# Reductions and windows
+
+_COMBINE = {
+    "add": lax.add,
+    "multiply": lax.mul,
+    "maximum": lax.max,
+    "minimum": lax.min,
+    "and": lax.bitwise_and,
+    "or": lax.bitwise_or,
+}
+
+
+def _identity(kind: str, dtype: np.dtype) -> np.ndarray:
+    if dtype == np.bool_:
+        return np.array(kind == "and")
+    if kind in ("add", "or", "multiply"):
+        return np.array(kind == "multiply", dtype)
+    if kind == "and":
+        return ~np.array(0, dtype)
+    if dtype.kind == "f":
+        return np.array(-np.inf if kind == "maximum" else np.inf, dtype)
+    return np.array(np.iinfo(dtype).min if kind == "maximum" else np.iinfo(dtype).max, dtype)
+
+
+@jax_op("reduce")
+def _reduce(x: jax.Array, dimensions: tuple[int, ...], kind: str) -> jax.Array:
+    functions = {"add": jnp.sum, "multiply": jnp.prod, "maximum": jnp.max, "minimum": jnp.min}
+    if kind in functions and dimensions and x.dtype != np.bool_:
+        return functions[kind](x, axis=dimensions).astype(x.dtype)
+    return lax.reduce(x, _identity(kind, x.dtype), _COMBINE[kind], dimensions)
+
+
+@jax_op("reduce_window")
+def _reduce_window(x: jax.Array, kind: str, window: Any, strides: Any, padding: Any, dilation: Any) -> jax.Array:
+    initial = _identity(kind, x.dtype)[()]
+    return lax.reduce_window(x, initial, _COMBINE[kind], window, strides, padding, window_dilation=dilation)
+
+
+@jax_op("select_and_scatter")
+def _select_and_scatter(x: jax.Array, source: jax.Array, window: Any, strides: Any, padding: Any) -> jax.Array:
+    """JAX has it only as the gradient of a maximum over windows."""
+    _, pull = jax.vjp(lambda v: lax.reduce_window(v, -np.inf, lax.max, window, strides, padding), x)
+    return pull(source)[0]
+
+
+# Contractions
+
+
+@jax_op("dot_general")
+def _dot_general(
+    a: Any, b: Any, lhs_batching: Any, rhs_batching: Any, lhs_contracting: Any, rhs_contracting: Any
+) -> Any:
+    numbers = ((lhs_contracting, rhs_contracting), (lhs_batching, rhs_batching))
+    return lax.dot_general(a, b, numbers, precision="highest")
+
+
+@jax_op("convolution")
+def _convolution(
+    x: Any, k: Any, lhs_spec: Any, rhs_spec: Any, out_spec: Any, window_reversal: Any, strides: Any, **attributes: Any
+) -> Any:
+    k = lax.rev(k, [rhs_spec[i + 2] for i, flipped in enumerate(window_reversal) if flipped])
+    numbers = lax.ConvDimensionNumbers(lhs_spec, rhs_spec, out_spec)
+    return lax.conv_general_dilated(x, k, strides, dimension_numbers=numbers, precision="highest", **attributes)
+
+
+# Composites
+
+JAX |= {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_silu": jax.nn.hard_silu,
+    "mish": jax.nn.mish,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "softmax": jax.nn.softmax,
+    "log_softmax": jax.nn.log_softmax,
+    "argmax": lambda x, axis: jnp.argmax(x, axis).astype(np.int32),
+    "softmax_cross_entropy": lambda logits, targets: -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1),
+}
+
+
+@jax_op("sparse_softmax_cross_entropy")
+def _sparse_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    index = jnp.asarray(labels).astype(np.int32)[..., None]
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), index, axis=-1)[..., 0]
+
+
+@jax_op("sigmoid_cross_entropy")
+def _sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+
+
+def _pooled(x: jax.Array, kind: str, window: Any, strides: Any, padding: Any) -> jax.Array:
+    padding = ((0, 0), *padding, (0, 0))
+    return lax.reduce_window(
+        x, _identity(kind, x.dtype)[()], _COMBINE[kind], (1, *window, 1), (1, *strides, 1), padding
+    )
+
+
+@jax_op("max_pool")
+def _max_pool(x: jax.Array, **attributes: Any) -> jax.Array:
+    return _pooled(x, "maximum", **attributes)
+
+
+@jax_op("average_pool")
+def _average_pool(x: jax.Array, **attributes: Any) -> jax.Array:
+    return _pooled(x, "add", **attributes) / _pooled(jnp.ones_like(x), "add", **attributes)
+
+
+@jax_op("batch_norm_training")
+def _batch_norm_training(x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float, axis: int) -> Any:
+    others = tuple(d for d in range(x.ndim) if d != axis % x.ndim)
+    mean, variance = jnp.mean(x, others), jnp.var(x, others)
+    return _batch_norm_inference(x, gamma, beta, mean, variance, epsilon, axis), mean, variance
+
+
+@jax_op("batch_norm_inference")
+def _batch_norm_inference(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, axis: int) -> Any:
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    gamma, beta, mean, variance = (v.reshape(shape) for v in (gamma, beta, mean, variance))
+    return (x - mean) / jnp.sqrt(variance + epsilon) * gamma + beta

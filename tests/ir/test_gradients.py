@@ -1,0 +1,138 @@
+"""The gradient rule of every operation that has one: against finite differences and against JAX, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import pytest
+
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.op import DECOMPOSED, NOT_DIFFERENTIABLE, OPS
+from lepton_jit.ir.ops.rules import resolved
+from lepton_jit.passes.autodiff import Autodiff
+from tests.ir.cases import SYMBOLS, Case, cases, gradient_graph
+from tests.ir.jax_ops import JAX
+
+Arrays = dict[str, np.ndarray]
+
+STEP = 1e-6
+TOLERANCE = 1e-6
+
+
+def _has_gradient(case: Case) -> bool:
+    if case.op.gradient is NOT_DIFFERENTIABLE:
+        return False
+    results = case.graph().nodes[0].results
+    return bool(case.float_operands()) and all(v.type.dtype.is_float for v in results)
+
+
+DIFFERENTIABLE = [p for p in cases() if _has_gradient(p.values[0])]
+
+
+def _arguments(case: Case, graph: Graph) -> tuple[Arrays, Arrays]:
+    """Operands by name, and random cotangents of the results."""
+    random = np.random.default_rng(7)
+    inputs = {f"x{i}": a for i, a in enumerate(case.arrays("f64"))}
+    outputs = run_graph(graph, inputs)
+    return inputs, {f"dy{i}": random.uniform(0.5, 1.5, outputs[f"y{i}"].shape) for i in range(len(outputs))}
+
+
+def _gradient(case: Case, inputs: Arrays, cotangents: Arrays) -> Arrays:
+    graph = case.graph("f64")
+    if case.op.gradient is DECOMPOSED:
+        return run_graph(_by_autodiff(case, graph), inputs | cotangents)
+    return run_graph(gradient_graph(graph, [True] * len(cotangents)), inputs | cotangents)
+
+
+def _by_autodiff(case: Case, graph: Graph) -> Graph:
+    """The gradient of sum(y * dy), for composites whose rule is their decomposition's."""
+    b = Builder()
+    operands = [b.input(f"x{i}", e.value.type) for i, e in enumerate(graph.inputs)]
+    y = b(case.op.name, *operands, **graph.nodes[0].attributes)
+    weighted = b("multiply", y, b.input("dy0", y.type))
+    loss = b("reduce", weighted, dimensions=tuple(range(y.type.rank)), kind="add")
+    wanted = case.float_operands()
+    for i, value in zip(wanted, b.emit("gradient", loss, *(operands[i] for i in wanted)), strict=True):
+        b.output(value, f"dx{i}")
+    return Autodiff().apply(b.build())
+
+
+def _pulled(f: Callable[[Arrays], Mapping[str, np.ndarray]], cotangents: Arrays, inputs: Arrays) -> float:
+    outputs = f(inputs)
+    return sum(float(np.sum(outputs[f"y{i}"] * cotangents[f"dy{i}"])) for i in range(len(cotangents)))
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE)
+def test_finite_differences_agree(case: Case) -> None:
+    graph = case.graph("f64")
+    inputs, cotangents = _arguments(case, graph)
+    found = _gradient(case, inputs, cotangents)
+    random = np.random.default_rng(11)
+    for i in case.float_operands():
+        for _ in range(2):
+            direction = random.uniform(-1.0, 1.0, inputs[f"x{i}"].shape)
+            step = STEP * direction
+            above = _pulled(lambda a: run_graph(graph, a), cotangents, inputs | {f"x{i}": inputs[f"x{i}"] + step})
+            below = _pulled(lambda a: run_graph(graph, a), cotangents, inputs | {f"x{i}": inputs[f"x{i}"] - step})
+            slope = (above - below) / (2 * STEP)
+            ours = float(np.sum(found[f"dx{i}"] * direction)) if f"dx{i}" in found else 0.0
+            size = max(1.0, abs(slope), float(np.abs(found.get(f"dx{i}", np.zeros(1))).sum()))
+            assert abs(ours - slope) <= TOLERANCE * size
+
+
+@pytest.mark.parametrize("case", [p for p in DIFFERENTIABLE if p.values[0].op.name in JAX])
+def test_jax_agrees(case: Case) -> None:
+    graph = case.graph("f64")
+    inputs, cotangents = _arguments(case, graph)
+    found = _gradient(case, inputs, cotangents)
+    attributes = {k: resolved(v, SYMBOLS) for k, v in graph.nodes[0].attributes.items()}
+    wanted = case.float_operands()
+
+    def function(*floats: np.ndarray) -> object:
+        values = dict(inputs) | {f"x{i}": a for i, a in zip(wanted, floats, strict=True)}
+        return JAX[case.op.name](*values.values(), **attributes)
+
+    with jax.enable_x64(True):
+        _, pull = jax.vjp(function, *(inputs[f"x{i}"] for i in wanted))
+        dys = tuple(cotangents.values())
+        theirs = [np.asarray(a) for a in pull(dys if len(dys) > 1 else dys[0])]
+    for i, expected in zip(wanted, theirs, strict=True):
+        size = max(1.0, float(np.abs(expected).max(initial=0.0)))
+        np.testing.assert_allclose(found.get(f"dx{i}", np.zeros_like(expected)), expected, rtol=0, atol=1e-11 * size)
+
+
+@pytest.mark.parametrize("case", [p for p in DIFFERENTIABLE if p.values[0].op.gradient is not DECOMPOSED])
+def test_cotangents_have_the_types_of_the_operands(case: Case) -> None:
+    """In the dtypes of the sample, and with its symbolic dimensions."""
+    graph = case.graph()
+    gradient = gradient_graph(graph, [True] * len(graph.nodes[0].results))
+    assert gradient.outputs
+
+
+@pytest.mark.parametrize(
+    "given", [(True, False, False), (False, True, False), (False, False, True), (False, True, True)]
+)
+@pytest.mark.parametrize("case", [p for p in cases() if p.values[0].op.name == "batch_norm_training"])
+def test_batch_norm_takes_any_of_its_cotangents(case: Case, given: tuple[bool, ...]) -> None:
+    graph = case.graph("f64")
+    inputs, cotangents = _arguments(case, graph)
+    used = {name: a if on else np.zeros_like(a) for (name, a), on in zip(cotangents.items(), given, strict=True)}
+    expected = _gradient(case, inputs, used)
+    kept = {name: a for (name, a), on in zip(cotangents.items(), given, strict=True) if on}
+    found = run_graph(gradient_graph(graph, given), inputs | kept)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found.get(name, np.zeros_like(array)), array, rtol=1e-9, atol=1e-12)
+
+
+def test_what_has_no_gradient_says_so() -> None:
+    without = {name for name, op in OPS.items() if op.gradient is NOT_DIFFERENTIABLE}
+    assert without == {
+        *("floor", "ceil", "round_nearest_even", "sign", "is_finite", "compare", "bitcast_convert"),
+        *("not", "and", "or", "xor", "shift_left", "shift_right_logical"),
+        *("constant", "iota", "dimension_value", "rng_bit_generator", "argmax", "select_and_scatter"),
+        *("gradient", "fusion", "affine_contraction", "pack"),
+    }

@@ -1,0 +1,107 @@
+"""Every operation, on every sample of its record: type rule, text, verifier, and JAX's answer."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.op import OPS, Family
+from lepton_jit.ir.ops.rules import resolved
+from lepton_jit.ir.parser import parse_graph
+from lepton_jit.ir.types import TensorType, dim_value
+from lepton_jit.ir.verifier import verify
+from tests.ir.cases import SYMBOLS, Case, cases
+from tests.ir.jax_ops import JAX
+
+# What JAX does not have: structure, code generation's own forms, random bits keyed in our way (these have a test of
+# their own), and the numbers behind symbolic dimensions.
+WITHOUT_PEER = {"gradient", "fusion", "affine_contraction", "pack", "dropout", "rng_bit_generator", "dimension_value"}
+
+
+@pytest.mark.parametrize("case", cases())
+def test_the_type_rule_says_what_the_reference_returns(case: Case) -> None:
+    (node,) = case.graph().nodes
+    results = case.op.reference(case.arrays(), node.attributes, SYMBOLS)
+    expected = [(v.type.dtype.numpy, tuple(dim_value(d, SYMBOLS) for d in v.type.shape)) for v in node.results]
+    assert [(a.dtype, a.shape) for a in results] == expected
+
+
+@pytest.mark.parametrize("case", cases())
+def test_text_is_read_back(case: Case) -> None:
+    graph = case.graph()
+    verify(graph)
+    assert parse_graph(str(graph)) == graph
+    assert str(parse_graph(str(graph))) == str(graph)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_operands_are_left_as_they_are(case: Case) -> None:
+    (node,) = case.graph().nodes
+    arrays = case.arrays()
+    for array in arrays:
+        array.flags.writeable = False
+    case.op.reference(arrays, node.attributes, SYMBOLS)
+
+
+def test_every_operation_has_a_peer() -> None:
+    assert set(OPS) - set(JAX) - WITHOUT_PEER == set()
+
+
+@pytest.mark.parametrize("case", [c for c in cases() if c.values[0].op.name in JAX])
+def test_jax_agrees(case: Case) -> None:
+    (node,) = case.graph().nodes
+    if case.op.name == "select_and_scatter" and node.result.type.dtype.kind != "float":
+        pytest.skip("JAX has it as a gradient only, so only of floats")
+    with jax.enable_x64(True):
+        found = JAX[case.op.name](*case.arrays(), **{k: resolved(v, SYMBOLS) for k, v in node.attributes.items()})
+        theirs = [np.asarray(a) for a in (found if isinstance(found, tuple) else (found,))]
+    ours = case.op.reference(case.arrays(), node.attributes, SYMBOLS)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        if a.dtype.kind != "f":
+            assert a.tolist() == b.tolist()
+            continue
+        tolerance = 1e-12 if a.dtype == np.float64 else 2e-6
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, np.abs(b).max(initial=0)))
+
+
+@pytest.mark.parametrize("case", cases(Family.COMPOSITE))
+def test_a_decomposition_with_symbols_means_the_same(case: Case) -> None:
+    arrays = case.arrays()
+    b = Builder()
+    operands = [b.input(f"x{i}", t) for i, t in enumerate(case.sample.operands)]
+    assert case.op.decompose is not None
+    found = case.op.decompose(b, *operands, **case.sample.attributes)
+    found = (found,) if isinstance(found, Value) else tuple(found)
+    for i, value in enumerate(found):
+        b.output(value, f"y{i}")
+    graph = b.build()
+    (node,) = case.graph().nodes
+    assert [v.type for v in found] == [v.type for v in node.results]
+    results = run_graph(graph, {f"x{i}": a for i, a in enumerate(arrays)})
+    expected = case.op.reference(arrays, node.attributes, SYMBOLS)
+    for i, array in enumerate(expected):
+        np.testing.assert_array_equal(results[f"y{i}"], array)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_an_empty_batch_works(case: Case) -> None:
+    if not any("N" in repr(t.shape) for t in case.sample.operands):
+        pytest.skip("no symbolic dimension")
+    if any(isinstance(d, int) and d > 1 and "N" in repr(t.shape[0:1]) for t in case.sample.operands for d in ()):
+        pytest.skip("never")
+    (node,) = case.graph().nodes
+    symbols = {"N": 0}
+    arrays = [np.zeros([dim_value(d, symbols) for d in t.shape], t.dtype.numpy) for t in case.sample.operands]
+    results = case.op.reference(arrays, node.attributes, symbols)
+    expected = [tuple(dim_value(d, symbols) for d in v.type.shape) for v in node.results]
+    assert [a.shape for a in results] == expected
+
+
+def test_the_types_of_samples_are_types() -> None:
+    assert all(isinstance(t, TensorType) for op in OPS.values() for s in op.samples for t in s.operands)

@@ -1,0 +1,246 @@
+"""Losses, metrics, optimizers and whole training runs against Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lepton_jit as lpt
+from tests.keras_peer import copy_weights, functional_pair, keras, relative_error, sequential_pair
+
+RNG = np.random.default_rng(11)
+PROBABILITIES = RNG.dirichlet(np.ones(4), 6).astype("float32")
+LOGITS = RNG.normal(0, 3, (6, 4)).astype("float32")
+ONE_HOT = np.eye(4, dtype="float32")[[0, 3, 1, 1, 2, 0]]
+LABELS = ONE_HOT.argmax(axis=1)
+BINARY = (RNG.uniform(size=(6, 4)) > 0.5).astype("float32")
+UNIT = RNG.uniform(size=(6, 4)).astype("float32")
+
+LOSSES: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = [
+    ("MeanSquaredError", {}, LOGITS, UNIT),
+    ("MeanAbsoluteError", {}, LOGITS, UNIT),
+    ("BinaryCrossentropy", {}, UNIT, BINARY),
+    ("BinaryCrossentropy", {"from_logits": True, "label_smoothing": 0.1}, LOGITS, BINARY),
+    ("CategoricalCrossentropy", {}, PROBABILITIES, ONE_HOT),
+    ("CategoricalCrossentropy", {"label_smoothing": 0.2}, PROBABILITIES, ONE_HOT),
+    ("CategoricalCrossentropy", {"from_logits": True}, LOGITS, ONE_HOT),
+    ("CategoricalCrossentropy", {"from_logits": True}, LOGITS, PROBABILITIES),
+    ("SparseCategoricalCrossentropy", {}, PROBABILITIES, LABELS),
+    ("SparseCategoricalCrossentropy", {"from_logits": True}, LOGITS, LABELS),
+]
+
+
+@pytest.mark.parametrize("name, arguments, y_pred, y_true", LOSSES)
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+def test_a_loss_is_keras_loss(
+    name: str, arguments: dict[str, Any], y_pred: np.ndarray, y_true: np.ndarray, reduction: str
+) -> None:
+    peer = getattr(keras.losses, name)(reduction=reduction, **arguments)
+    ours = getattr(lpt.losses, name)(reduction=reduction, **arguments)
+    weights = np.array([1, 2, 0, 0.5, 1, 3], "float32")
+
+    assert relative_error(ours(y_true, y_pred), peer(y_true, y_pred)) < 2e-6
+    assert relative_error(ours(y_true, y_pred, weights), peer(y_true, y_pred, sample_weight=weights)) < 2e-6
+
+
+METRICS: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = [
+    ("BinaryAccuracy", {}, UNIT, BINARY),
+    ("BinaryAccuracy", {"threshold": 0.3}, UNIT, BINARY),
+    ("CategoricalAccuracy", {}, LOGITS, ONE_HOT),
+    ("SparseCategoricalAccuracy", {}, LOGITS, LABELS),
+    ("MeanSquaredError", {}, LOGITS, UNIT),
+    ("MeanAbsoluteError", {}, LOGITS, UNIT),
+    ("BinaryCrossentropy", {"from_logits": True}, LOGITS, BINARY),
+    ("CategoricalCrossentropy", {}, PROBABILITIES, ONE_HOT),
+    ("SparseCategoricalCrossentropy", {}, PROBABILITIES, LABELS),
+]
+
+
+@pytest.mark.parametrize("name, arguments, y_pred, y_true", METRICS)
+def test_a_metric_is_keras_metric(name: str, arguments: dict[str, Any], y_pred: np.ndarray, y_true: np.ndarray) -> None:
+    peer, ours = getattr(keras.metrics, name)(**arguments), getattr(lpt.metrics, name)(**arguments)
+    assert ours.name == peer.name
+    for metric in (peer, ours):
+        metric.update_state(y_true, y_pred)
+        metric.update_state(y_true[:2], y_pred[:2], sample_weight=np.array([3.0, 1.0], "float32"))
+
+    assert ours.result() == pytest.approx(float(peer.result()), rel=2e-6)
+
+
+OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9}),
+    ("SGD", {"learning_rate": 0.1, "momentum": 0.8, "nesterov": True}),
+    ("SGD", {"weight_decay": 0.1, "learning_rate": 0.1}),
+    ("SGD", {"clipvalue": 0.05, "learning_rate": 0.5}),
+    ("SGD", {"clipnorm": 0.1, "learning_rate": 0.5}),
+    ("SGD", {"global_clipnorm": 0.1, "learning_rate": 0.5}),
+    ("Adam", {}),
+    ("Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}),
+    ("AdamW", {"learning_rate": 0.1, "weight_decay": 0.05}),
+    ("RMSprop", {}),
+    ("RMSprop", {"learning_rate": 0.01, "rho": 0.8, "momentum": 0.5, "centered": True}),
+]
+
+
+@pytest.mark.parametrize("name, arguments", OPTIMIZERS)
+def test_three_steps_of_an_optimizer_are_those_of_keras(name: str, arguments: dict[str, Any]) -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(8, 5)).astype("float32"), rng.normal(size=(8, 3)).astype("float32")
+    kernel, bias = rng.normal(size=(5, 3)).astype("float32"), rng.normal(size=3).astype("float32")
+    model = lpt.Sequential([lpt.Dense(3, input_shape=(5,))])
+    model.set_weights([kernel, bias])
+    model.compile(getattr(lpt.optimizers, name)(**arguments), "mse")
+    peer = getattr(keras.optimizers, name)(**arguments)
+    variables = [keras.Variable(kernel, name="kernel"), keras.Variable(bias, name="bias")]
+    for _ in range(3):
+        k, b = (np.asarray(v.value) for v in variables)
+        error = (x @ k + b - y) * 2 / y.size
+        peer.apply([keras.ops.array(x.T @ error), keras.ops.array(error.sum(axis=0))], variables)
+
+        model.train_on_batch(x, y)
+
+    for weight, start, variable in zip(model.get_weights(), (kernel, bias), variables, strict=True):
+        # The change is what the optimizer decides; the weight itself would hide an error of it.
+        assert relative_error(weight - start, np.asarray(variable.value) - start) < 1e-4
+
+
+def test_optimizer_defaults_are_keras_defaults() -> None:
+    for name in ("SGD", "Adam", "AdamW", "RMSprop"):
+        ours, theirs = getattr(lpt.optimizers, name)().get_config(), getattr(keras.optimizers, name)().get_config()
+        for key in set(ours) - {"name"}:
+            expected = theirs[key] if theirs[key] is None else pytest.approx(theirs[key], rel=1e-6)
+            assert ours[key] == expected, f"{name}.{key}"
+
+
+SCHEDULES: list[tuple[str, dict[str, Any]]] = [
+    ("ExponentialDecay", {"initial_learning_rate": 0.1, "decay_steps": 4, "decay_rate": 0.5}),
+    ("ExponentialDecay", {"initial_learning_rate": 0.1, "decay_steps": 4, "decay_rate": 0.5, "staircase": True}),
+    ("InverseTimeDecay", {"initial_learning_rate": 0.1, "decay_steps": 4, "decay_rate": 0.5}),
+    ("PiecewiseConstantDecay", {"boundaries": [3, 6], "values": [1.0, 0.5, 0.1]}),
+    ("PolynomialDecay", {"initial_learning_rate": 0.1, "decay_steps": 5, "power": 2.0}),
+    ("PolynomialDecay", {"initial_learning_rate": 0.1, "decay_steps": 3, "cycle": True}),
+    ("CosineDecay", {"initial_learning_rate": 0.1, "decay_steps": 5, "alpha": 0.1}),
+    ("CosineDecay", {"initial_learning_rate": 0.0, "decay_steps": 5, "warmup_target": 0.2, "warmup_steps": 3}),
+]
+
+
+@pytest.mark.parametrize("name, arguments", SCHEDULES)
+def test_a_schedule_is_keras_schedule(name: str, arguments: dict[str, Any]) -> None:
+    peer = getattr(keras.optimizers.schedules, name)(**arguments)
+    ours = getattr(lpt.optimizers.schedules, name)(**arguments)
+    for step in range(10):
+        assert ours(step) == pytest.approx(float(peer(step)), abs=1e-7)
+
+
+def convolutional(layers: Any) -> list[Any]:
+    return [
+        layers.Conv2D(4, 3, padding="same", activation="relu", kernel_regularizer="l2"),
+        layers.BatchNormalization(momentum=0.8),
+        layers.MaxPooling2D(),
+        layers.Flatten(),
+        layers.Dense(3, activation="softmax", bias_regularizer="l1"),
+    ]
+
+
+def branched(layers: Any) -> tuple[Any, Any]:
+    left, right = layers.Input((6,), name="left"), layers.Input((4,), name="right")
+    shared = layers.Dense(5, activation="tanh", name="shared")
+    a, b = shared(left), shared(layers.Dense(6, name="widen")(right))
+    both = layers.Concatenate(name="both")([layers.Add(name="sum")([a, b]), b])
+    classes = layers.Dense(3, activation="softmax", name="classes")(both)
+    return [left, right], [classes, layers.Dense(1, activation="sigmoid", name="flag")(a)]
+
+
+def test_three_steps_and_an_evaluation_of_a_convolutional_model() -> None:
+    peer, ours = sequential_pair(convolutional, (6, 6, 2))
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(12, 6, 6, 2)).astype("float32"), rng.integers(0, 3, 12)
+    for model, library in ((peer, keras), (ours, lpt)):
+        loss = "sparse_categorical_crossentropy"
+        model.compile(library.optimizers.SGD(0.1), loss, metrics=["accuracy"])
+    assert relative_error(ours.predict(x), peer.predict(x, verbose=0)) < 1e-5
+
+    losses = [(ours.train_on_batch(x[i : i + 4], y[i : i + 4]), peer.train_on_batch(x[i : i + 4], y[i : i + 4]))
+              for i in (0, 4, 8)]  # fmt: skip
+
+    for actual, expected in losses:
+        assert actual == pytest.approx([float(v) for v in expected], rel=1e-5)
+    for actual, expected in zip(ours.get_weights(), peer.get_weights(), strict=True):
+        assert relative_error(actual, expected) < 2e-5
+    assert ours.evaluate(x, y, batch_size=5) == pytest.approx(peer.evaluate(x, y, batch_size=5, verbose=0), rel=1e-5)
+
+
+def test_fit_of_a_model_with_branches_gives_keras_history() -> None:
+    peer, ours = functional_pair(branched)
+    rng = np.random.default_rng(5)
+    x = {"left": rng.normal(size=(10, 6)).astype("float32"), "right": rng.normal(size=(10, 4)).astype("float32")}
+    y = {
+        "classes": np.eye(3, dtype="float32")[rng.integers(0, 3, 10)],
+        "flag": rng.integers(0, 2, 10).astype("float32"),
+    }
+    histories = []
+    for model, library in ((peer, keras), (ours, lpt)):
+        model.compile(
+            library.optimizers.Adam(0.01),
+            loss={"classes": "categorical_crossentropy", "flag": "binary_crossentropy"},
+            loss_weights={"classes": 1.0, "flag": 0.5},
+            metrics={"classes": ["accuracy"], "flag": ["mae", "accuracy"]},
+        )
+        histories.append(model.fit(x, y, batch_size=4, epochs=2, shuffle=False, validation_data=(x, y), verbose=0))
+    expected, actual = (h.history for h in histories)
+
+    assert list(actual) == list(expected)
+    for key in expected:
+        assert actual[key] == pytest.approx(expected[key], rel=1e-4), key
+    for mine, theirs in zip(ours.get_weights(), peer.get_weights(), strict=True):
+        assert relative_error(mine, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("how", ["sample_weight", "class_weight"])
+def test_weights_of_samples_and_classes_act_as_in_keras(how: str) -> None:
+    def make(layers: Any) -> list[Any]:
+        return [layers.Dense(3, activation="softmax")]
+
+    peer, ours = sequential_pair(make, (4,))
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(6, 4)).astype("float32"), rng.integers(0, 3, 6)
+    given = {"sample_weight": rng.uniform(size=6)} if how == "sample_weight" else {"class_weight": {0: 2.0, 2: 0.5}}
+    histories = []
+    for model in (peer, ours):
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["acc"])
+        histories.append(model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, **given).history)
+
+    assert list(histories[1]) == list(histories[0])
+    for key in histories[0]:
+        assert histories[1][key] == pytest.approx(histories[0][key], rel=1e-5), key
+
+
+def test_the_first_weights_have_keras_distribution() -> None:
+    for name in ("glorot_uniform", "he_normal", "lecun_uniform", "random_normal", "truncated_normal", "orthogonal"):
+        ours = lpt.initializers.get(name)((3, 3, 20, 30))
+        theirs = np.asarray(keras.initializers.get(name)((3, 3, 20, 30)))
+        assert ours.shape == theirs.shape
+        assert ours.std() == pytest.approx(theirs.std(), rel=0.05), name
+        assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.3), name
+
+
+def test_order_of_weights_is_keras_order_whatever_the_graph() -> None:
+    def make(layers: Any) -> tuple[Any, Any]:
+        x = layers.Input((4,), name="x")
+        early, late = layers.Dense(2, name="early"), layers.Dense(3, name="late")
+        a = layers.Dense(5, name="a")(x)
+        b = layers.Dense(2, name="b")(layers.Dense(6, name="c")(a))
+        d = early(x)
+        return x, [late(layers.Add(name="add")([d, b])), layers.Dense(7, name="tail")(a)]
+
+    peer, ours = keras.Model(*make(keras.layers)), lpt.Model(*make(lpt.layers))
+    copy_weights(peer, ours)
+
+    assert [w.shape for w in ours.weights] == [tuple(w.shape) for w in peer.weights]
+    assert [layer.name for layer in ours.layers] == [layer.name for layer in peer.layers]
+    x = np.ones((2, 4), "float32")
+    for mine, theirs in zip(ours(x), peer(x), strict=True):
+        assert relative_error(mine, theirs) < 1e-5
