@@ -88,14 +88,14 @@ class CompiledModel:
         return self._reading
 
     def _text(self, stage: str, layer: str | None) -> str:
-        from lepton_jit.codegen.loop_printer import print_kernel
-
         stages, prepare, main = self._read()
         if stage == "llvm":
             return main.llvm
         if stage == "asm":
             return main.assembly()
         if stage == "loops":
+            from lepton_jit.codegen.loop_printer import print_kernel
+
             kernels = [s.kernel for s in main.lowered.steps if layer is None or _inside(s.layer, layer)]
             return "\n".join(print_kernel(k) for k in kernels)
         graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]

@@ -169,7 +169,7 @@ def support_object(target: Target) -> bytes:
     stored = objects.get(key) if objects else None
     if stored and "object" in stored:
         return stored["object"]
-    code = compile_object(text, target, 2)
+    code = compile_object(text, target)
     if objects:
         objects.put(key, {"object": code})
     return code

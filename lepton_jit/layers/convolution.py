@@ -59,6 +59,7 @@ class _Convolution(Layer):
 
     def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
         batch, _, _, channels = input_shape
+        assert channels is not None
         if self.built:
             self.check_input("channels", self._input_channels(), channels, input_shape)
         size = window_output(self.label, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate)
