@@ -216,6 +216,22 @@ def gemm(
     return build
 
 
+def standing_tile() -> Case:
+    """The largest tile with steps of zero: what its loads leave of the peak when all of them hit L1."""
+
+    def build(target: Target) -> Work:
+        kernel = MicroKernel(target, "f32", target.tile_rows, target.tile_vectors, target.tile_vectors, prefetch=0)
+        steps = 16384
+        work = Work(2 * kernel.rows * kernel.width * steps)
+        a, b, c = aligned(kernel.rows, 16), aligned(1, kernel.width), aligned(kernel.rows, kernel.width)
+        offsets = np.arange(kernel.rows, dtype=np.int64) * 16
+        work.keep += [a, b, c, offsets]
+        work.add(kernel, at(a, 0), at(b, 0), at(c, 0), work.shape(n0=steps, c_row=kernel.width), at(offsets, 0))
+        return work
+
+    return build
+
+
 def conv(
     batch: int,
     size: int,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from safetensors import SafetensorError, deserialize, serialize
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save as serialize_arrays
 
 from lepton_jit import arguments
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError
@@ -110,8 +111,7 @@ def _write(filepath: PathLike, kind: str, config: dict[str, Any], tensors: Tenso
         "config": document,
         "crc32": str(_checksum(document, contiguous)),
     }
-    entries: Any = {n: {"dtype": a.dtype.name, "shape": a.shape, "data": a.tobytes()} for n, a in contiguous.items()}
-    data = serialize(entries, metadata)
+    data = serialize_arrays(contiguous, metadata)
     # In the same directory, so that the rename stays within one file system and replaces the old file in one step.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -140,6 +140,11 @@ def _checksum(document: str, tensors: Mapping[str, np.ndarray]) -> int:
     return crc
 
 
+def _compare_checksum(expected: str | None, document: str, tensors: Mapping[str, np.ndarray]) -> None:
+    if expected != str(_checksum(document, tensors)):
+        raise FileFormatError("the checksum does not fit: the file is damaged")
+
+
 # Reading
 
 
@@ -165,8 +170,7 @@ def _read(filepath: PathLike) -> tuple[dict[str, Any], Tensors]:
     if metadata.get("version") != str(_VERSION):
         raise FileFormatError(f"expected version {_VERSION} of the format, got {metadata.get('version')!r}")
     document = metadata.get("config", "")
-    if metadata.get("crc32") != str(_checksum(document, tensors)):
-        raise FileFormatError("the checksum does not fit: the file is damaged")
+    _compare_checksum(metadata.get("crc32"), document, tensors)
     config = _parse_json(document)
     if config.get("kind") not in ("model", "weights"):
         raise FileFormatError(f"expected kind 'model' or 'weights', got {config.get('kind')!r}")

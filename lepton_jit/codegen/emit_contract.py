@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_kernel import KernelEmitter
-from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Primitives, memory_type, splat_constant
+from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Primitives, Text, memory_type, splat_constant
 from lepton_jit.codegen.loop_ir import Affine, Apply, Atom, Const, Contract, Tile
 from lepton_jit.codegen.microkernel import SHAPE, ALayout, Fragment, MicroKernel, emit_microkernel
 from lepton_jit.codegen.target import Target
@@ -41,32 +41,36 @@ class ContractUnit:
 
     def _function(self, kernel: KernelEmitter, contract: Contract, layout: ALayout) -> ir.Value:
         if isinstance(contract.rows, int):
-            return self._microkernel(contract.tile, contract.rows, layout)
+            return self._microkernel(contract, contract.rows, layout)
         table = self._table(contract, layout)
         builder = kernel.builder
         index = kernel.value_of(contract.rows)
-        slot = builder.gep(table, [index], source_etype=POINTER)
+        slot = builder.gep(_address(table), [index], source_etype=POINTER)
         loaded = builder.load(slot, align=8, typ=POINTER)
         return _Callee(loaded)  # pyright: ignore[reportReturnType]
 
     def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
         """The micro-kernels by their number of rows."""
-        key = (contract.tile, contract.heights, layout)
+        key = (contract.tile, contract.heights, layout, contract.accumulate)
         if key not in self._tables:
             null = ir.Constant(POINTER, None)
             entries: list[Any] = [null] * (max(contract.heights) + 1)
             for height in contract.heights:
-                entries[height] = self._microkernel(contract.tile, height, layout)
-            typ = ir.ArrayType(POINTER, len(entries))
-            table = ir.GlobalVariable(self.module, typ, f"{self.module.name}_tiles_{len(self._tables)}")
-            table.initializer = ir.Constant(typ, entries)  # pyright: ignore[reportAttributeAccessIssue]
-            table.global_constant = True
-            table.linkage = "internal"
-            self._tables[key] = table
+                entries[height] = self._microkernel(contract, height, layout)
+            value = ir.Constant(ir.ArrayType(POINTER, len(entries)), entries)
+            self._tables[key] = self._global(f"tiles_{len(self._tables)}", value)
         return self._tables[key]
 
-    def _microkernel(self, tile: Tile, rows: int, layout: ALayout) -> ir.Function:
-        key = (tile, rows, layout)
+    def _global(self, name: str, value: ir.Constant) -> ir.GlobalVariable:
+        table = ir.GlobalVariable(self.module, value.type, f"{self.module.name}_{name}")
+        table.initializer = value  # pyright: ignore[reportAttributeAccessIssue]
+        table.global_constant = True
+        table.linkage = "internal"
+        return table
+
+    def _microkernel(self, contract: Contract, rows: int, layout: ALayout) -> ir.Function:
+        tile = contract.tile
+        key = (tile, rows, layout, contract.accumulate)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -78,6 +82,7 @@ class ContractUnit:
                 a_layout=layout,
                 masked=tile.masked,
                 b_masked=tile.rhs_masked,
+                accumulate=contract.accumulate,
             )
             name = f"{self.module.name}_tile_{len(self._made)}"
             epilogue = _EpilogueEmitter(tile, self.target) if tile.epilogue else None
@@ -100,7 +105,16 @@ class ContractUnit:
         return kernel.table([values[name] for name in SHAPE])
 
     def _offsets(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
-        return kernel.table([Affine.of(contract.row_step) * i for i in range(max(contract.heights))])
+        """The table of row offsets: made on entry for rows at equal distances, else a constant of the module."""
+        apart = contract.rows_apart
+        if not isinstance(apart, tuple):
+            return kernel.table([Affine.of(apart) * i for i in range(max(contract.heights))])
+        if apart not in self._tables:
+            typ = ir.ArrayType(I64_TYPE, len(apart))
+            value = ir.Constant(typ, [I64_TYPE(offset) for offset in apart])
+            self._tables[apart] = self._global(f"rows_{len(self._tables)}", value)
+        start = kernel.affine(contract.row_start)
+        return kernel.builder.gep(_address(self._tables[apart]), [start], source_etype=I64_TYPE)
 
     def _extras(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
         if not contract.extras:
@@ -132,7 +146,12 @@ class _Callee:
 
 def _layout(contract: Contract) -> ALayout:
     """"columns": the left side's rows lie side by side and its summed index does not."""
-    return "columns" if contract.row_step == 1 and contract.sums[-1][1] != 1 else "rows"
+    return "columns" if contract.rows_apart == 1 and contract.sums[-1][1] != 1 else "rows"
+
+
+def _address(table: ir.GlobalVariable) -> ir.Value:
+    """A global as a plain pointer; llvmlite still types it by its content."""
+    return Text(POINTER, table.get_reference())
 
 
 class _EpilogueEmitter:

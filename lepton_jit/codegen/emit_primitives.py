@@ -26,7 +26,7 @@ _PREDICATES = {"EQ": "==", "NE": "!=", "LT": "<", "LE": "<=", "GT": ">", "GE": "
 _ROUNDING = {"floor": "floor", "ceil": "ceil", "round_nearest_even": "roundeven", "sqrt": "sqrt", "abs": "fabs"}
 
 
-class _Text(ir.Constant):
+class Text(ir.Constant):
     """A constant with a text of its own."""
 
     def __init__(self, typ: ir.Type, text: str) -> None:
@@ -65,7 +65,7 @@ def splat_constant(value: float | int | bool, dtype: DType, lanes: int) -> ir.Co
     """The same constant in every lane, in LLVM's short form."""
     if lanes == 1:
         return constant(value, dtype)
-    return _Text(value_type(dtype, lanes), f"splat ({constant(value, dtype)})")
+    return Text(value_type(dtype, lanes), f"splat ({constant(value, dtype)})")
 
 
 def allocate(builder: ir.IRBuilder, element: ir.Type, count: int) -> ir.Value:
@@ -226,9 +226,9 @@ class Primitives:
 
     def splat(self, value: ir.Value, lanes: int) -> ir.Value:
         typ = ir.VectorType(value.type, lanes)
-        poison = _Text(typ, "poison")
+        poison = Text(typ, "poison")
         first = self.builder.insert_element(poison, value, I32_TYPE(0))
-        return self.builder.shuffle_vector(first, poison, _Text(ir.VectorType(I32_TYPE, lanes), "zeroinitializer"))
+        return self.builder.shuffle_vector(first, poison, Text(ir.VectorType(I32_TYPE, lanes), "zeroinitializer"))
 
     def horizontal(self, op: str, value: ir.Value, atom: Atom) -> ir.Value:
         """Combine the lanes by halves."""
@@ -244,7 +244,7 @@ class Primitives:
         if count == 1:
             return self.builder.extract_element(value, I32_TYPE(start))
         mask = ir.Constant(ir.VectorType(I32_TYPE, count), [I32_TYPE(start + i) for i in range(count)])
-        return self.builder.shuffle_vector(value, _Text(value.type, "poison"), mask)
+        return self.builder.shuffle_vector(value, Text(value.type, "poison"), mask)
 
     # Memory
 
@@ -278,7 +278,7 @@ class Primitives:
     def _passthrough(self, other: ir.Value | None, dtype: DType, lanes: int) -> ir.Value:
         element = memory_type(dtype)
         if other is None:
-            return _Text(ir.VectorType(element, lanes), "zeroinitializer")
+            return Text(ir.VectorType(element, lanes), "zeroinitializer")
         return self.to_memory(other, dtype, lanes)
 
     def _guarded_load(self, pointer: ir.Value, dtype: DType, mask: ir.Value, other: ir.Value | None) -> ir.Value:
@@ -313,7 +313,7 @@ class Primitives:
         addresses = b.gep(pointer, [offsets], source_etype=element)
         addresses.type = pointers_type  # llvmlite types a vector of addresses as one pointer
         masks = ir.VectorType(ir.IntType(1), lanes)
-        mask = mask if mask is not None else _Text(masks, "splat (i1 true)")
+        mask = mask if mask is not None else Text(masks, "splat (i1 true)")
         suffix = f"v{lanes}{_suffix(dtype)}.v{lanes}p0"
         name = f"llvm.masked.gather.{suffix}"
         module = b.module

@@ -217,7 +217,9 @@ class Tile:
 class Contract:
     """out[out_index + out_row*i + j] = epilogue(sum_{k2,k1,k0} lhs * rhs) for a tile of `rows` rows.
 
-    lhs element: lhs_index + row_step*i + sum(k * lhs_step); rhs element: rhs_index + j + sum(k * rhs_step).
+    lhs element: lhs_index + row_offset(i) + sum(k * lhs_step); rhs element: rhs_index + j + sum(k * rhs_step).
+    row_offset(i) is `rows_apart * i`, or entry `row_start + i` of the table `rows_apart`. `accumulate`: the sum goes on
+    from what `out` holds.
     """
 
     tile: Tile
@@ -229,7 +231,9 @@ class Contract:
     out: tuple[str, Affine]
     out_row: Dim
     sums: tuple[tuple[Affine, Dim, Dim], ...]  # (extent, lhs step, rhs step), outermost first; at most three
-    row_step: Dim  # how far apart the left side's rows lie
+    rows_apart: Dim | tuple[int, ...]
+    row_start: Affine
+    accumulate: bool
     extras: tuple[Extra, ...] = ()
 
 

@@ -38,6 +38,10 @@ SPLITS = 8
 RESIDENT_BYTES = 1 << 20
 # The rows of one iteration, in tiles, where there are many rows.
 BLOCK_TILES = 4
+# Offset tables of flattened rows are not longer than this: 8 KB of constants.
+LONGEST_TABLE = 1024
+# What the tiles of one iteration read of both sides per block of a long sum: a quarter of an L2 cache.
+SUM_BLOCK_BYTES = 1 << 18
 
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 Sums = Sequence[tuple[Affine, Dim, Dim]]
@@ -66,7 +70,7 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     if plan.few_tiles():
         return _split_sum(plan)
     kernel = cluster.builder()
-    tiles = _Tiles(plan, kernel, "o0", plan.epilogue)
+    tiles = _Tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), Affine())
     return (cluster.kernel(kernel, extent, tiles.work(), plan.flops),), ()
 
@@ -91,6 +95,9 @@ class _Plan:
         rows = [x for x in self.outer if x.kind == "row"]
         self.inner = rows[-1] if rows else ONE_ROW
         self.around = [x for x in self.outer if x is not self.inner]
+        self.table: tuple[int, ...] | None = None
+        if len(rows) > 1:
+            self._flatten(rows[-2])
         self.flops = element_count(x.extent for x in loops) * 2
         # the buffers of the two sides
         self.lhs, self.rhs = (cluster.inputs[v] for v in self.node.operands)
@@ -118,6 +125,22 @@ class _Plan:
             steps += [(access[a], access[b]) for access in self.accesses]
         return all(x == y * inner.extent for x, y in steps)
 
+    def _flatten(self, outer: LoopDim) -> None:
+        """Rows of short lines, 3 taps or 7 pixels, become one dimension with a table of offsets, so that tiles fill up."""
+        inner = self.inner
+        if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
+            return
+        if inner.extent * 2 > self.target.tile_rows or inner.extent * outer.extent > LONGEST_TABLE:
+            return
+        if outer.out != inner.out * inner.extent or not isinstance(inner.lhs, int) or not isinstance(outer.lhs, int):
+            return
+        a, b = outer.dims[-1], inner.dims[0]
+        if outer.rhs or inner.rhs or any(access[a] != access[b] * inner.extent for access in self.accesses):
+            return
+        self.table = tuple(i * outer.lhs + j * inner.lhs for i in range(outer.extent) for j in range(inner.extent))
+        self.around.remove(outer)
+        self.inner = replace(inner, extent=inner.extent * outer.extent, lhs=0, dims=outer.dims + inner.dims)
+
     def tileable(self) -> bool:
         """One column loop, its columns side by side in the result and in the right side, and at most three sums."""
         if len(self.columns) != 1 or len(self.sums) > 3 or not self.dtype.is_float:
@@ -127,6 +150,10 @@ class _Plan:
         (column,) = self.columns
         beside = self.attributes["panel"] > 0 or column.rhs == 1 or column.extent == 1
         return isinstance(column.extent, int) and column.out == 1 and beside
+
+    @property
+    def has_epilogue(self) -> bool:
+        return len(self.cluster.region.nodes) > 1
 
     @property
     def column(self) -> LoopDim:
@@ -163,8 +190,6 @@ class _Plan:
         self, positions: Sequence[tuple[LoopDim, Affine]], column: Affine
     ) -> tuple[Epilogue | None, tuple[Extra, ...]]:
         """The rest of the region, from an accumulator to the result, at row `row` of a tile."""
-        if len(self.cluster.region.nodes) == 1:
-            return None, ()
         k = KernelBuilder()
         k.buffers = {b.name: b for b in self.cluster.buffers}
         accumulator = Var("accumulator", self.dtype, self.lanes)
@@ -194,7 +219,8 @@ class _Tiles:
     plan: _Plan
     kernel: KernelBuilder
     out: str
-    epilogue: Any  # (positions around, column) -> (Epilogue, extras)
+    epilogue: Any  # (positions around, column) -> (Epilogue, extras), or None
+    _accumulate: bool = False
 
     def work(self) -> Dim:
         """Scalar operations of one iteration, a vector of multiply-adds counted as one."""
@@ -227,14 +253,50 @@ class _Tiles:
         located = list(zip(plan.around, positions, strict=True))
         symbolic = element_count(x.extent for x in plan.sums)
         if checked or isinstance(symbolic, int):
-            self._panel(located, block, blocks, panel)
+            self._sum_blocks(located, block, blocks, panel)
         else:  # a register tile sums at least one product
             with k.when(k.compare(k.index(Affine.of(symbolic)), Const(0, I64), "GT")):
-                self._panel(located, block, blocks, panel)
+                self._sum_blocks(located, block, blocks, panel)
             with k.otherwise(), k.when(k.compare(k.index(Affine.var("t")), Const(0, I64), "EQ")):
                 self._empty_sum([*plan.around, plan.inner])
         factor = element_count([*leading, *around, plan.panels])
         return replace(count, factor=factor) if isinstance(count, CeilDiv) else count * factor
+
+    def _sum_blocks(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
+        """A long sum in blocks whose two sides stay in cache while all tiles of the iteration use them.
+
+        The result carries the sum from block to block; the order of additions, and so each bit, stays what it was. The
+        kernel gradient of a 3 x 3 convolution, 64 x 13 x 13 x 32 -> 64, ran at 24 % of peak in one block.
+        """
+        k = self.kernel
+        self._accumulate = False
+        size = self._sum_block()
+        if size is None:
+            self._panel(located, block, blocks, panel)
+            return
+        whole, shifts = list(self._sums), self._shifts
+        extent, lhs, rhs = whole[0]
+        count = k.apply("minimum", k.index(extent), k.index(Affine.of(size)))
+        self._sums = [(Affine.var(count.name), lhs, rhs), *whole[1:]]
+        self._panel(located, block, blocks, panel)
+        self._accumulate = True
+        with k.loop(size, extent, size) as start:
+            left = k.apply("minimum", k.index(extent - start), k.index(Affine.of(size)))
+            self._sums = [(Affine.var(left.name), lhs, rhs), *whole[1:]]
+            self._shifts = (shifts[0] + start * lhs, shifts[1] + start * rhs, shifts[2])
+            self._panel(located, block, blocks, panel)
+
+    def _sum_block(self) -> int | None:
+        """How much of the outermost sum makes one block; None where all of it fits, or nothing is used twice."""
+        plan = self.plan
+        rows = typical(plan.inner.extent)
+        if self.epilogue is not None or rows <= plan.target.tile_rows or not plan.sums:
+            return None
+        first, *rest = plan.sums
+        inner = typical(element_count(x.extent for x in rest))
+        left = min(abs(typical(first.lhs)) or rows * inner, rows * inner)
+        size = max(1, SUM_BLOCK_BYTES // ((left + plan.width * inner) * plan.dtype.bytes))
+        return size if typical(first.extent) > size + size // 2 else None
 
     def _empty_sum(self, loops: Sequence[LoopDim], located: tuple[tuple[LoopDim, Affine], ...] = ()) -> None:
         """The whole result, from sums of nothing."""
@@ -365,7 +427,9 @@ class _Tiles:
                 (self.out, out),
                 inner.out,
                 sums,
-                inner.lhs,
+                inner.lhs if plan.table is None else plan.table,
+                row,
+                self._accumulate,
                 extras,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.interpreter import run_nodes
 from lepton_jit.ir.op import OPS, Family, Op, Sample
 from lepton_jit.ir.types import DTYPES, TensorType, dim_value
 
@@ -35,6 +36,12 @@ class Case:
         for i, result in enumerate(b.emit(self.op.name, *operands, **attributes)):
             b.output(result, f"y{i}")
         return b.build()
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether all samples with the same attributes are the same case, but for dtypes and shapes."""
+        (node,) = self.graph().nodes
+        return len({v.type.shape for v in (*node.operands, *node.results)}) == 1
 
     def float_operands(self) -> list[int]:
         return [i for i, t in enumerate(self.sample.operands) if t.dtype.is_float]
@@ -66,6 +73,12 @@ def cases(*families: Family) -> list[object]:
         if not families or op.family in families
         for i, sample in enumerate(op.samples)
     ]
+
+
+def run(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As the interpreter does; symbols are those of the samples, whether the inputs tell them or not."""
+    known = run_nodes(graph.nodes, {entry.value: arrays[entry.name] for entry in graph.inputs}, SYMBOLS)
+    return {output.name: known[output.value] for output in graph.outputs}
 
 
 def gradient_graph(graph: Graph, cotangents: Sequence[bool]) -> Graph:

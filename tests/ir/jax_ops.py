@@ -50,7 +50,6 @@ JAX: dict[str, Callable[..., Any]] = {
     "clamp": lax.clamp,
     "constant": lambda value, dtype, shape: jnp.asarray(value, dtype.numpy).reshape(shape),
     "iota": lambda dtype, shape, dimension: lax.broadcasted_iota(dtype.numpy, shape, dimension),
-    "broadcast_in_dim": lambda x, shape, dimensions: lax.broadcast_in_dim(x, shape, dimensions),
     "reshape": lambda x, shape: lax.reshape(x, shape),
     "transpose": lambda x, permutation: lax.transpose(x, permutation),
     "reverse": lambda x, dimensions: lax.rev(x, dimensions),
@@ -66,6 +65,13 @@ def jax_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return function
 
     return enter
+
+
+@jax_op("broadcast_in_dim")
+def _broadcast_in_dim(x: jax.Array, shape: tuple[int, ...], dimensions: tuple[int, ...]) -> jax.Array:
+    """JAX wants the dimensions in order."""
+    order = sorted(range(x.ndim), key=lambda i: dimensions[i])
+    return lax.broadcast_in_dim(lax.transpose(x, order), shape, sorted(dimensions))
 
 
 # Reductions and windows
@@ -102,14 +108,16 @@ def _reduce(x: jax.Array, dimensions: tuple[int, ...], kind: str) -> jax.Array:
 
 @jax_op("reduce_window")
 def _reduce_window(x: jax.Array, kind: str, window: Any, strides: Any, padding: Any, dilation: Any) -> jax.Array:
+    """Padded first: JAX has no gradient for a window with negative padding."""
     initial = _identity(kind, x.dtype)[()]
-    return lax.reduce_window(x, initial, _COMBINE[kind], window, strides, padding, window_dilation=dilation)
+    x = lax.pad(x, initial, [(low, high, 0) for low, high in padding])
+    return lax.reduce_window(x, initial, _COMBINE[kind], window, strides, "VALID", window_dilation=dilation)
 
 
 @jax_op("select_and_scatter")
 def _select_and_scatter(x: jax.Array, source: jax.Array, window: Any, strides: Any, padding: Any) -> jax.Array:
     """JAX has it only as the gradient of a maximum over windows."""
-    _, pull = jax.vjp(lambda v: lax.reduce_window(v, -np.inf, lax.max, window, strides, padding), x)
+    _, pull = jax.vjp(lambda v: _reduce_window(v, "maximum", window, strides, padding, (1,) * x.ndim), x)
     return pull(source)[0]
 
 
@@ -117,11 +125,9 @@ def _select_and_scatter(x: jax.Array, source: jax.Array, window: Any, strides: A
 
 
 @jax_op("dot_general")
-def _dot_general(
-    a: Any, b: Any, lhs_batching: Any, rhs_batching: Any, lhs_contracting: Any, rhs_contracting: Any
-) -> Any:
-    numbers = ((lhs_contracting, rhs_contracting), (lhs_batching, rhs_batching))
-    return lax.dot_general(a, b, numbers, precision="highest")
+def _dot_general(a: jax.Array, b: jax.Array, **dims: tuple[int, ...]) -> jax.Array:
+    contracting = (dims["lhs_contracting"], dims["rhs_contracting"])
+    return lax.dot_general(a, b, (contracting, (dims["lhs_batching"], dims["rhs_batching"])), precision="highest")
 
 
 @jax_op("convolution")
@@ -169,9 +175,7 @@ def _sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 def _pooled(x: jax.Array, kind: str, window: Any, strides: Any, padding: Any) -> jax.Array:
     padding = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(
-        x, _identity(kind, x.dtype)[()], _COMBINE[kind], (1, *window, 1), (1, *strides, 1), padding
-    )
+    return _reduce_window(x, kind, (1, *window, 1), (1, *strides, 1), padding, (1,) * x.ndim)
 
 
 @jax_op("max_pool")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
-from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.op import DECOMPOSED, NOT_DIFFERENTIABLE, OPS
 from lepton_jit.ir.ops.rules import resolved
 from lepton_jit.passes.autodiff import Autodiff
-from tests.ir.cases import SYMBOLS, Case, cases, gradient_graph
+from tests.ir.cases import SYMBOLS, Case, cases, gradient_graph, run
 from tests.ir.jax_ops import JAX
 
 Arrays = dict[str, np.ndarray]
@@ -30,22 +30,35 @@ def _has_gradient(case: Case) -> bool:
     return bool(case.float_operands()) and all(v.type.dtype.is_float for v in results)
 
 
-DIFFERENTIABLE = [p for p in cases() if _has_gradient(p.values[0])]
+def _distinct(parameters: list[Any]) -> list[Any]:
+    """Without the samples that differ in dtype or shape only, where these do not matter."""
+    seen: dict[str, Any] = {}
+    for parameter in parameters:
+        case = parameter.values[0]
+        key = repr((case.op.name, case.sample.attributes)) if case.elementwise else parameter.id
+        seen.setdefault(key, parameter)
+    return list(seen.values())
+
+
+DIFFERENTIABLE = _distinct([p for p in cases() if _has_gradient(p.values[0])])
+
+# At low > high JAX gives nobody the cotangent; finite differences give it to `high`, as we do.
+AT_ODDS = {"clamp"}
 
 
 def _arguments(case: Case, graph: Graph) -> tuple[Arrays, Arrays]:
     """Operands by name, and random cotangents of the results."""
     random = np.random.default_rng(7)
     inputs = {f"x{i}": a for i, a in enumerate(case.arrays("f64"))}
-    outputs = run_graph(graph, inputs)
+    outputs = run(graph, inputs)
     return inputs, {f"dy{i}": random.uniform(0.5, 1.5, outputs[f"y{i}"].shape) for i in range(len(outputs))}
 
 
 def _gradient(case: Case, inputs: Arrays, cotangents: Arrays) -> Arrays:
     graph = case.graph("f64")
     if case.op.gradient is DECOMPOSED:
-        return run_graph(_by_autodiff(case, graph), inputs | cotangents)
-    return run_graph(gradient_graph(graph, [True] * len(cotangents)), inputs | cotangents)
+        return run(_by_autodiff(case, graph), inputs | cotangents)
+    return run(gradient_graph(graph, [True] * len(cotangents)), inputs | cotangents)
 
 
 def _by_autodiff(case: Case, graph: Graph) -> Graph:
@@ -76,15 +89,15 @@ def test_finite_differences_agree(case: Case) -> None:
         for _ in range(2):
             direction = random.uniform(-1.0, 1.0, inputs[f"x{i}"].shape)
             step = STEP * direction
-            above = _pulled(lambda a: run_graph(graph, a), cotangents, inputs | {f"x{i}": inputs[f"x{i}"] + step})
-            below = _pulled(lambda a: run_graph(graph, a), cotangents, inputs | {f"x{i}": inputs[f"x{i}"] - step})
+            above = _pulled(lambda a: run(graph, a), cotangents, inputs | {f"x{i}": inputs[f"x{i}"] + step})
+            below = _pulled(lambda a: run(graph, a), cotangents, inputs | {f"x{i}": inputs[f"x{i}"] - step})
             slope = (above - below) / (2 * STEP)
             ours = float(np.sum(found[f"dx{i}"] * direction)) if f"dx{i}" in found else 0.0
             size = max(1.0, abs(slope), float(np.abs(found.get(f"dx{i}", np.zeros(1))).sum()))
             assert abs(ours - slope) <= TOLERANCE * size
 
 
-@pytest.mark.parametrize("case", [p for p in DIFFERENTIABLE if p.values[0].op.name in JAX])
+@pytest.mark.parametrize("case", [p for p in DIFFERENTIABLE if p.values[0].op.name in set(JAX) - AT_ODDS])
 def test_jax_agrees(case: Case) -> None:
     graph = case.graph("f64")
     inputs, cotangents = _arguments(case, graph)
@@ -97,9 +110,10 @@ def test_jax_agrees(case: Case) -> None:
         return JAX[case.op.name](*values.values(), **attributes)
 
     with jax.enable_x64(True):
-        _, pull = jax.vjp(function, *(inputs[f"x{i}"] for i in wanted))
         dys = tuple(cotangents.values())
-        theirs = [np.asarray(a) for a in pull(dys if len(dys) > 1 else dys[0])]
+        floats = [inputs[f"x{i}"] for i in wanted]
+        pulled = jax.jit(lambda xs, dy: jax.vjp(function, *xs)[1](dy))(floats, dys if len(dys) > 1 else dys[0])
+        theirs = [np.asarray(a) for a in pulled]
     for i, expected in zip(wanted, theirs, strict=True):
         size = max(1.0, float(np.abs(expected).max(initial=0.0)))
         np.testing.assert_allclose(found.get(f"dx{i}", np.zeros_like(expected)), expected, rtol=0, atol=1e-11 * size)
@@ -123,7 +137,7 @@ def test_batch_norm_takes_any_of_its_cotangents(case: Case, given: tuple[bool, .
     used = {name: a if on else np.zeros_like(a) for (name, a), on in zip(cotangents.items(), given, strict=True)}
     expected = _gradient(case, inputs, used)
     kept = {name: a for (name, a), on in zip(cotangents.items(), given, strict=True) if on}
-    found = run_graph(gradient_graph(graph, given), inputs | kept)
+    found = run(gradient_graph(graph, given), inputs | kept)
     for name, array in expected.items():
         np.testing.assert_allclose(found.get(name, np.zeros_like(array)), array, rtol=1e-9, atol=1e-12)
 
