@@ -11,6 +11,8 @@ from lepton_jit.naming import snake_case
 
 __all__ = ["Configurable", "Registry", "plain"]
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
@@ -51,10 +53,13 @@ def plain(value: Any) -> Any:
 
 
 def check_arguments(cls: type, config: Mapping[str, Any]) -> None:
-    """ArgumentError if the constructor has no such arguments."""
+    """ArgumentError if the constructor has no such arguments, or needs others."""
     if not isinstance(config, Mapping):
         raise ArgumentError(f"{cls.__name__}: expected a configuration, got {config!r}")
     parameters = inspect.signature(cls).parameters
+    missing = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in _VARIADIC and n not in config]
+    if missing:
+        raise ArgumentError(f"{cls.__name__}: expected the arguments {missing}")
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     unknown = sorted(str(k) for k in set(config) - set(parameters))

@@ -82,7 +82,7 @@ def load_model(filepath: PathLike) -> Model:
     """The model that `save` wrote: weights, what `compile` chose and the optimizer's state."""
     with _as_file_errors(filepath):
         config, tensors = _read(filepath)
-        if config["kind"] != "model":
+        if config["kind"] != "model" or "model" not in config:
             raise FileFormatError(f"expected a model, got a file of {config['kind']}; use model.load_weights")
         with without_values():
             model = cast("Model", registry.deserialize(config["model"]))

@@ -6,8 +6,8 @@ disturbance of `NOISE` after every operation that rounds. A node is only kept if
 if the disturbance does not grow beyond `TOLERATED`, and if no integer or boolean depends on it. So float32 programs that
 sum in different orders agree within 1e-5, and kinks and ties stay far away.
 
-`REPEATS` aside, no operation is named here that `random_ops` does not need for richer shapes: whatever is registered is
-drawn, from its record's samples.
+Whatever is registered is drawn, from the samples of its record; `random_ops` names operations only to give them richer
+shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 
 from lepton_jit.errors import LeptonError, UnsupportedError
 from lepton_jit.ir.builder import Builder
-from lepton_jit.ir.graph import Graph, Node, Role, Value
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Role, Value
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, OPS, Family, get_op
-from lepton_jit.ir.types import DTYPES, TensorType, dim_value, symbols_of
+from lepton_jit.ir.types import TensorType, dim_value
 from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.rewrite import Rewriter
 
 NOISE = 1e-6
 TOLERATED = 2e-5
@@ -102,6 +103,7 @@ class Draft:
     sizes: dict[str, int]
     numbers: np.random.Generator
     builder: Builder = field(default_factory=Builder)
+    pool: list[Value] = field(default_factory=list)
     exact: dict[Value, np.ndarray] = field(default_factory=dict)
     noisy: dict[Value, np.ndarray] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -111,10 +113,6 @@ class Draft:
     @property
     def nodes(self) -> list[Node]:
         return self.builder._nodes
-
-    @property
-    def pool(self) -> list[Value]:
-        return list(self.exact)
 
     def chance(self, percent: int) -> bool:
         return self.choices.integer(0, 99) >= 100 - percent
@@ -130,6 +128,7 @@ class Draft:
         else:
             array = np.asarray(self.numbers.integers(0, 2 if type.dtype.kind == "bool" else 4, shape)).astype(type.dtype.numpy)
         self.arrays[name] = array
+        self.pool.append(value)
         self.exact[value] = self.noisy[value] = _widened(array)
         return value
 
@@ -143,11 +142,9 @@ class Draft:
             for value in results:
                 self._check(value)
         except (LeptonError, Rejected) as error:
-            for node in self.nodes[mark:]:
-                for value in node.results:
-                    self.exact.pop(value, None)
             del self.nodes[mark:]
             raise Rejected(str(error)) from error
+        self.pool.extend(results)
         for node in self.nodes[mark:]:
             self._mark_dependence(node)
         return results
@@ -250,77 +247,87 @@ def operations(nodes: Sequence[Node]) -> int:
 def finished(draft: Draft) -> Graph:
     """The graph whose outputs are the values that nobody reads."""
     read = {value for node in draft.nodes for value in node.operands}
-    loose = [v for node in draft.nodes for v in node.results if v not in read and v in draft.exact]
-    for i, value in enumerate(loose or draft.pool[-1:]):
-        draft.builder.output(value, f"y{i}")
-    return draft.builder.build()
+    loose = [v for node in draft.nodes for v in node.results if v not in read]
+    return replace(draft.builder.build(), outputs=tuple(Output(value, f"y{i}") for i, value in enumerate(loose)))
 
 
-WHY=Counter()
 def with_gradient(draft: Draft) -> Graph | None:
-    """The graph with a loss, its gradient and updates of its states; None where that would not be well conditioned."""
-    smooth = [
-        v for v in draft.pool
-        if v in draft.varied and v not in draft.blocked and v.type.dtype.is_float and v not in _input_values(draft)
-    ]  # fmt: skip
-    targets = [i for i in draft.builder._inputs if i.value.type.dtype.is_float]
-    dtypes = {v.type.dtype for v in smooth}
-    if not smooth or not targets:
-        WHY['none']+=1
-        return None
-    deepest = smooth[-1].type.dtype if draft.chance(60) else draft.choices.one_of(sorted(dtypes, key=repr))
-    parts = [v for v in smooth if v.type.dtype is deepest][-3:]
-    mark, outputs = len(draft.nodes), len(draft.builder._outputs)
-    b = draft.builder
-    try:
-        loss = _loss(draft, parts)
-        results = b.emit("gradient", loss, *(t.value for t in targets))
-        for target, result in zip(targets, results, strict=True):
-            if target.role == "state":
-                b.output(b("subtract", target.value, b("multiply", result, 0.125)), target.name, donates=target.name)
-            else:
-                b.output(result, f"d_{target.name}")
-        b.output(loss, "loss")
-        graph = finished(draft)
-        _check_conditioning(draft, Autodiff().apply(graph))
-    except (Rejected, UnsupportedError) as e:
-        WHY[str(e)]+=1
-        for node in draft.nodes[mark:]:
-            for value in node.results:
-                draft.exact.pop(value, None)
-        del draft.nodes[mark:]
-        del b._outputs[outputs:]
-        return None
-    return graph
+    """The graph with a loss, its gradient and updates of its states; None where none was found that is well conditioned."""
+    inputs = {entry.value for entry in draft.builder._inputs}
+    smooth = [v for v in draft.pool if v in draft.varied and v not in draft.blocked and v not in inputs]
+    for _ in range(4):
+        if not smooth:
+            break
+        last = smooth[-1] if draft.chance(50) else draft.choices.one_of(smooth)
+        parts = [v for v in smooth if v.type.dtype == last.type.dtype and v != last][-2:] if draft.chance(50) else []
+        found = _differentiated(draft, [*parts, last])
+        if found is not None:
+            return found
+        smooth.remove(last)
+    return None
 
 
-def _input_values(draft: Draft) -> set[Value]:
-    return {entry.value for entry in draft.builder._inputs}
+def _differentiated(draft: Draft, parts: Sequence[Value]) -> Graph | None:
+    """The gradient of the parts' mean squares, of all float inputs for which it is well conditioned."""
+    targets = [entry for entry in draft.builder._inputs if entry.value.type.dtype.is_float]
+    while targets:
+        graph = _finished_with_gradient(draft, parts, targets)
+        try:
+            ill = _ill_conditioned(draft, Autodiff().apply(graph))
+        except UnsupportedError:
+            return None
+        if not ill:
+            return graph
+        left = [t for t in targets if not ill & {t.name, f"d_{t.name}"}]
+        if len(left) == len(targets):
+            return None
+        targets = left
+    return None
 
 
-def _loss(draft: Draft, parts: Sequence[Value]) -> Value:
-    """The sum of the means."""
-    b = draft.builder
-    total = None
+def _finished_with_gradient(draft: Draft, parts: Sequence[Value], targets: Sequence[Input]) -> Graph:
+    """The graph with its loss and updates; the draft stays as it is."""
+    graph = finished(draft)
+    b = Rewriter(graph)
+    for node in graph.nodes:
+        b.append(node)
+    loss = _loss(b, parts)
+    updates = []
+    for target, gradient in zip(targets, b.emit("gradient", loss, *(t.value for t in targets)), strict=True):
+        if target.role == "state":
+            new = b("subtract", target.value, b("multiply", gradient, 0.125))
+            updates.append(Output(new, target.name, target.name))
+        else:
+            updates.append(Output(gradient, f"d_{target.name}"))
+    return replace(graph, nodes=tuple(b.nodes), outputs=(*updates, Output(loss, "loss"), *graph.outputs))
+
+
+def _loss(b: Builder, parts: Sequence[Value]) -> Value:
+    """The sum of the mean squares."""
+    means = []
     for part in parts:
+        squares = b("reduce", b("multiply", part, part), dimensions=tuple(range(part.type.rank)), kind="add")
         count = b("dimension_value", value=part.type.elements, dtype=part.type.dtype)
-        mean = b("divide", b("reduce", part, dimensions=tuple(range(part.type.rank)), kind="add"), count)
-        total = mean if total is None else b("add", total, mean)
-    assert total is not None
+        means.append(b("divide", squares, count))
+    total = means[0]
+    for mean in means[1:]:
+        total = b("add", total, mean)
     return total
 
 
-def _check_conditioning(draft: Draft, graph: Graph) -> None:
-    exact = {i.value: draft.exact[i.value] for i in graph.inputs}
+def _ill_conditioned(draft: Draft, graph: Graph) -> set[str]:
+    """The names of the outputs that a disturbance changes too much, or that are very large."""
+    exact = {entry.value: draft.exact[entry.value] for entry in graph.inputs}
     noisy = dict(exact)
     for node in graph.nodes:
         exact.update(zip(node.results, evaluate(node, exact, draft.sizes), strict=True))
         noisy.update(zip(node.results, evaluate(node, noisy, draft.sizes, NOISE), strict=True))
-    for output in graph.outputs:
-        if distance(noisy[output.value], exact[output.value]) > TOLERATED:
-            raise Rejected("an ill-conditioned gradient")
-        if exact[output.value].dtype.kind == "f" and np.abs(exact[output.value]).max(initial=0) > LARGEST**2:
-            raise Rejected("a gradient that explodes")
+    return {
+        output.name
+        for output in graph.outputs
+        if distance(noisy[output.value], exact[output.value]) > TOLERATED
+        or (exact[output.value].dtype.kind == "f" and np.abs(exact[output.value]).max(initial=0) > LARGEST**2)
+    }
 
 
 def coverage(graphs: Sequence[Graph]) -> Counter[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lepton_jit.ir.graph import Value
@@ -44,7 +44,10 @@ def from_sample(draft: Draft, name: str) -> None:
         shape = draft.choices.one_of([v for v in draft.pool if v.type.elements != 0]).type.shape
         types = [t.with_shape(shape) for t in types]
     low, high = (sample.low, sample.high) if sample.low > -2.0 else (-8.0, 8.0)
-    draft.emit(name, *(fetch(draft, t, low, high) for t in types), **sample.attributes)
+    operands: list[Value] = []
+    for type in types:
+        operands.append(fetch(draft, type, low, high, avoid=operands if draft.chance(85) else ()))
+    draft.emit(name, *operands, **sample.attributes)
 
 
 def _may_be_single(sample: Sample) -> bool:
@@ -61,13 +64,15 @@ def repeat_a_node(draft: Draft) -> None:
     draft.emit(node.op, *node.operands, **node.attributes)
 
 
-def fetch(draft: Draft, type: TensorType, low: float = -8.0, high: float = 8.0) -> Value:
+def fetch(
+    draft: Draft, type: TensorType, low: float = -8.0, high: float = 8.0, *, avoid: Sequence[Value] = ()
+) -> Value:
     """A value of this type with its numbers between `low` and `high`: one that is there, one made to fit, or a new input."""
-    fitting = [v for v in draft.pool if v.type == type]
+    fitting = [v for v in draft.pool if v.type == type and v not in avoid]
     if fitting and draft.chance(85):
         return in_range(draft, draft.choices.one_of(fitting[-12:]), low, high)
     related = [v for v in draft.pool if v.type != type and can_be_given_shape(v.type, type)]
-    if related and draft.chance(75):
+    if related and draft.chance(60):
         return in_range(draft, with_shape(draft, draft.choices.one_of(related[-12:]), type), low, high)
     role = "input"
     if type.dtype.is_float and not symbols_of(type.shape):
@@ -81,10 +86,9 @@ def in_range(draft: Draft, value: Value, low: float, high: float) -> Value:
     if not value.type.dtype.is_float or not array.size or (array.min() >= low and array.max() <= high):
         return value
     spread = float(array.max() - array.min())
-    factor = min(1.0, 0.8 * (high - low) / spread) if spread else 1.0
-    scaled = draft.one("multiply", value, round(factor, 3)) if factor != 1.0 else value
-    middle = 0.5 * (low + high) - factor * 0.5 * float(array.max() + array.min())
-    return draft.one("add", scaled, round(middle, 3))
+    factor = round(min(1.0, 0.8 * (high - low) / spread), 3) if spread else 1.0
+    scaled = draft.one("multiply", value, factor) if factor != 1.0 else value
+    return draft.one("add", scaled, round(0.5 * (low + high) - factor * 0.5 * float(array.max() + array.min()), 3))
 
 
 def can_be_given_shape(type: TensorType, wanted: TensorType) -> bool:
@@ -110,7 +114,7 @@ def with_shape(draft: Draft, value: Value, type: TensorType) -> Value:
         value = draft.one("reduce", value, dimensions=tuple(range(surplus)), kind=draft.choices.one_of(["add", "maximum"]))
     if value.type == type:
         return value
-    zero = draft.one("constant", value=0, dtype=type.dtype, shape=())
+    zero = draft.one("constant", value=0.0 if type.dtype.is_float else 0, dtype=type.dtype, shape=())
     none = (0,) * type.rank
     high = [wanted - dim for dim, wanted in zip(value.type.shape, type.shape, strict=True)]
     return draft.one("pad", value, zero, low=none, high=high, interior=none)

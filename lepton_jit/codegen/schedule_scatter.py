@@ -6,22 +6,26 @@ import itertools
 from typing import Any
 
 from lepton_jit.codegen.cluster import Cluster, split_index, store_at, typical, vector_loop
-from lepton_jit.codegen.evaluate import LANE, inside_bounds, linear
+from lepton_jit.codegen.evaluate import LANE, Evaluator, inside_bounds, linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel
 from lepton_jit.codegen.target import Target
+from lepton_jit.ir.graph import Node
 from lepton_jit.ir.types import DTYPES, Dim, DType, element_count
 
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 
 
 def schedule_scatter(cluster: Cluster, target: Target) -> Planned:
-    """An iteration clears the result of the outer dimensions' one index, then adds each window's value to its maximum.
-
-    Dimensions that no window spans are outer; windows over the others may overlap, so they stay on one thread.
-    """
+    """Windows that tile their operand write each element once; others are added up in a cleared result."""
     plan = _Scatter(cluster, target)
-    return (plan.kernel(),), ()
+    return (plan.tiling() if tiles_operand(plan.node) else plan.adding(),), ()
+
+
+def tiles_operand(node: Node) -> bool:
+    """No element lies in two windows, and none of a window in the padding."""
+    a: Any = node.attributes
+    return a["window"] == a["strides"] and not any(low or high for low, high in a["padding"])
 
 
 class _Scatter:
@@ -40,7 +44,61 @@ class _Scatter:
         self.inner = [d for d in range(rank) if d not in self.outer and d != self.vector]
         self.lanes = cluster.lanes(target) if self.vector is not None else 1
 
-    def kernel(self) -> Kernel:
+    def tiling(self) -> Kernel:
+        """An iteration writes the windows of the outer dimensions' one index, then what no window covers."""
+        k = self.cluster.builder()
+        outer = dict(zip(self.outer, split_index(k, Affine.var("t"), [self.shape[d] for d in self.outer]), strict=True))
+        whole = {d: (Affine(), Affine.of(self.windows[d])) for d in self.inner}
+        self._over(k, self.inner, whole, outer, self._tile)
+        for n, d in enumerate(self.inner):
+            covered = [self.windows[e] * self.strides[e] for e in self.inner]
+            if covered[n] == self.shape[d]:
+                continue
+            ranges = {e: (Affine(), Affine.of(covered[m])) for m, e in enumerate(self.inner) if m < n}
+            ranges |= {d: (Affine.of(covered[n]), Affine.of(self.shape[d]))}
+            ranges |= {e: (Affine(), Affine.of(self.shape[e])) for m, e in enumerate(self.inner) if m > n}
+            self._over(k, self.inner, ranges, outer, self._uncovered)
+        work = typical(element_count(self.shape[len(self.outer) :]))
+        return self.cluster.kernel(k, element_count(self.shape[d] for d in self.outer), work)
+
+    def _over(self, k: KernelBuilder, dims: list[int], ranges: Any, position: dict[int, Affine], body: Any) -> None:
+        """`body` at every position of the given ranges, in vectors along the last dimension where it is free."""
+        if dims:
+            with k.loop(*ranges[dims[0]]) as i:
+                self._over(k, dims[1:], ranges, {**position, dims[0]: i}, body)
+            return
+        if self.vector is None:
+            body(k, position, None)
+            return
+        for i, mask in vector_loop(k, Affine(), Affine.of(self.shape[self.vector]), self.lanes, None):
+            body(k, {**position, self.vector: i}, mask)
+
+    def _tile(self, k: KernelBuilder, position: dict[int, Affine], mask: Atom | None) -> None:
+        """The first maximum of one window gets the source, the other elements zero."""
+        evaluator = self.cluster.evaluator(k, self.lanes, mask)
+        rank = range(len(self.shape))
+        source = evaluator.value(self.source, tuple(position[d] for d in rank))
+        where, places = self._argmax(evaluator, position)
+        for indices, _, number in places:
+            zero = Const(0, source.dtype)
+            value = k.select(k.compare(where, number, "EQ"), source, zero)
+            self._put(k, indices, value, mask)
+
+    def _uncovered(self, k: KernelBuilder, position: dict[int, Affine], mask: Atom | None) -> None:
+        indices = tuple(position[d] for d in range(len(self.shape)))
+        self._put(k, indices, Const(0, self.node.result.type.dtype), mask)
+
+    def _put(self, k: KernelBuilder, indices: tuple[Affine, ...], value: Atom, mask: Atom | None) -> None:
+        """Store what the region makes of the scattered value."""
+        evaluator = self.cluster.evaluator(k, self.lanes, mask)
+        evaluator.bound[self.node.result] = value
+        ((output, buffer),) = self.cluster.outputs.items()
+        at = linear(indices, self.shape)
+        base = at - Affine.var(LANE) * at.coefficient(LANE)
+        k.store(buffer, base, evaluator.value(output, indices), self.lanes, mask)
+
+    def adding(self) -> Kernel:
+        """An iteration clears the result of the outer dimensions' one index, then adds each window's value in order."""
         k = self.cluster.builder()
         outer = split_index(k, Affine.var("t"), [self.shape[d] for d in self.outer])
         slab = element_count(self.shape[len(self.outer) :])
@@ -48,51 +106,44 @@ class _Scatter:
         for i, mask in vector_loop(k, Affine(), Affine.of(slab), max(self.lanes, 2), None):
             store_at(k, "o0", base + i, Const(0, self.operand.type.dtype), max(self.lanes, 2), mask)
 
-        def walk(depth: int, position: dict[int, Affine]) -> None:
-            if depth < len(self.inner):
-                d = self.inner[depth]
-                with k.loop(0, self.windows[d]) as i:
-                    walk(depth + 1, {**position, d: i})
-                return
-            if self.vector is None:
-                self._window(k, position, None)
-                return
-            for i, mask in vector_loop(k, Affine(), Affine.of(self.shape[self.vector]), self.lanes, None):
-                self._window(k, {**position, self.vector: i}, mask)
-
-        walk(0, dict(zip(self.outer, outer, strict=True)))
+        whole = {d: (Affine(), Affine.of(self.windows[d])) for d in self.inner}
+        self._over(k, self.inner, whole, dict(zip(self.outer, outer, strict=True)), self._window)
         work = typical(slab) * 4
         return self.cluster.kernel(k, element_count(self.shape[d] for d in self.outer), work)
 
     def _window(self, k: KernelBuilder, position: dict[int, Affine], mask: Atom | None) -> None:
         """Find the first maximum of one window and add the source there."""
-        rank = len(self.shape)
         evaluator = self.cluster.evaluator(k, self.lanes, mask)
-        value = evaluator.value(self.source, tuple(position[d] for d in range(rank)))
-        taps = list(itertools.product(*(range(w) for w in self.window)))
-        places = []
-        best: Atom | None = None
+        value = evaluator.value(self.source, tuple(position[d] for d in range(len(self.shape))))
+        where, places = self._argmax(evaluator, position)
+        for indices, guard, number in places:
+            self._add(k, indices, guard, k.compare(where, number, "EQ"), value, mask)
+
+    def _argmax(
+        self, evaluator: Evaluator, position: dict[int, Affine]
+    ) -> tuple[Atom, list[tuple[tuple[Affine, ...], Atom | None, Const]]]:
+        """The number of the tap with the first maximum, and of all taps: indices, whether they exist, number."""
+        k = evaluator.kernel
+        rank = len(self.shape)
+        places: list[tuple[tuple[Affine, ...], Atom | None, Const]] = []
+        best: Atom = identity_of("maximum", self.operand.type.dtype)
         where: Atom = Const(-1, I64 if self.lanes == 1 else self._tap_dtype())
-        for number, tap in enumerate(taps):
+        none = Const(-1, where.dtype)
+        for number, tap in enumerate(itertools.product(*(range(w) for w in self.window))):
             indices = tuple(position[d] * self.strides[d] + (tap[d] - self.padding[d][0]) for d in range(rank))
             guard = inside_bounds(evaluator, indices, self.shape, self.padding, None)
             x = evaluator.value(self.operand, indices, guard)
-            if best is None:
-                best = identity_of("maximum", self.operand.type.dtype)
-                better: Atom | None = guard
-            else:
-                better = k.compare(x, best, "GT")
-                better = better if guard is None else k.apply("and", better, guard)
-            first = k.compare(where, Const(-1, where.dtype), "EQ")
+            better: Atom | None = guard  # the first tap that exists, however small
             if number:
-                free = first if guard is None else k.apply("and", first, guard)
-                better = k.apply("or", better, free)  # pyright: ignore[reportArgumentType]
+                better = k.compare(x, best, "GT")
+                if guard is not None:
+                    better = k.apply("or", better, k.compare(where, none, "EQ"))
+                    better = k.apply("and", better, guard)
             tap_number = Const(number, where.dtype)
             best = x if better is None else k.select(better, x, best)
             where = tap_number if better is None else k.select(better, tap_number, where)
             places.append((indices, guard, tap_number))
-        for indices, guard, tap_number in places:
-            self._add(k, indices, guard, k.compare(where, tap_number, "EQ"), value, mask)
+        return where, places
 
     def _tap_dtype(self) -> DType:
         return DTYPES["i32"] if self.operand.type.dtype.bytes == 4 else DTYPES["i64"]

@@ -16,6 +16,7 @@ __all__ = ["Fuse"]
 
 # Computed again by every kernel that reads them: cheaper than the memory between.
 DUPLICATED = frozenset({"constant", "broadcast_in_dim", "iota", "dimension_value", "rng_bit_generator"})
+EPILOGUE_OF = {"affine_contraction": "contraction", "reduce_window": "window", "select_and_scatter": "scatter"}
 MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad"})
 # A reduction over few and long rows is left to the general schedule, which can split a row.
 LONG_ROW = 4096
@@ -33,7 +34,7 @@ class Fuse(Pass):
     - maps: elementwise operations and movements of one shape; a value that others read too becomes one more result
     - rows: maps with reductions over the last dimension
     - reduce: one reduction over any dimensions, what feeds it, and elementwise operations on its result
-    - contraction, window: elementwise operations on the result
+    - contraction, window, scatter: elementwise operations on the result
 
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
     """
@@ -49,7 +50,7 @@ class _Group:
     """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
 
     number: int
-    kind: str  # "map", "rows", "reduce", "contraction", "window", "single"
+    kind: str  # "map", "rows", "reduce", "contraction", "window", "scatter", "single"
     domain: Shape
     members: set[int] = field(default_factory=set)
 
@@ -114,10 +115,9 @@ class _Fusion:
         private = self.readers[i] <= group.members and node.result not in self.outputs
         if node.op == "reduce":
             return self._joined_reduce(node, group, private)
-        if node.op in ("affine_contraction", "reduce_window"):
-            kind = "contraction" if node.op == "affine_contraction" else "window"
+        if node.op in EPILOGUE_OF and _takes_epilogue(node):
             fits = group.kind == "map" and shape == group.domain and private and self._is_epilogue(i, group)
-            return (kind, shape) if fits else None
+            return (EPILOGUE_OF[node.op], shape) if fits else None
         if not _is_map(node):
             return None
         if group.kind == "map":
@@ -253,7 +253,7 @@ class _Fusion:
             tuple(nodes),
             tuple(Output(v, v.name) for v in results),
         )
-        main = next((n for n in nodes if n.op in ("affine_contraction", "reduce_window", "reduce")), root)
+        main = next((n for n in nodes if n.op in EPILOGUE_OF or n.op == "reduce"), root)
         return Node("fusion", captured, results, {"kind": group.kind}, main.layer, (region,))
 
 
@@ -261,6 +261,14 @@ def _is_duplicated(node: Node) -> bool:
     if node.op == "constant":
         return node.result.type.rank == 0
     return node.op in DUPLICATED
+
+
+def _takes_epilogue(node: Node) -> bool:
+    """Each element of the result is finished at once: windows of a scatter that overlap add to it several times."""
+    a = node.attributes
+    return node.op != "select_and_scatter" or (
+        a["window"] == a["strides"] and all(pair == (0, 0) for pair in a["padding"])  # pyright: ignore
+    )
 
 
 def _is_map(node: Node) -> bool:
@@ -275,7 +283,7 @@ def _kind_alone(node: Node) -> str:
         return "map"
     if node.op == "reduce":
         return "rows" if _is_row_reduction(node) else "reduce"
-    return "single" if node.op != "affine_contraction" else "single"
+    return "single"
 
 
 def _typical(dim: Dim) -> int:

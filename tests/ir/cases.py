@@ -5,14 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lepton_jit.ir.builder import Builder
-from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.graph import Graph, Node
 from lepton_jit.ir.interpreter import run_nodes
 from lepton_jit.ir.op import OPS, Family, Op, Sample
+from lepton_jit.ir.ops.rules import resolved
 from lepton_jit.ir.types import DTYPES, TensorType, dim_value
 
 SYMBOLS = {"N": 2}
@@ -63,6 +65,10 @@ def _array(random: np.random.Generator, type: TensorType, sample: Sample, dtype:
     if type.dtype.kind == "bool":
         return np.asarray(random.random(shape) < 0.5)
     return np.asarray(random.integers(0, 4, shape)).astype(type.dtype.numpy)
+
+
+def resolved_attributes(node: Node) -> dict[str, Any]:
+    return {name: resolved(value, SYMBOLS) for name, value in node.attributes.items()}
 
 
 def cases(*families: Family) -> list[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,6 +57,17 @@ JAX: dict[str, Callable[..., Any]] = {
     "pad": lambda x, value, low, high, interior: lax.pad(x, value, list(zip(low, high, interior, strict=True))),
     "concatenate": lambda *xs, dimension: lax.concatenate(xs, dimension),
 }
+
+
+def run_all(functions: Sequence[Callable[..., Any]], arguments: Sequence[Sequence[Any]]) -> list[Any]:
+    """The results of many functions, in float64 where they say so; compiled at once, since compiling takes the time."""
+
+    def together(lists: Sequence[Sequence[Any]]) -> list[Any]:
+        return [function(*given) for function, given in zip(functions, lists, strict=True)]
+
+    with jax.enable_x64(True):
+        compiled = jax.jit(together).lower(arguments).compile({"xla_backend_optimization_level": 0})
+        return jax.tree.map(np.asarray, compiled(arguments))
 
 
 def jax_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -86,17 +86,33 @@ def _fma_f32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The exact product as the sum of two longdoubles (Dekker), then a sum that is nearly exact."""
+    """Rounded once: product and sum as exact pairs of longdoubles, their total rounded to odd, then to f64."""
     a, b, c = (v.astype(np.longdouble) for v in (a, b, c))
     product = a * b
-    a_high, b_high = (v.astype(np.float32).astype(np.longdouble) for v in (a, b))
+    a_high, b_high = (_upper_half(v) for v in (a, b))
     a_low, b_low = a - a_high, b - b_high
     rest = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
     total = product + c
     virtual = total - product
     rest = rest + ((product - (total - virtual)) + (c - virtual))
     # A zero keeps the sign of the sum; infinities have no rest.
-    return np.where(np.isfinite(rest) & (rest != 0), total + rest, total).astype(np.float64)
+    keep = ~np.isfinite(rest) | (rest == 0)
+    return np.where(keep, total, _add_to_odd(total, rest)).astype(np.float64)
+
+
+def _upper_half(x: np.ndarray) -> np.ndarray:
+    """The upper 26 of the 53 bits of a float64 in a longdouble."""
+    bits = x.astype(np.float64).view(np.uint64) & np.uint64((1 << 64) - (1 << 27))
+    return bits.view(np.float64).astype(np.longdouble)
+
+
+def _add_to_odd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b for |a| >= |b|: of the two neighbours of an inexact sum the one with an odd last place."""
+    total = np.atleast_1d(a + b)
+    lost = (a - total) + b
+    last = np.ascontiguousarray(total).view(np.uint8).reshape(*total.shape, -1)[..., 0] & 1
+    other = np.nextafter(total, np.copysign(np.longdouble(np.inf), lost))
+    return np.where((lost != 0) & (last == 0), other, total).reshape(np.shape(a + b))
 
 
 _FMA = {"f32": _fma_f32, "f64": _fma_f64}

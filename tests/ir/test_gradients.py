@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +13,9 @@ import pytest
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.op import DECOMPOSED, NOT_DIFFERENTIABLE, OPS
-from lepton_jit.ir.ops.rules import resolved
 from lepton_jit.passes.autodiff import Autodiff
-from tests.ir.cases import SYMBOLS, Case, cases, gradient_graph, run
-from tests.ir.jax_ops import JAX
+from tests.ir.cases import Case, cases, gradient_graph, resolved_attributes, run
+from tests.ir.jax_ops import JAX, run_all
 
 Arrays = dict[str, np.ndarray]
 
@@ -97,26 +97,36 @@ def test_finite_differences_agree(case: Case) -> None:
             assert abs(ours - slope) <= TOLERANCE * size
 
 
-@pytest.mark.parametrize("case", [p for p in DIFFERENTIABLE if p.values[0].op.name in set(JAX) - AT_ODDS])
-def test_jax_agrees(case: Case) -> None:
-    graph = case.graph("f64")
-    inputs, cotangents = _arguments(case, graph)
-    found = _gradient(case, inputs, cotangents)
-    attributes = {k: resolved(v, SYMBOLS) for k, v in graph.nodes[0].attributes.items()}
+def _jax_gradient(case: Case) -> Callable[..., object]:
+    """Operands and cotangents -> the cotangents of the float operands."""
+    function = partial(JAX[case.op.name], **resolved_attributes(case.graph("f64").nodes[0]))
     wanted = case.float_operands()
 
-    def function(*floats: np.ndarray) -> object:
-        values = dict(inputs) | {f"x{i}": a for i, a in zip(wanted, floats, strict=True)}
-        return JAX[case.op.name](*values.values(), **attributes)
+    def of_floats(inputs: Sequence[object], *floats: object) -> object:
+        values = list(inputs)
+        for i, value in zip(wanted, floats, strict=True):
+            values[i] = value
+        return function(*values)
 
-    with jax.enable_x64(True):
-        dys = tuple(cotangents.values())
-        floats = [inputs[f"x{i}"] for i in wanted]
-        pulled = jax.jit(lambda xs, dy: jax.vjp(function, *xs)[1](dy))(floats, dys if len(dys) > 1 else dys[0])
-        theirs = [np.asarray(a) for a in pulled]
-    for i, expected in zip(wanted, theirs, strict=True):
-        size = max(1.0, float(np.abs(expected).max(initial=0.0)))
-        np.testing.assert_allclose(found.get(f"dx{i}", np.zeros_like(expected)), expected, rtol=0, atol=1e-11 * size)
+    def gradient(inputs: Sequence[object], cotangents: tuple[object, ...]) -> object:
+        _, pull = jax.vjp(partial(of_floats, inputs), *(inputs[i] for i in wanted))
+        return pull(cotangents if len(cotangents) > 1 else cotangents[0])
+
+    return gradient
+
+
+@pytest.mark.parametrize("op", sorted({p.values[0].op.name for p in DIFFERENTIABLE} & set(JAX) - AT_ODDS))
+def test_jax_agrees(op: str) -> None:
+    samples = [p.values[0] for p in DIFFERENTIABLE if p.values[0].op.name == op]
+    given = [_arguments(case, case.graph("f64")) for case in samples]
+    arguments = [(list(inputs.values()), tuple(cotangents.values())) for inputs, cotangents in given]
+    theirs = run_all([_jax_gradient(case) for case in samples], arguments)
+    for case, (inputs, cotangents), gradients in zip(samples, given, theirs, strict=True):
+        found = _gradient(case, inputs, cotangents)
+        for i, expected in zip(case.float_operands(), gradients, strict=True):
+            ours = found.get(f"dx{i}", np.zeros_like(expected))
+            tolerance = 1e-11 * max(1.0, float(np.abs(expected).max(initial=0.0)))
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance, err_msg=repr(case.sample))
 
 
 @pytest.mark.parametrize("case", [p for p in DIFFERENTIABLE if p.values[0].op.gradient is not DECOMPOSED])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import jax
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -10,12 +11,11 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.op import OPS, Family
-from lepton_jit.ir.ops.rules import resolved
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.types import dim_value
 from lepton_jit.ir.verifier import verify
-from tests.ir.cases import SYMBOLS, Case, cases
-from tests.ir.jax_ops import JAX
+from tests.ir.cases import SYMBOLS, Case, cases, resolved_attributes
+from tests.ir.jax_ops import JAX, run_all
 
 # What JAX does not have: structure, code generation's own forms, random bits keyed in our way (these have a test of
 # their own), and the numbers behind symbolic dimensions.
@@ -56,22 +56,26 @@ def test_every_operation_has_a_peer() -> None:
     assert set(OPS) - set(JAX) - WITHOUT_PEER == set()
 
 
-@pytest.mark.parametrize("case", [p for p in cases() if p.values[0].op.name in JAX and not _only_ours(p.values[0])])
-def test_jax_agrees(case: Case) -> None:
-    (node,) = case.graph().nodes
-    with jax.enable_x64(True):
-        attributes = {k: resolved(v, SYMBOLS) for k, v in node.attributes.items()}
-        found = jax.jit(lambda *xs: JAX[case.op.name](*xs, **attributes))(*case.arrays())
-        theirs = [np.asarray(a) for a in (found if isinstance(found, tuple) else (found,))]
-    ours = case.op.reference(case.arrays(), node.attributes, SYMBOLS)
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == b.dtype
-        if a.dtype.kind != "f":
-            assert a.tolist() == b.tolist()
-            continue
-        tolerance = 1e-12 if a.dtype == np.float64 else 2e-6
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, np.abs(b).max(initial=0)))
+@pytest.mark.parametrize("op", sorted(JAX))
+def test_jax_agrees(op: str) -> None:
+    samples = [case for case in (Case(OPS[op], sample) for sample in OPS[op].samples) if not _only_ours(case)]
+    functions = [partial(JAX[op], **resolved_attributes(case.graph().nodes[0])) for case in samples]
+    theirs = run_all(functions, [case.arrays() for case in samples])
+    for case, expected in zip(samples, theirs, strict=True):
+        (node,) = case.graph().nodes
+        found = case.op.reference(case.arrays(), node.attributes, SYMBOLS)
+        for a, b in zip(found, expected if isinstance(expected, tuple) else [expected], strict=True):
+            assert_close(a, b, case)
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray, case: Case) -> None:
+    assert found.dtype == expected.dtype
+    if found.dtype.kind != "f":
+        assert found.tolist() == expected.tolist(), case.sample
+        return
+    tolerance = 1e-12 if found.dtype == np.float64 else 2e-6
+    size = max(1.0, np.abs(expected[np.isfinite(expected)]).max(initial=0))
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * size, err_msg=repr(case.sample))
 
 
 @pytest.mark.parametrize("case", cases(Family.COMPOSITE))

@@ -1,0 +1,205 @@
+"""The command line: `lepton-jit demo | compile | run | dump | bench`.
+
+Each command imports what it needs when it is chosen: `run` starts without a compiler, `--version` without NumPy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lepton_jit as lpt
+from lepton_jit.environment import read_environment
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lepton_jit.models import Model
+
+__all__ = ["main"]
+
+EXAMPLES = """\
+examples:
+  lepton-jit demo                                        train, compile and export a network for handwritten digits
+  lepton-jit compile digits.lepton -o digits.so          a model that model.save wrote -> a library and its C header
+  lepton-jit run digits.so images.npy -o answers.npy     run that library; no compiler is imported
+  lepton-jit dump digits.lepton --stage optimized        what became of the model, at any stage of compilation
+  lepton-jit bench mnist_cnn                             side by side with PyTorch, ONNX Runtime and JAX
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code: 0, or 2 after one line on standard error."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader, `head` perhaps, has seen enough; without this, Python complains once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (lpt.LeptonError, OSError, MemoryError) as error:
+        if _debug():
+            raise
+        return _fail(_in_one_line(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lepton-jit",
+        description="Compile deep-learning models into native CPU code.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lepton-jit {lpt.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="train, compile, export and run a network for handwritten digits")
+    demo.add_argument("-o", "--output", type=Path, metavar="DIR", help="keep the model, the library and its header")
+    demo.add_argument("--epochs", type=int, metavar="N", help="how often to see every digit (default: 10 for 4,000)")
+    demo.set_defaults(command=_demo)
+
+    compile_ = commands.add_parser("compile", help="make a shared library and a C header of a saved model")
+    compile_.add_argument("model", type=Path, metavar="MODEL.lepton", help="what model.save wrote")
+    compile_.add_argument("-o", "--output", type=Path, metavar="X.so", required=True, help="the library; X.h goes beside")
+    compile_.add_argument("--target", default="native", help="native (default), x86-64-v3 (AVX2), x86-64-v4 (AVX-512)")
+    compile_.set_defaults(command=_compile)
+
+    run = commands.add_parser("run", help="run an exported library on arrays")
+    run.add_argument("library", type=Path, metavar="X.so", help="what compile wrote")
+    run.add_argument("inputs", type=Path, nargs="+", metavar="IN.npy", help="an array for each input, in order")
+    run.add_argument(
+        "-o", "--output", type=Path, metavar="OUT.npy", required=True, help="the result; of several, an archive (.npz)"
+    )
+    run.add_argument("--threads", type=int, metavar="N", help="default: LEPTON_JIT_THREADS, else all processors")
+    run.set_defaults(command=_run)
+
+    dump = commands.add_parser("dump", help="print a stage of a model's compilation")
+    dump.add_argument("model", type=Path, metavar="MODEL.lepton", help="what model.save wrote")
+    dump.add_argument(
+        "--stage",
+        default="optimized",
+        metavar="S",
+        help="traced, optimized (default), loops, llvm, asm, the name of a pass, plan (the memory plan) or all",
+    )
+    dump.add_argument("--layer", metavar="L", help="only what comes from this layer")
+    dump.set_defaults(command=_dump)
+
+    bench = commands.add_parser("bench", help="measure against other frameworks", add_help=False, prefix_chars="\0")
+    bench.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="see `lepton-jit bench --help`")
+    bench.set_defaults(command=_bench)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from lepton_jit.demo import run_demo
+
+    if options.epochs is not None and options.epochs < 1:
+        return _fail(f"--epochs: expected at least 1, got {options.epochs}")
+    return run_demo(options.output, options.epochs)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    model = _load_model(options.model)
+    start = time.perf_counter()
+    library, header = lpt.compile(model).export(options.output, target=options.target)
+    seconds = time.perf_counter() - start
+    print(f"{library} ({library.stat().st_size:,} bytes) and {header}, in {seconds:.2f} s")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from lepton_jit.runtime.module import load_module
+
+    module = load_module(options.library, threads=options.threads)
+    expected = len(module.manifest.inputs)
+    if len(options.inputs) != expected:
+        return _fail(f"{options.library}: expected {expected} arrays, got {len(options.inputs)}")
+    results = module.program(*(_read_array(path) for path in options.inputs), parameters=module.parameters)
+    _write_arrays(options.output, {t.name: a for t, a in zip(module.manifest.outputs, results, strict=True)})
+    for tensor, array in zip(module.manifest.outputs, results, strict=True):
+        print(f"{options.output}: {tensor.name} {array.dtype}{list(array.shape)}")
+    return 0
+
+
+def _dump(options: argparse.Namespace) -> int:
+    fast = lpt.compile(_load_model(options.model))
+    if options.stage == "plan":
+        print(fast.plan)
+        return 0
+    text = fast.ir(None if options.stage == "all" else options.stage, layer=options.layer)
+    print(text.rstrip("\n"))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    root = Path(lpt.__file__).resolve().parent.parent
+    if not (root / "benchmarks" / "__main__.py").is_file():
+        return _fail("bench: the benchmarks are part of the source, not of the installed package; run it in a checkout")
+    return subprocess.run([sys.executable, "-m", "benchmarks", *options.arguments], cwd=root, check=False).returncode
+
+
+def _load_model(path: Path) -> Model:
+    loaded: Any = lpt.load(path)
+    if not hasattr(loaded, "trace"):
+        raise lpt.FileFormatError(f"{path}: expected a model that model.save wrote, got an exported library")
+    return loaded
+
+
+def _read_array(path: Path) -> np.ndarray:
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise lpt.FileFormatError(f"{path}: expected an array that numpy.save wrote: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise lpt.FileFormatError(f"{path}: expected one array (.npy), got an archive of them")
+    return array
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """One array as .npy, several as .npz under their names; the file appears when it is whole."""
+    import numpy as np
+
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if len(arrays) == 1:
+                np.save(file, *arrays.values())
+            else:
+                np.savez(file, **arrays)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _debug() -> int:
+    try:
+        return read_environment().debug
+    except lpt.LeptonError:
+        return 0
+
+
+def _fail(message: str) -> int:
+    print(f"lepton-jit: {message}", file=sys.stderr)
+    return 2
+
+
+def _in_one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
