@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from lepton_jit.loading import load
     from lepton_jit.models import Model, Sequential
     from lepton_jit.random import set_random_seed
+    from lepton_jit.runtime.threads import set_threads
     from lepton_jit.saving import load_model
 
 _SUBMODULES = (
@@ -72,35 +73,14 @@ _SUBMODULES = (
     "regularizers",
 )
 _HOMES = {
-    **dict.fromkeys(
-        (
-            "Activation",
-            "Add",
-            "AveragePooling2D",
-            "BatchNormalization",
-            "Concatenate",
-            "Conv2D",
-            "Dense",
-            "DepthwiseConv2D",
-            "Dropout",
-            "Flatten",
-            "GlobalAveragePooling2D",
-            "Input",
-            "InputLayer",
-            "Layer",
-            "MaxPooling2D",
-            "Reshape",
-            "ZeroPadding2D",
-        ),
-        "lepton_jit.layers",
-    ),
     "Model": "lepton_jit.models",
     "Sequential": "lepton_jit.models",
     "compile": "lepton_jit.compiler",
     "load": "lepton_jit.loading",
     "load_model": "lepton_jit.saving",
     "set_random_seed": "lepton_jit.random",
-}
+    "set_threads": "lepton_jit.runtime.threads",
+}  # the other names are layers
 
 __all__ = [
     "Activation",
@@ -145,17 +125,18 @@ __all__ = [
     "optimizers",
     "regularizers",
     "set_random_seed",
+    "set_threads",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"lepton_jit.{name}")
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lepton_jit' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'lepton_jit' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "lepton_jit.layers")), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

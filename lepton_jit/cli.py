@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+NPY_MAGIC = b"\x93NUMPY"
 EXAMPLES = """\
 examples:
   lepton-jit demo                                        train, compile and export a network for handwritten digits
@@ -160,13 +161,14 @@ def _load_model(path: Path) -> Model:
 def _read_array(path: Path) -> np.ndarray:
     import numpy as np
 
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise lpt.FileFormatError(f"{path}: expected an array that numpy.save wrote: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise lpt.FileFormatError(f"{path}: expected one array (.npy), got an archive of them")
-    return array
+    with path.open("rb") as file:
+        if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
+            raise lpt.FileFormatError(f"{path}: offset 0: expected an array that numpy.save wrote (.npy)")
+        file.seek(0)
+        try:
+            return np.load(file, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise lpt.FileFormatError(f"{path}: not a whole array of numbers: {error}") from error
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -180,11 +182,17 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
                 np.save(file, *arrays.values())
             else:
                 np.savez(file, **arrays)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _debug() -> int:

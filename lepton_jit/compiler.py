@@ -114,6 +114,7 @@ def pipeline(target: Target) -> tuple[Pass, ...]:
         Canonicalize(),
         # Packed panels that two contractions share.
         EliminateCommonSubexpressions(),
+        EliminateDeadCode(),
         # Updates next to their gradients, before fusion fixes what runs together.
         ScheduleUpdates(),
         Fuse(),

@@ -59,7 +59,7 @@ class Executable:
         given: dict[str, np.ndarray] = dict(arrays)
         if self._prepare is not None:
             names = [p.name for p in self.parts.prepare_manifest.params]
-            held = {name: np.ascontiguousarray(given[name]) for name in names}
+            held = {name: np.asarray(given[name], order="C") for name in names}
             prepared = self._prepare(parameters=self._prepare.bind(held))
             given |= {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
         params = self.parts.main_manifest.params

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
-from lepton_jit.layers.symbolic import ShapeTuple, as_list
+from lepton_jit.layers.symbolic import SymbolicTensor, as_list
+from lepton_jit.runtime.arguments import aligned_empty
 
 __all__ = ["Column", "Rows", "as_rows", "check_weights", "class_weights", "split_validation"]
 
@@ -20,8 +21,8 @@ class Column:
         self.source = np.ascontiguousarray(source)  # else every gather would first copy the whole array
         self.dtype = np.dtype(dtype)
         shape = (min(batch_size, len(source)), *source.shape[1:])
-        self._gathered = np.empty(shape, self.source.dtype)
-        self._converted = self._gathered if self.dtype == self.source.dtype else np.empty(shape, self.dtype)
+        self._gathered = aligned_empty(shape, self.source.dtype)
+        self._converted = self._gathered if self.dtype == self.source.dtype else aligned_empty(shape, self.dtype)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """These rows, in a buffer that the next batch overwrites."""
@@ -83,12 +84,15 @@ def by_name(what: str, value: Any, keys: Sequence[str]) -> list[Any]:
     return entries
 
 
-def as_rows(owner: str, name: str, value: Any, shape: ShapeTuple, *, one_sample: bool = False) -> np.ndarray:
-    """An array of shape `(N, *shape[1:])`; its element type is still its own.
+def as_rows(owner: str, name: str, value: Any, x: SymbolicTensor, *, one_sample: bool = False) -> np.ndarray:
+    """An array of shape `(N, *x.shape[1:])`; its element type is still its own, and can be cast to `x.dtype`.
 
     `one_sample`: a sample without a batch axis becomes a batch of one.
     """
     array = _numeric(f"{owner}: input {name!r}", value)
+    if array.dtype.kind == "f" and np.dtype(x.dtype).kind in "iub" and (array != np.floor(array)).any():
+        raise ArgumentError(f"{owner}: input {name!r}: expected values of {x.dtype}, got fractions")
+    shape = x.shape
     sample = shape[1:]
     if array.shape[1:] == sample and array.ndim == len(shape):
         return array

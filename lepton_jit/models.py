@@ -28,8 +28,9 @@ __all__ = ["Model", "Sequential"]
 class Model(Trainer, Saveable, Layer):
     """The layers between symbolic inputs and outputs.
 
-    >>> x = Input((4,), name="features")
-    >>> Model(x, Dense(2, name="scores")(x)).count_params()
+    >>> import lepton_jit as lpt
+    >>> x = lpt.Input((4,), name="features")
+    >>> Model(x, lpt.Dense(2, name="scores")(x)).count_params()
     10
     """
 
@@ -39,17 +40,17 @@ class Model(Trainer, Saveable, Layer):
         if type(self) is Model and (inputs is None or outputs is None):
             raise ArgumentError(f"{self.label}: expected Model(inputs, outputs); a list of layers makes a Sequential")
         self._network: Network | None = None
+        self._input_keys: list[str] | None = None
         if inputs is not None:
             if isinstance(outputs, Mapping):
                 raise UnsupportedError(f"{self.label}: outputs: expected a tensor or a list of them, got a dict")
             keys = list(inputs) if isinstance(inputs, Mapping) else None
             tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
             self._set_network(Network(self.label, tensors, as_list(outputs)))
-            self._input_keys = keys or self.input_names
+            self._input_keys = keys
 
     def _set_network(self, network: Network) -> None:
         self._network = network
-        self._input_keys = [x.name for x in network.inputs]
         self.compute_dtype = network.outputs[0].call.layer.compute_dtype
         self.built = True
         self.forget_programs()
@@ -102,7 +103,7 @@ class Model(Trainer, Saveable, Layer):
     @property
     def input_keys(self) -> list[str]:
         """The keys of a dict of inputs."""
-        return self._input_keys
+        return self._input_keys or self.input_names
 
     @property
     def output_names(self) -> list[str]:
@@ -236,7 +237,8 @@ class Model(Trainer, Saveable, Layer):
 class Sequential(Model):
     """Layers one after the other, each with one input and one output.
 
-    >>> model = Sequential([Dense(3, input_shape=(4,)), Dense(2)])
+    >>> import lepton_jit as lpt
+    >>> model = Sequential([lpt.Dense(3, input_shape=(4,)), lpt.Dense(2)])
     >>> model.output_shape
     (None, 2)
     """

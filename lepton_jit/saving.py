@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -80,6 +81,8 @@ class Saveable:
 
 def load_model(filepath: PathLike) -> Model:
     """The model that `save` wrote: weights, what `compile` chose and the optimizer's state."""
+    # Registers the classes of models; imported late, since models are built on this module.
+    import_module("lepton_jit.models")
     with _as_file_errors(filepath):
         config, tensors = _read(filepath)
         if config["kind"] != "model" or "model" not in config:

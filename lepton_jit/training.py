@@ -423,7 +423,7 @@ class Trainer:
             model.ensure_built([((None, *array.shape[1:]), "float32")])
         entries = by_name(f"{owner}: x", x, model.input_keys)
         arrays = [
-            as_rows(owner, name, entry, s.shape, one_sample=one_sample)
+            as_rows(owner, name, entry, s, one_sample=one_sample)
             for name, entry, s in zip(model.input_keys, entries, model.inputs, strict=True)
         ]
         counts = {len(a) for a in arrays}

@@ -30,7 +30,7 @@ from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.rewrite import Rewriter
 
 NOISE = 1e-6
-TOLERATED = 2e-5
+TOLERATED = 5e-6
 LARGEST, SMALLEST = 50.0, 1e-2
 # Operations that only passes make, from others; a random graph has no reason to start with them.
 LATE = frozenset({"fusion", "affine_contraction", "pack"})

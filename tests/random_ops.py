@@ -12,6 +12,8 @@ from tests.random_graphs import LATE, Draft, Rejected
 
 F32 = DTYPES["f32"]
 N = Poly.symbol("N")
+# Drawn more often than the rest: they reject more, and most programs consist of them.
+OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "batch_norm_training"] * 3
 
 
 def first_inputs(draft: Draft) -> None:
@@ -24,7 +26,7 @@ def first_inputs(draft: Draft) -> None:
 
 def add_random_operation(draft: Draft) -> None:
     """One more operation, and what its operands need to fit; raises Rejected where that did not work out."""
-    name = draft.choices.one_of([name for name in sorted(OPS) if name not in LATE and OPS[name].samples])
+    name = draft.choices.one_of([name for name in sorted(OPS) if name not in LATE and OPS[name].samples] + OFTEN)
     if draft.nodes and draft.chance(3):
         repeat_a_node(draft)
     elif name in RECIPES and draft.chance(75):
@@ -41,7 +43,7 @@ def from_sample(draft: Draft, name: str) -> None:
     types = [_single(t) if _may_be_single(sample) and draft.chance(70) else t for t in sample.operands]
     elementwise = len({t.shape for t in types}) == 1 and OPS[name].family in (Family.ELEMENTWISE, Family.COMPOSITE)
     if elementwise and draft.chance(80):
-        shape = draft.choices.one_of([v for v in draft.pool if v.type.elements != 0]).type.shape
+        shape = later(draft, [v for v in draft.pool if v.type.elements != 0]).type.shape
         types = [t.with_shape(shape) for t in types]
     low, high = (sample.low, sample.high) if sample.low > -2.0 else (-8.0, 8.0)
     operands: list[Value] = []
@@ -70,10 +72,10 @@ def fetch(
     """A value of this type with its numbers between `low` and `high`: one that is there, one made to fit, or a new input."""
     fitting = [v for v in draft.pool if v.type == type and v not in avoid]
     if fitting and draft.chance(85):
-        return in_range(draft, draft.choices.one_of(fitting[-12:]), low, high)
+        return in_range(draft, later(draft, fitting), low, high)
     related = [v for v in draft.pool if v.type != type and can_be_given_shape(v.type, type)]
     if related and draft.chance(60):
-        return in_range(draft, with_shape(draft, draft.choices.one_of(related[-12:]), type), low, high)
+        return in_range(draft, with_shape(draft, later(draft, related), type), low, high)
     role = "input"
     if type.dtype.is_float and not symbols_of(type.shape):
         role = draft.choices.one_of(["parameter", "state", "input"])
@@ -120,6 +122,11 @@ def with_shape(draft: Draft, value: Value, type: TensorType) -> Value:
     return draft.one("pad", value, zero, low=none, high=high, interior=none)
 
 
+def later(draft: Draft, values: Sequence[Value]) -> Value:
+    """One of the values, the last few more often: graphs grow deep, not only wide."""
+    return draft.choices.one_of(values[-3:] if draft.chance(65) else values)
+
+
 # Recipes: operations with shapes of their own
 
 
@@ -132,7 +139,7 @@ def some_value(draft: Draft, *, rank: int = 0, floats: bool = False, exact_rank:
     ]  # fmt: skip
     if not options:
         raise Rejected("no value of that rank")
-    return draft.choices.one_of(options[-8:] if draft.chance(60) else options)
+    return later(draft, options)
 
 
 def some_dimensions(draft: Draft, rank: int) -> tuple[int, ...]:

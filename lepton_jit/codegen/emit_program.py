@@ -62,7 +62,7 @@ class _ProgramEmitter:
         return variable
 
     def _constant(self, buffer: ProgramBuffer) -> ir.GlobalVariable:
-        array = np.asarray(buffer.value, buffer.dtype.numpy).ravel()
+        array = np.broadcast_to(np.asarray(buffer.value, buffer.dtype.numpy).ravel(), buffer.elements)
         data = bytearray(array.tobytes())
         variable = self._global(f"constant_{buffer.index}", ir.Constant(ir.ArrayType(ir.IntType(8), len(data)), data))
         variable.align = 64

@@ -44,7 +44,7 @@ MAX_FACTORS = 16
 MAX_TERMS = 256
 MAX_LANES = 4096
 
-_TYPE = re.compile(r"([a-z]+[0-9]*)(?:x([1-9][0-9]{0,3}))?")
+_TYPE = re.compile(rf"({'|'.join(DTYPES)})(?:x([1-9][0-9]{{0,3}}))?")
 _ATOM_START = ("value", "number", "-", "inf", "nan", "true", "false")
 
 
@@ -113,7 +113,7 @@ def _type(reader: Reader) -> tuple[DType, int]:
     """`f32` or `f32x16`."""
     token = reader.next("word")
     found = _TYPE.fullmatch(token.text)
-    if found is None or found[1] not in DTYPES:
+    if found is None:
         raise reader.error(f"expected a dtype, with lanes as in f32x16, got {token.text!r}", token)
     return DTYPES[found[1]], _lanes(reader, token, found[2] or "1")
 
@@ -351,7 +351,13 @@ class _Body:
         panel = reader.integer()
         masked, rhs_masked = reader.accept("masked"), reader.accept("rhs_masked")
         out, out_row = self.side("out")
-        lhs, row_step = self.side("lhs")
+        accumulate = reader.accept("accumulate")
+        reader.expect("lhs")
+        lhs = self.place()
+        reader.expect("row")
+        apart = tuple(reader.separated("[", "]", self.offset)) if reader.at("[") else _dim(reader)
+        reader.expect("from")
+        start = self.affine()
         reader.expect("rhs")
         rhs = self.place()
         sums = []
@@ -368,9 +374,11 @@ class _Body:
         reader.expect("}")
         steps = tuple(e.column_step for e in extras)
         tile = Tile(dtype, vectors, panel, masked, rhs_masked, epilogue, steps)
-        return Contract(
-            tile, rows, heights, columns, lhs, rhs, out, out_row, tuple(sums), row_step, tuple(extras)
-        )
+        sides = (lhs, rhs, out, out_row, tuple(sums), apart, start, accumulate, tuple(extras))
+        return Contract(tile, rows, heights, columns, *sides)
+
+    def offset(self) -> int:
+        return -self.reader.integer() if self.reader.accept("-") else self.reader.integer()
 
     def side(self, name: str) -> tuple[tuple[str, Affine], Dim]:
         self.reader.expect(name)

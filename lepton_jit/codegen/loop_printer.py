@@ -173,8 +173,10 @@ def _contract(stmt: Contract) -> Iterator[str]:
     rows = stmt.rows if isinstance(stmt.rows, int) else _atom(stmt.rows)
     yield f"contract {rows}{heights} by {print_affine(stmt.columns)} {{"
     yield f"  tile {tile.dtype} vectors {tile.vectors} panel {tile.panel_vectors}{masks}"
-    yield f"  out {_at(*stmt.out)} row {_dim(stmt.out_row)}"
-    yield f"  lhs {_at(*stmt.lhs)} row {_dim(stmt.row_step)}"
+    yield f"  out {_at(*stmt.out)} row {_dim(stmt.out_row)}" + " accumulate" * stmt.accumulate
+    apart = stmt.rows_apart
+    table = f"[{', '.join(map(str, apart))}]" if isinstance(apart, tuple) else _dim(apart)
+    yield f"  lhs {_at(*stmt.lhs)} row {table} from {print_affine(stmt.row_start)}"
     yield f"  rhs {_at(*stmt.rhs)}"
     for extent, lhs, rhs in stmt.sums:
         yield f"  sum {print_affine(extent)} lhs {_dim(lhs)} rhs {_dim(rhs)}"

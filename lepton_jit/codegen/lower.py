@@ -113,9 +113,10 @@ class _Lowering:
         """A value that is computed here and leaves as one output is written where the output lies."""
         produced = {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op != "reshape"}
         self._claimed: dict[Value, int] = {}
-        results = [o for o in self.graph.outputs if o.donates is None]
         self._output_buffers: dict[str, int] = {}
-        for index, output in enumerate(results):
+        for index, output in enumerate(self.graph.outputs):
+            if output.donates is not None:
+                continue
             self._output_buffers[output.name] = self._buffer("output", output.name, output.value, index)
             root = self._root(output.value)
             if root in produced and root not in self._claimed:

@@ -12,6 +12,7 @@ from lepton_jit.errors import DTypeError, ShapeError
 from lepton_jit.initializers import Initializer
 from lepton_jit.ir.types import DType, TensorType
 from lepton_jit.regularizers import Regularizer
+from lepton_jit.runtime.arguments import aligned_empty
 
 __all__ = ["Weight", "without_values"]
 
@@ -49,13 +50,16 @@ class Weight:
         self.regularizer = regularizer
         self.trainable = trainable
         self.version = 0
-        self._array = initializer(self.shape, dtype.numpy) if _allocate else None
+        self._array: np.ndarray | None = None
+        if _allocate:
+            self.array[...] = initializer(self.shape, dtype.numpy)
 
     @property
     def array(self) -> np.ndarray:
         """The array itself, not a copy; it stays the same object for the weight's life."""
         if self._array is None:
-            self._array = np.zeros(self.shape, self.dtype.numpy)
+            self._array = aligned_empty(self.shape, self.dtype.numpy)
+            self._array[...] = 0
         return self._array
 
     @property

@@ -16,6 +16,7 @@ from lepton_jit.ir.types import DType
 from lepton_jit.layers.weight import Weight
 from lepton_jit.naming import snake_case
 from lepton_jit.optimizers import schedules
+from lepton_jit.runtime.arguments import aligned_empty
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Optimizer", "Step"]
@@ -126,7 +127,8 @@ class Optimizer(Configurable):
                 raise ArgumentError(f"{self.name}: optimizes another model, whose {path!r} it knows; make a new one")
             for slot in self.slot_names:
                 if f"{path}/{slot}" not in self.slots:
-                    self.slots[f"{path}/{slot}"] = np.zeros(weight.shape, weight.dtype.numpy)
+                    self.slots[f"{path}/{slot}"] = array = aligned_empty(weight.shape, weight.dtype.numpy)
+                    array[...] = 0
 
     @property
     def variables(self) -> list[np.ndarray]:

@@ -61,9 +61,9 @@ class _Fusion:
         self.nodes = graph.nodes
         self.position = {v: i for i, n in enumerate(self.nodes) for v in n.results}
         self.users = users(graph)
-        self.outputs = {o.value for o in graph.outputs}
         self.index_of = {id(n): i for i, n in enumerate(self.nodes)}
         self.duplicated = [_is_duplicated(n) for n in self.nodes]
+        self.outputs = self._read_outside()
         self.readers = self._readers()
         self.groups: dict[int, _Group] = {}
         self.group_of: list[int] = [-1] * len(self.nodes)
@@ -74,6 +74,18 @@ class _Fusion:
                 self._place(i)
         nodes = self._emit()
         return Graph(self.graph.name, self.graph.inputs, tuple(nodes), self.graph.outputs)
+
+    def _read_outside(self) -> set[Value]:
+        """The outputs, and what is needed in memory to compute an output that is a duplicated node."""
+        pending = [o.value for o in self.graph.outputs]
+        found: set[Value] = set()
+        while pending:
+            value = pending.pop()
+            if value not in found:
+                found.add(value)
+                i = self.position.get(value, -1)
+                pending += self.nodes[i].operands if i >= 0 and self.duplicated[i] else ()
+        return found
 
     def _readers(self) -> list[frozenset[int]]:
         """The nodes that read each node's results, looking through duplicated ones."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.errors import FileFormatError
-from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.manifest import Manifest, Tensor
 from lepton_jit.runtime.module_file import check_host, is_module, read_module
 from lepton_jit.runtime.native import Code, Support
 from lepton_jit.runtime.program import Parameters, Program
@@ -22,7 +22,10 @@ _TABLE_VERSION = 1
 
 
 class Module:
-    """An exported program: `module(x)` gives the same bits as the program that it was exported from."""
+    """An exported program: `module(x)` gives the same bits as the program that it was exported from.
+
+    As there, one output is an array, several are a tuple.
+    """
 
     def __init__(self, program: Program, parameters: Parameters) -> None:
         self.program = program
@@ -32,8 +35,19 @@ class Module:
     def manifest(self) -> Manifest:
         return self.program.manifest
 
-    def __call__(self, *inputs: Any) -> tuple[np.ndarray, ...]:
-        return self.program(*inputs, parameters=self.parameters)
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Name, dtype and shape of every input."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Name, dtype and shape of every output."""
+        return self.manifest.outputs
+
+    def __call__(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        results = self.program(*inputs, parameters=self.parameters)
+        return results[0] if len(results) == 1 else results
 
 
 def load_module(path: str | os.PathLike[str], *, threads: int | None = None) -> Module:

@@ -90,8 +90,8 @@ def test_auto_mode_knows_that_more_accuracy_is_better() -> None:
 
     assert stop.improves(0.9, 0.8)
     assert not stop.improves(0.7, 0.8)
+    stop.monitor = "loss_of_hair"
     with pytest.raises(lpt.ArgumentError, match="'loss_of_hair' is neither a loss nor a metric"):
-        stop.monitor = "loss_of_hair"
         stop.improves(1.0, 2.0)
 
 

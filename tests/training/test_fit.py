@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
+from lepton_jit import progress
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(11, 4)).astype("float32")
@@ -128,7 +130,7 @@ def test_binary_labels_are_probabilities() -> None:
         ({"epochs": -1}, "epochs: expected an integer of at least 0, got -1"),
         ({"batch_size": 0}, "batch_size: expected a positive integer, got 0"),
         ({"validation_split": 1.5}, "validation_split: expected a number between 0 and 1, got 1.5"),
-        ({"validation_split": 0.01}, "validation_split: expected rows on both sides"),
+        ({"validation_split": 0.95}, "validation_split: expected rows on both sides"),
         ({"validation_data": X}, r"validation_data: expected \(x, y\)"),
         ({"sample_weight": np.ones(3)}, r"sample_weight: expected shape \(11,\), got \(3,\)"),
         ({"sample_weight": np.full(11, np.inf)}, "sample_weight: expected finite numbers"),
@@ -274,6 +276,26 @@ def test_a_line_per_epoch_shows_loss_metrics_and_samples_per_second(capsys: pyte
     assert [line.split(" - ")[0] for line in lines] == ["Epoch 1/2", "Epoch 2/2"]
     for word in ("samples/s", "loss: ", "accuracy: ", "val_loss: ", "val_accuracy: "):
         assert word in lines[0]
+
+
+def test_on_a_terminal_a_bar_is_drawn_at_most_four_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    clock = iter(np.arange(0.0, 10.0, 0.1))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    asked: list[int] = []
+    epoch = progress.EpochProgress(1, "Epoch 1/1", 100)
+    for done in range(10, 101, 10):
+        epoch.update(done, lambda done=done: asked.append(done) or {"loss": 0.5})  # type: ignore[func-returns-value]
+    epoch.finish({"loss": 0.25})
+
+    assert asked == [30, 60, 90]
+    assert "Epoch 1/1" in terminal.getvalue()
+    assert terminal.getvalue().splitlines()[-1].endswith("samples/s - loss: 0.2500")
 
 
 def test_a_silent_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

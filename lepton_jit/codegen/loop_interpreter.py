@@ -1,0 +1,329 @@
+"""Execute a kernel of the loop IR with NumPy, one statement at a time, every index checked: its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_jit.codegen.loop_ir import (
+    Affine,
+    Apply,
+    Atom,
+    Buffer,
+    CeilDiv,
+    Const,
+    Contract,
+    Epilogue,
+    Expr,
+    Extent,
+    Horizontal,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Stmt,
+    Store,
+    Var,
+)
+from lepton_jit.codegen.loop_printer import print_statement
+from lepton_jit.codegen.loop_verifier import ITERATION
+from lepton_jit.errors import GraphError
+from lepton_jit.ir.op import get_op
+from lepton_jit.ir.types import Dim, DType, dim_value
+
+__all__ = ["run_kernel"]
+
+NOBODY = -1
+
+
+def run_kernel(
+    kernel: Kernel,
+    buffers: Mapping[str, np.ndarray],
+    symbols: Mapping[str, int],
+    *,
+    undefined: Collection[str] = (),
+    fused: bool = True,
+    seed: int = 0,
+) -> None:
+    """Run every iteration, in an order drawn from `seed`, on flat arrays by name; results are written into them.
+
+    `undefined` names the buffers that hold nothing yet; `fused=False` is a target without fused multiply-add. Raises
+    GraphError, naming kernel, statement and index, for an index outside its buffer, an element that is read before
+    anything wrote it, and one that an iteration reads or writes after another wrote it (so any order gives the same).
+
+    >>> from lepton_jit.codegen.loop_parser import parse_kernel
+    >>> kernel = parse_kernel('''kernel @double(a0: f32[N], o0: f32[N]) parallel %t in 0 to N grain 64 {
+    ...   %x: f32 = load a0[%t]
+    ...   %y: f32 = add(%x, %x)
+    ...   store o0[%t] = %y
+    ... }''')
+    >>> arrays = {"a0": np.arange(3, dtype=np.float32), "o0": np.empty(3, np.float32)}
+    >>> run_kernel(kernel, arrays, {"N": 3}, undefined=["o0"])
+    >>> arrays["o0"].tolist()
+    [0.0, 2.0, 4.0]
+    """
+    memories = {b.name: _memory(kernel, b, buffers, symbols, b.name in undefined) for b in kernel.buffers}
+    _share_writers(memories.values())
+    order = np.random.default_rng(seed).permutation(_extent(kernel.extent, symbols))
+    with np.errstate(all="ignore"):
+        for t in order.tolist():
+            _Iteration(kernel.name, memories, symbols, t, fused).run(kernel.body)
+
+
+def _extent(extent: Extent, symbols: Mapping[str, int]) -> int:
+    return extent.value(symbols) if isinstance(extent, CeilDiv) else dim_value(extent, symbols)
+
+
+@dataclass
+class _Memory:
+    """A buffer, and for each element the iteration that wrote it."""
+
+    array: np.ndarray
+    dtype: DType
+    writers: np.ndarray
+    undefined: bool
+
+
+def _memory(
+    kernel: Kernel, buffer: Buffer, arrays: Mapping[str, np.ndarray], symbols: Mapping[str, int], undefined: bool
+) -> _Memory:
+    name, dtype, size = buffer.name, buffer.dtype, dim_value(buffer.size, symbols)
+    if name not in arrays:
+        raise GraphError(f"kernel {kernel.name}: no array for the buffer {name}")
+    array = arrays[name]
+    if array.dtype != dtype.numpy or array.shape != (size,):
+        raise GraphError(
+            f"kernel {kernel.name}: {name}: expected a flat array of {size} {dtype}, got {array.dtype} {array.shape}"
+        )
+    return _Memory(array, dtype, np.full(size, NOBODY), undefined)
+
+
+def _share_writers(memories: Iterable[_Memory]) -> None:
+    """An operand that a result replaces in place is the same memory under two names."""
+    known: dict[int, np.ndarray] = {}
+    for memory in memories:
+        memory.writers = known.setdefault(memory.array.ctypes.data, memory.writers)
+
+
+class _Iteration:
+    """One value of `t`. Values are arrays of lanes, scalars arrays of rank 0."""
+
+    def __init__(
+        self, kernel: str, memories: Mapping[str, _Memory], symbols: Mapping[str, int], t: int, fused: bool
+    ) -> None:
+        self.kernel = kernel
+        self.memories = memories
+        self.symbols = symbols
+        self.t = t
+        self.fused = fused
+        self.values: dict[str, np.ndarray] = {ITERATION: np.asarray(t)}
+        self.stmt: Stmt | None = None
+
+    def run(self, body: Iterable[Stmt]) -> None:
+        for stmt in body:
+            self.stmt = stmt
+            match stmt:
+                case Let():
+                    self.values[stmt.var.name] = self.expression(stmt.var, stmt.expr)
+                case Store():
+                    lanes = self.affine(stmt.index) + np.arange(stmt.lanes)
+                    value = np.broadcast_to(self.atom(stmt.value), stmt.lanes)
+                    self.write(stmt.buffer, lanes, value, self.mask(stmt.mask, stmt.lanes))
+                case Loop():
+                    self.loop(stmt)
+                case If():
+                    self.run(stmt.then if self.atom(stmt.condition) else stmt.orelse)
+                case Contract():
+                    self.contract(stmt)
+
+    def loop(self, loop: Loop) -> None:
+        for carry in loop.carries:
+            self.values[carry.var.name] = np.broadcast_to(self.atom(carry.init), _shape(carry.var.lanes))
+        for i in range(self.affine(loop.start), self.affine(loop.stop), loop.step):
+            self.values[loop.var] = np.asarray(i)
+            self.run(loop.body)
+            following = [np.broadcast_to(self.atom(c.next), _shape(c.var.lanes)) for c in loop.carries]
+            self.values.update(zip((c.var.name for c in loop.carries), following, strict=True))
+
+    # Memory
+
+    def fail(self, message: str) -> GraphError:
+        text = print_statement(self.stmt).splitlines()[0] if self.stmt is not None else ""
+        return GraphError(f"kernel {self.kernel}: `{text}` with %t = {self.t}: {message}")
+
+    def checked(self, buffer: str, indices: np.ndarray, active: np.ndarray) -> tuple[_Memory, np.ndarray]:
+        """The memory and the indices of the lanes that exist."""
+        memory = self.memories[buffer]
+        used = indices[active]
+        outside = used[(used < 0) | (used >= memory.array.size)]
+        if outside.size:
+            raise self.fail(f"index {outside[0]} is outside the {memory.array.size} elements of {buffer}")
+        others = used[(memory.writers[used] != NOBODY) & (memory.writers[used] != self.t)]
+        if others.size:
+            writer = memory.writers[others[0]]
+            raise self.fail(f"{buffer}[{others[0]}] is also written by the iteration %t = {writer}")
+        return memory, used
+
+    def read(
+        self, buffer: str, indices: np.ndarray, active: np.ndarray | None = None, other: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The elements at the indices; lanes that do not exist are `other`, or zero."""
+        active = np.ones(indices.shape, bool) if active is None else active
+        memory, used = self.checked(buffer, indices, active)
+        if memory.undefined and (memory.writers[used] == NOBODY).any():
+            first = used[memory.writers[used] == NOBODY][0]
+            raise self.fail(f"{buffer}[{first}] is read, but nothing wrote it")
+        result = np.zeros(indices.shape, memory.dtype.numpy)
+        if other is not None:
+            result[...] = other
+        result[active] = memory.array[used]
+        return result
+
+    def write(self, buffer: str, indices: np.ndarray, value: np.ndarray, active: np.ndarray) -> None:
+        memory, used = self.checked(buffer, indices, active)
+        memory.array[used] = value[active]
+        memory.writers[used] = self.t
+
+    def mask(self, mask: Atom | None, lanes: int) -> np.ndarray:
+        return np.broadcast_to(True if mask is None else self.atom(mask), lanes)
+
+    # Values
+
+    def dim(self, dim: Dim) -> int:
+        return dim_value(dim, self.symbols)
+
+    def affine(self, index: Affine) -> int:
+        return self.dim(index.constant) + sum(self.dim(c) * int(self.values[n]) for n, c in index.terms)
+
+    def atom(self, atom: Atom) -> np.ndarray:
+        if isinstance(atom, Var):
+            return self.values[atom.name]
+        return _constant(atom)
+
+    def expression(self, var: Var, expr: Expr) -> np.ndarray:
+        match expr:
+            case Apply():
+                return self.apply(var, expr, _shape(var.lanes))
+            case Load():
+                indices = self.affine(expr.index) + np.arange(var.lanes) * self.dim(expr.step)
+                other = None if expr.other is None else self.atom(expr.other)
+                loaded = self.read(expr.buffer, indices, self.mask(expr.mask, var.lanes), other)
+                return loaded.reshape(_shape(var.lanes))
+            case Index():
+                lanes = self.affine(expr.index) + np.arange(var.lanes) * self.dim(expr.step)
+                return lanes.astype(np.int64).reshape(_shape(var.lanes))
+            case Horizontal(op, arg):
+                return self.horizontal(op, arg)
+
+    def horizontal(self, op: str, arg: Atom) -> np.ndarray:
+        """Combine the lanes by halves."""
+        value = np.broadcast_to(self.atom(arg), arg.lanes)
+        while value.size > 1:
+            value = np.asarray(_meaning(op, [value[: value.size // 2], value[value.size // 2 :]], {}))
+        return value.reshape(())
+
+    def apply(self, var: Var, expr: Apply, shape: tuple[int, ...]) -> np.ndarray:
+        args = [np.broadcast_to(self.atom(a), shape) for a in expr.args]
+        return _primitive(expr.op, args, expr.detail, var.dtype, self.fused)
+
+    # Micro-kernels
+
+    def contract(self, stmt: Contract) -> None:
+        """By its definition: each element is one chain of multiply-adds over the sums, the last one fastest."""
+        rows = stmt.rows if isinstance(stmt.rows, int) else int(self.atom(stmt.rows))
+        if rows not in stmt.heights:
+            raise self.fail(f"expected one of {stmt.heights} rows, got {rows}")
+        columns = np.arange(self.affine(stmt.columns))
+        out = self.affine(stmt.out[1]) + np.arange(rows)[:, None] * self.dim(stmt.out_row) + columns
+        total = np.zeros(out.shape, stmt.tile.dtype.numpy)
+        if stmt.accumulate:
+            total = self.read(stmt.out[0], out)
+        lhs = self.affine(stmt.lhs[1]) + self.row_offsets(stmt, rows)
+        rhs = self.affine(stmt.rhs[1]) + columns
+        for left, right in self.steps(stmt.sums):
+            a = self.read(stmt.lhs[0], lhs + left)[:, None]
+            b = self.read(stmt.rhs[0], rhs + right)
+            total = _multiply_add(a, b, total, self.fused)
+        if stmt.tile.epilogue is not None:
+            total = self.epilogue(stmt, stmt.tile.epilogue, total)
+        self.write(stmt.out[0], out, total, np.ones(out.shape, bool))
+
+    def row_offsets(self, stmt: Contract, rows: int) -> np.ndarray:
+        if not isinstance(stmt.rows_apart, tuple):
+            return np.arange(rows) * self.dim(stmt.rows_apart)
+        start = self.affine(stmt.row_start)
+        if not 0 <= start <= len(stmt.rows_apart) - rows:
+            raise self.fail(f"rows {start} to {start + rows} of a table of {len(stmt.rows_apart)}")
+        return np.array(stmt.rows_apart[start : start + rows], np.int64)
+
+    def steps(self, sums: Sequence[tuple[Affine, Dim, Dim]]) -> Iterable[tuple[int, int]]:
+        """How far both sides have moved, for each product in order."""
+        if not sums:
+            yield 0, 0
+            return
+        (extent, lhs, rhs), *inner = sums
+        count = self.affine(extent)
+        if count < 1:
+            raise self.fail(f"a tile sums at least one product, got the extent {count}")
+        for k in range(count):
+            for left, right in self.steps(inner):
+                yield k * self.dim(lhs) + left, k * self.dim(rhs) + right
+
+    def epilogue(self, stmt: Contract, epilogue: Epilogue, total: np.ndarray) -> np.ndarray:
+        inner = _Iteration(self.kernel, self.memories, self.symbols, self.t, self.fused)
+        inner.values[epilogue.args[0].name] = total
+        rows, columns = (np.arange(n) for n in total.shape)
+        for arg, extra in zip(epilogue.args[1:], stmt.extras, strict=True):
+            place = self.affine(extra.index) + rows[:, None] * self.dim(extra.row_step) + columns * extra.column_step
+            inner.values[arg.name] = self.read(extra.buffer, place)
+        for let in epilogue.body:
+            inner.stmt = let
+            if not isinstance(let.expr, Apply):
+                raise inner.fail("expected a primitive in an epilogue")
+            inner.values[let.var.name] = inner.apply(let.var, let.expr, total.shape)
+        return np.broadcast_to(inner.atom(epilogue.result), total.shape)
+
+
+def _shape(lanes: int) -> tuple[int, ...]:
+    return () if lanes == 1 else (lanes,)
+
+
+def _constant(const: Const) -> np.ndarray:
+    dtype = const.dtype
+    if dtype.is_float or dtype.kind == "bool":
+        return np.asarray(const.value, dtype.numpy)
+    # integers wrap
+    return np.asarray(int(const.value) & (2 ** (8 * dtype.bytes) - 1), f"u{dtype.bytes}").view(dtype.numpy)
+
+
+def _primitive(op: str, args: Sequence[np.ndarray], detail: str, dtype: DType, fused: bool) -> np.ndarray:
+    """The meaning of a primitive: that of the operation of the graph with its name, where there is one."""
+    match op:
+        case "fma":
+            return _multiply_add(args[0], args[1], args[2], fused)
+        case "floor_divide":
+            return np.floor_divide(*args)
+        case "modulo":
+            return np.remainder(*args)
+        case "compare":
+            return _meaning(op, args, {"direction": detail})
+        case "convert" | "bitcast_convert":
+            return _meaning(op, args, {"dtype": dtype})
+    return _meaning(op, args, {})
+
+
+def _meaning(op: str, args: Sequence[np.ndarray], attributes: Mapping[str, object]) -> np.ndarray:
+    (result,) = get_op(op).reference(args, attributes, {})  # pyright: ignore[reportArgumentType]
+    return np.asarray(result)
+
+
+def _multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray, fused: bool) -> np.ndarray:
+    """a*b + c rounded once, in the next wider format: for f32 the product is exact there, for f64 nearly."""
+    if not fused:
+        return a * b + c
+    wide = np.float64 if a.dtype == np.float32 else np.longdouble
+    return (a.astype(wide) * b.astype(wide) + c).astype(a.dtype)

@@ -1,0 +1,133 @@
+"""What the tests of code generation share: graphs compiled or executed as loops, and one graph of many samples."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.loop_interpreter import run_kernel
+from lepton_jit.codegen.lower import Lowered, ProgramBuffer
+from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.target import TARGETS, Target, host_features, native_target
+from lepton_jit.compiler import optimize
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.types import TensorType, dim_value
+from lepton_jit.passes.expand_composites import ExpandComposites
+from lepton_jit.passes.lower_contractions import LowerContractions
+from lepton_jit.runtime.linker import link
+from lepton_jit.runtime.program import Program
+from lepton_jit.runtime.support_text import support_text
+from tests.ir.cases import SYMBOLS, Case
+
+ON_ARM = native_target().name == "aarch64"
+RUNNABLE = [t for t in TARGETS.values() if (t.name == "aarch64") == ON_ARM and host_features().issuperset(t.required)]
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@functools.cache
+def support_object() -> bytes:
+    target = native_target()
+    return compile_object(support_text(target.triple.split("-")[0]), target, 1)
+
+
+def unfused(graph: Graph, target: Target) -> Generated:
+    """The program with one kernel an operation: only what code generation cannot do without has been lowered."""
+    lowered = LowerContractions(target.vector_bytes * target.tile_vectors).apply(ExpandComposites().apply(graph))
+    return generate(lowered, target)
+
+
+def fused(graph: Graph, target: Target) -> Generated:
+    """The program that the compiler makes; the graph has no parameters, so nothing is prepared."""
+    _, main = optimize(graph, target)
+    return generate(main, target)
+
+
+def linked(generated: Generated, threads: int = 1) -> Program:
+    code = link(generated.object_code(), support_object(), generated.lowered.name)
+    return Program(generated.manifest(), code, threads=threads)
+
+
+def run_native(generated: Generated, arrays: Arrays, threads: int = 1) -> dict[str, np.ndarray]:
+    """All outputs by name, those that are written into a state as well."""
+    program, manifest = linked(generated, threads), generated.manifest()
+    state = {p.name: arrays[p.name].copy() for p in manifest.params}
+    results = iter(program(*(arrays[i.name] for i in manifest.inputs), parameters=program.bind(state)))
+    return {
+        output.name: state[manifest.params[manifest.donations[n]].name] if n in manifest.donations else next(results)
+        for n, output in enumerate(manifest.outputs)
+    }
+
+
+def run_loops(lowered: Lowered, arrays: Arrays, symbols: Mapping[str, int], fused: bool = True) -> dict[str, np.ndarray]:
+    """All outputs by name, from the interpreter of the loop IR."""
+    memory = [_memory(b, arrays, symbols) for b in lowered.buffers]
+    defined = {i for i, b in enumerate(lowered.buffers) if b.kind not in ("arena", "output")}
+    for step in lowered.steps:
+        names = [b.name for b in step.kernel.buffers]
+        frame = {name: memory[number] for name, number in zip(names, step.buffers, strict=True)}
+        undefined = [name for name, number in zip(names, step.buffers, strict=True) if number not in defined]
+        run_kernel(step.kernel, frame, symbols, undefined=undefined, fused=fused)
+        defined |= {number for name, number in zip(names, step.buffers, strict=True) if name.startswith(("o", "s"))}
+    found = {(b.kind, b.name): memory[i] for i, b in enumerate(lowered.buffers)}
+    return {
+        o.name: (found["output", o.name] if o.donates is None else found["state", o.donates]).reshape(
+            [dim_value(d, symbols) for d in o.value.type.shape]
+        )
+        for o in lowered.outputs
+    }
+
+
+def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Mapping[str, int]) -> np.ndarray:
+    if buffer.kind in ("input", "parameter", "state"):
+        return np.array(arrays[buffer.name]).reshape(-1)
+    if buffer.kind == "constant":
+        return np.array(buffer.value, buffer.dtype.numpy).reshape(-1)
+    count = dim_value(buffer.elements, symbols)
+    # any bits: the interpreter refuses to read them
+    return np.frombuffer(b"\xa5" * (count * buffer.dtype.bytes), buffer.dtype.numpy).copy()
+
+
+def joined(cases: Sequence[Case], name: str) -> tuple[Graph, dict[str, np.ndarray]]:
+    """All samples of an operation as one graph, and its arrays; compiling one program costs less than compiling many."""
+    b = Builder(name)
+    # the number behind N, for samples of which no operand says it
+    b.input("n", TensorType.of("f32", "N"))
+    arrays = {"n": np.zeros(SYMBOLS["N"], np.float32)}
+    for number, case in enumerate(cases):
+        arrays |= {f"x{number}_{i}": a for i, a in enumerate(case.arrays())}
+        operands = [b.input(f"x{number}_{i}", t) for i, t in enumerate(case.sample.operands)]
+        for i, value in enumerate(b.emit(case.op.name, *operands, **case.sample.attributes)):
+            b.output(value, f"y{number}_{i}")
+    return b.build(), arrays
+
+
+def differences(found: Arrays, expected: Arrays, tolerance: Mapping[str, float] | None = None) -> list[str]:
+    """What is wrong: dtypes, shapes, NaN and infinities, integers, and floats beyond a relative error."""
+    allowed = {"float32": 1e-5, "float64": 1e-12, **(tolerance or {})}
+    return [
+        f"{name}: {problem}"
+        for name, want in expected.items()
+        for problem in _problems(found[name], want, allowed.get(want.dtype.name, 0.0))
+    ]
+
+
+def _problems(got: np.ndarray, want: np.ndarray, allowed: float) -> Iterable[str]:
+    if (got.dtype, got.shape) != (want.dtype, want.shape):
+        yield f"expected {want.dtype}{list(want.shape)}, got {got.dtype}{list(got.shape)}"
+        return
+    if want.dtype.kind != "f":
+        if not np.array_equal(got, want):
+            yield f"expected {want.tolist()}, got {got.tolist()}"
+        return
+    finite = np.isfinite(want)
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        yield f"expected {want[~finite].tolist()}, got {got[~finite].tolist()}"
+    scale = np.abs(want[finite]).max(initial=0)
+    error = np.abs(got[finite].astype(float) - want[finite]).max(initial=0) / (scale or 1)
+    if not error <= allowed:
+        yield f"relative error {error:.3g}, more than {allowed}"

@@ -1,0 +1,58 @@
+"""Every operation, on every sample of its record: native code and loops against the interpreter of the graph."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.loop_parser import parse_kernels
+from lepton_jit.codegen.loop_printer import print_kernels
+from lepton_jit.codegen.loop_verifier import verify_kernel
+from lepton_jit.codegen.target import Target, native_target
+from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.op import OPS, Family
+from tests.codegen.programs import RUNNABLE, differences, joined, run_loops, run_native, unfused
+from tests.ir.cases import SYMBOLS, Case
+
+NAMES = [name for name, op in OPS.items() if op.family is not Family.STRUCTURAL]
+
+
+@functools.cache
+def program(name: str, target: Target) -> tuple[Graph, dict[str, np.ndarray], Generated]:
+    graph, arrays = joined([Case(OPS[name], sample) for sample in OPS[name].samples], name)
+    return graph, arrays, unfused(graph, target)
+
+
+@functools.cache
+def expected(name: str) -> dict[str, np.ndarray]:
+    graph, arrays = joined([Case(OPS[name], sample) for sample in OPS[name].samples], name)
+    return run_graph(graph, arrays)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+def test_native_code_agrees_with_the_interpreter_of_the_graph(target: Target, name: str) -> None:
+    _, arrays, generated = program(name, target)
+    assert differences(run_native(generated, arrays, threads=2), expected(name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_are_verified_and_read_back(name: str) -> None:
+    _, _, generated = program(name, native_target())
+    kernels = [step.kernel for step in generated.lowered.steps]
+    for kernel in kernels:
+        verify_kernel(kernel)
+    assert parse_kernels(print_kernels(kernels)) == kernels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_interpreter_of_loops_agrees_with_native_code(name: str) -> None:
+    """Two roundings of a float64 multiply-add and signs of zero apart, these are the same bits."""
+    _, arrays, generated = program(name, native_target())
+    loops = run_loops(generated.lowered, arrays, SYMBOLS)
+    native = run_native(generated, arrays)
+    assert differences(loops, native, {"float32": 2e-7, "float64": 4e-16}) == []
