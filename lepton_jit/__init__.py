@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from lepton_jit.loading import load
     from lepton_jit.models import Model, Sequential
     from lepton_jit.random import set_random_seed
+    from lepton_jit.reading import parse
     from lepton_jit.runtime.threads import set_threads
     from lepton_jit.saving import load_model
 
@@ -78,6 +79,7 @@ _HOMES = {
     "compile": "lepton_jit.compiler",
     "load": "lepton_jit.loading",
     "load_model": "lepton_jit.saving",
+    "parse": "lepton_jit.reading",
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",
 }  # the other names are layers
@@ -123,6 +125,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "parse",
     "regularizers",
     "set_random_seed",
     "set_threads",

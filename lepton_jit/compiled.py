@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ class CompiledModel:
         return program.plan(**dict.fromkeys(program.manifest.symbols, batch))
 
     def profile(self, *inputs: Any, calls: int = 10) -> Profile:
-        """The time of every kernel, with its layer, FLOPs and bytes."""
-        return self.executable.program.profile(*inputs, parameters=self.executable.parameters, calls=calls)
+        """The time of every kernel, with its layer, FLOPs, bytes and share of the peak measured beside it."""
+        from lepton_jit.codegen.peak import measure_peak  # emits code: imported when it is asked for
+
+        found = self.executable.program.profile(*inputs, parameters=self.executable.parameters, calls=calls)
+        return replace(found, peak=measure_peak(self.executable.target) * found.threads)
 
     def ir(self, stage: str | None = None, *, layer: str | None = None) -> str:
         """The text of a stage: `traced`, the name of a pass, `optimized`, `loops`, `llvm` or `asm`; all of them joined.
@@ -96,7 +100,8 @@ class CompiledModel:
         if stage == "loops":
             from lepton_jit.codegen.loop_printer import print_kernel
 
-            kernels = [s.kernel for s in main.lowered.steps if layer is None or _inside(s.layer, layer)]
+            steps = [s for s in main.lowered.steps if layer is None or _inside(s.layer, layer)]
+            kernels = [launch.kernel for s in steps for launch in s.launches]
             return "\n".join(print_kernel(k) for k in kernels)
         graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]
         return print_graph(graph, layer=layer)

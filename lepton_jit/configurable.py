@@ -93,6 +93,9 @@ class Registry(Generic[T]):
             raise ArgumentError(f"{self.kind}: expected one of {', '.join(sorted(self._classes))}, got {name!r}")
         return found
 
+    def __contains__(self, cls: type) -> bool:
+        return self._classes.get(cls.__name__) is cls
+
     def deserialize(self, config: Any) -> T:
         """The object that `{"class_name": ..., "config": {...}}` describes."""
         if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):

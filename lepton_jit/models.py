@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.layers import registry
 from lepton_jit.layers.core import Input, InputLayer
 from lepton_jit.layers.layer import Layer, Spec
-from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
+from lepton_jit.layers.symbolic import ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.naming import uniquify
 from lepton_jit.network import Network
 from lepton_jit.saving import Saveable
@@ -375,14 +375,6 @@ def _start_of(layer: Layer) -> SymbolicTensor | None:
     if layer.declared_input_shape is None:
         return None
     return Input(layer.declared_input_shape, dtype=layer.dtype)
-
-
-def iterate_calls(model: Model) -> Iterator[Call]:
-    """All calls of a model, those inside nested models included."""
-    for call in model.network.calls:
-        yield call
-        if isinstance(call.layer, Model):
-            yield from iterate_calls(call.layer)
 
 
 registry.LAYERS.register(Model)

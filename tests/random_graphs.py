@@ -109,6 +109,7 @@ class Draft:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     blocked: set[Value] = field(default_factory=set)  # what depends on a float through an operation without gradient
     varied: set[Value] = field(default_factory=set)  # what depends on a float input
+    focus: Value | None = None  # the operand that the next operation is to read, if it can
 
     @property
     def nodes(self) -> list[Node]:

@@ -12,6 +12,7 @@ from tests.random_graphs import LATE, Draft, Rejected
 
 F32 = DTYPES["f32"]
 N = Poly.symbol("N")
+MOVEMENTS = ["reshape", "transpose", "slice", "reverse", "broadcast_in_dim", "pad", "concatenate", "reduce"]
 # Drawn more often than the rest: they reject more, and most programs consist of them.
 OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "batch_norm_training"] * 3
 
@@ -26,13 +27,46 @@ def first_inputs(draft: Draft) -> None:
 
 def add_random_operation(draft: Draft) -> None:
     """One more operation, and what its operands need to fit; raises Rejected where that did not work out."""
-    name = draft.choices.one_of([name for name in sorted(OPS) if name not in LATE and OPS[name].samples] + OFTEN)
+    draft.focus = None
     if draft.nodes and draft.chance(3):
         repeat_a_node(draft)
-    elif name in RECIPES and draft.chance(75):
+    elif draft.nodes and draft.chance(15):
+        follow_the_last_node(draft)
+    elif draft.chance(8):
+        with_a_number(draft)
+    else:
+        add_operation(draft, draft.choices.one_of([n for n in sorted(OPS) if n not in LATE and OPS[n].samples] + OFTEN))
+
+
+def add_operation(draft: Draft, name: str) -> None:
+    if name in RECIPES and draft.chance(75):
         RECIPES[name](draft, name)
     else:
         from_sample(draft, name)
+
+
+def repeat_a_node(draft: Draft) -> None:
+    node = draft.choices.one_of(draft.nodes)
+    draft.emit(node.op, *node.operands, **node.attributes)
+
+
+def follow_the_last_node(draft: Draft) -> None:
+    """The same operation again on its result, or a movement of it: what rewrites look for."""
+    last = draft.nodes[-1]
+    draft.focus = last.results[0]
+    add_operation(draft, last.op if draft.chance(50) else draft.choices.one_of(MOVEMENTS))
+
+
+def with_a_number(draft: Draft) -> None:
+    """An operation on a value and one of the numbers that rewrites know."""
+    x = some_value(draft, floats=draft.chance(80))
+    if x.type.dtype.kind == "bool":
+        draft.emit(draft.choices.one_of(["and", "or", "xor"]), x, draft.chance(50))
+        return
+    floats = ["add", "subtract", "multiply", "divide", "maximum", "minimum"] + ["power"] * (x.type.dtype.is_float)
+    number = draft.choices.one_of([0, 1, 2] if x.type.dtype.kind == "unsigned" else [0, 1, -1, 2])
+    operands = (x, number) if draft.chance(60) else (number, x)
+    draft.emit(draft.choices.one_of(floats), *operands)
 
 
 def from_sample(draft: Draft, name: str) -> None:
@@ -59,11 +93,6 @@ def _may_be_single(sample: Sample) -> bool:
 
 def _single(type: TensorType) -> TensorType:
     return type.with_dtype(F32) if type.dtype.is_float else type
-
-
-def repeat_a_node(draft: Draft) -> None:
-    node = draft.choices.one_of(draft.nodes)
-    draft.emit(node.op, *node.operands, **node.attributes)
 
 
 def fetch(
@@ -124,6 +153,8 @@ def with_shape(draft: Draft, value: Value, type: TensorType) -> Value:
 
 def later(draft: Draft, values: Sequence[Value]) -> Value:
     """One of the values, the last few more often: graphs grow deep, not only wide."""
+    if draft.focus in values:
+        return draft.focus
     return draft.choices.one_of(values[-3:] if draft.chance(65) else values)
 
 

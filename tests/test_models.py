@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,44 @@ def test_a_float64_model_computes_in_float64() -> None:
     model.compile("sgd", "sparse_categorical_crossentropy")
     before = model.evaluate(x, np.array([0, 1, 0, 1, 1]), verbose=0)
     assert model.train_on_batch(x, np.array([0, 1, 0, 1, 1])) == pytest.approx(before, rel=1e-12)
+
+
+def test_a_float64_input_makes_a_float64_model() -> None:
+    x = lpt.Input((2,), dtype="float64")
+    model = lpt.Model(x, lpt.Dense(2)(x))
+
+    assert model.get_layer(index=1).kernel.numpy().dtype == np.float64
+    assert model(np.ones((1, 2))).dtype == np.float64
+
+
+def test_an_integer_input_takes_integers_only() -> None:
+    x = lpt.Input((2,), dtype="int32")
+    model = lpt.Model(x, lpt.Reshape((2, 1))(x))
+
+    assert model(np.array([[1.0, 2.0]])).dtype == np.int32
+    with pytest.raises(lpt.ArgumentError, match="expected values of int32, got fractions"):
+        model(np.array([[1.5, 2.0]]))
+
+
+def test_a_layer_of_ones_own_is_traced_and_trained_but_not_saved(tmp_path: Path) -> None:
+    class Scale(lpt.Layer):
+        """x * factor"""
+
+        def build(self, input_shape: Any) -> None:
+            self.factor = self.add_weight("factor", (input_shape[-1],), "ones")
+
+        def trace(self, t: Any, x: Any) -> Any:
+            return t("multiply", x, t.along(t.weight(self.factor), x))
+
+    model = lpt.Sequential([Scale(input_shape=(2,), name="scale")])
+    model.compile(lpt.optimizers.SGD(0.5), "mse")
+    x = np.array([[1.0, 2.0]])
+
+    np.testing.assert_array_equal(model(x), x)
+    model.train_on_batch(x, 3 * x)
+    np.testing.assert_allclose(model.get_weights()[0], [2.0, 5.0])
+    with pytest.raises(lpt.UnsupportedError, match="layer 'scale': a configuration can only hold"):
+        model.save(tmp_path / "m")
 
 
 def test_weights_that_change_are_seen_by_the_next_call() -> None:

@@ -7,8 +7,23 @@ from dataclasses import dataclass, field
 
 from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, Provider, tail_mask
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer, Const, Extent, Index, Kernel, Load, Store, Var, walk
+from lepton_jit.codegen.loop_ir import (
+    Affine,
+    Atom,
+    Buffer,
+    Const,
+    Extent,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Slices,
+    Store,
+    Var,
+    walk,
+)
 from lepton_jit.codegen.target import Target
+from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import Dim, Poly, Shape, dim_value, element_count
 
@@ -59,12 +74,44 @@ class Cluster:
         return kernel
 
     def kernel(
-        self, builder: KernelBuilder, extent: Extent, work: Dim, flops: Dim = 0, extra: Sequence[Buffer] = ()
+        self,
+        builder: KernelBuilder,
+        extent: Extent,
+        work: Dim,
+        flops: Dim = 0,
+        extra: Sequence[Buffer] = (),
+        slices: Slices | None = None,
     ) -> Kernel:
         """The finished kernel; `work` is the number of scalar operations of one iteration."""
         grain = max(1, CHUNK_WORK // max(1, typical(work)))
         buffers = (*self.buffers, *extra)
-        return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops)
+        return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops, slices)
+
+    def local_inputs(self, batch: Dim) -> frozenset[str]:
+        """The buffers of which index n of the leading dimension, of size `batch`, is all that index n of a result needs."""
+        builder = self.builder()
+        evaluator = self.evaluator(builder)
+        for value in self.outputs:
+            evaluator.value(value, tuple(Affine.var(f"d{i}") for i in range(value.type.rank)))
+        inputs = {name: v.type for v, name in self.inputs.items() if v.type.rank and v.type.shape[0] == batch}
+        apart = set()
+        for stmt in walk(builder.statements):
+            if isinstance(stmt, Let) and isinstance(stmt.expr, Load) and stmt.expr.buffer in inputs:
+                slice_ = element_count(inputs[stmt.expr.buffer].shape[1:])
+                if stmt.expr.index.coefficient("d0") != slice_:
+                    apart.add(stmt.expr.buffer)
+        return frozenset(set(inputs) - apart)
+
+
+def slice_count(extent: Extent, shape: Shape) -> int:
+    """Iterations per index of the leading dimension, where it is a symbol and the iterations' slowest digit; else 0."""
+    if not shape or not isinstance(shape[0], Poly) or not isinstance(extent, Poly):
+        return 0
+    try:
+        count = extent // shape[0]
+    except ShapeError:
+        return 0
+    return count if isinstance(count, int) else 0
 
 
 @dataclass(frozen=True)

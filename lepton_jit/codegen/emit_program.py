@@ -8,16 +8,19 @@ import numpy as np
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_contract import ContractUnit
-from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, emit_kernel
-from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, allocate, memory_type
+from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kernel
+from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, allocate
 from lepton_jit.codegen.loop_ir import CeilDiv, Extent, Kernel
-from lepton_jit.codegen.lower import Lowered, ProgramBuffer
+from lepton_jit.codegen.lower import Lowered, ProgramBuffer, Step
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Dim, Poly
 
 CONTRACT_VERSION = 1  # of docs/runtime.md
 # Byte offsets of a context's public fields, as docs/runtime.md has them.
 CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
+# With fewer samples than this, a producer and its reader run one after the other, each over all of its iterations in
+# parallel; the bits are the same either way.
+LEAST_SLICES = 8
 
 
 def emit_program(lowered: Lowered, target: Target) -> ir.Module:
@@ -41,18 +44,19 @@ class _ProgramEmitter:
         self._run(functions)
         return self.module
 
-    def _kernels(self) -> list[ir.Function]:
-        """One function a step; steps whose kernels are equal but for their names share it."""
+    def _kernels(self) -> list[list[ir.Function]]:
+        """The functions of each step; kernels that are equal but for their names share one."""
         contracts = ContractUnit(self.module, self.target)
         made: dict[Kernel, ir.Function] = {}
-        functions = []
-        for step in self.lowered.steps:
-            key = replace(step.kernel, name="", layer="", extent=0, flops=0)
+
+        def function_of(kernel: Kernel) -> ir.Function:
+            key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None)
             if key not in made:
-                named = replace(step.kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
+                named = replace(kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
                 made[key] = emit_kernel(self.module, named, self.target, self.lowered.symbols, contracts.emit)
-            functions.append(made[key])
-        return functions
+            return made[key]
+
+        return [[function_of(launch.kernel) for launch in step.launches] for step in self.lowered.steps]
 
     def _global(self, name: str, value: ir.Constant) -> ir.GlobalVariable:
         variable = ir.GlobalVariable(self.module, value.type, f"{self.lowered.name}_{name}")
@@ -94,7 +98,7 @@ class _ProgramEmitter:
         self.descriptor = self._global("descriptor", ir.Constant(typ, fields))
         self.descriptor.linkage = ""
 
-    def _run(self, functions: list[ir.Function]) -> None:
+    def _run(self, functions: list[list[ir.Function]]) -> None:
         lowered = self.lowered
         function = ir.Function(self.module, ir.FunctionType(I32_TYPE, [POINTER] * 5), f"{lowered.name}_run")
         context, dims, parameters, inputs, outputs = function.args
@@ -102,66 +106,131 @@ class _ProgramEmitter:
             argument.name = name
         enter = ir.Function(self.module, ir.FunctionType(I32_TYPE, [POINTER] * 3), "lpt_enter")
         leave = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "lpt_leave")
-        parallel = ir.Function(
+        self.parallel = ir.Function(
             self.module,
             ir.FunctionType(I32_TYPE, [POINTER, I32_TYPE, POINTER, POINTER, I64_TYPE, I64_TYPE]),
             "lpt_parallel_for",
         )
         builder = ir.IRBuilder(function.append_basic_block("entry"))
-        slots = FRAME_BUFFERS + max((len(s.buffers) for s in lowered.steps), default=0)
-        frame = allocate(builder, POINTER, slots)
+        slots = max((len(x.buffers) for s in lowered.steps for x in s.launches), default=0)
+        self.frames = [allocate(builder, POINTER, FRAME_BUFFERS + slots) for _ in range(2)]
+        self.pair_frame = allocate(builder, POINTER, FRAME_BUFFERS)
         code = builder.call(enter, [context, self.descriptor, dims])
         with builder.if_then(builder.icmp_signed("!=", code, I32_TYPE(0)), likely=False):
             builder.ret(code)
-        builder.store(context, frame, align=8)
-        builder.store(dims, self._slot(builder, frame, 1), align=8)
-        symbols = _Symbols(builder, dims, lowered.symbols)
-        arena = builder.load(context, align=8, typ=POINTER)
-        offsets = builder.load(self._slot(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
-        tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
+        for frame in self.frames:
+            builder.store(context, frame, align=8)
+            builder.store(dims, self._slot(builder, frame, 1), align=8)
+        for i, frame in enumerate(self.frames):
+            builder.store(frame, self._slot(builder, self.pair_frame, i), align=8)
+        self.symbols = _Symbols(builder, dims, lowered.symbols)
+        self.arena_base = builder.load(context, align=8, typ=POINTER)
+        self.offsets = builder.load(self._slot(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
+        self.tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
         self._shift = len([i for i in lowered.inputs if i.role == "parameter"])
-        done = function.append_basic_block("done")
-        result = None
-        exits: list[tuple[ir.Value, ir.Block]] = []
-        for number, (step, kernel) in enumerate(zip(lowered.steps, functions, strict=True)):
-            for i, buffer in enumerate(step.buffers):
-                pointer = self._pointer(builder, buffer, arena, offsets, tables)
-                builder.store(pointer, self._slot(builder, frame, FRAME_BUFFERS + i), align=8)
-            extent = symbols.extent(step.extent)
-            arguments = [context, I32_TYPE(number), kernel, frame, extent, I64_TYPE(step.kernel.grain)]
-            result = builder.call(parallel, arguments)
-            exits.append((result, builder.block))
-            following = function.append_basic_block("step")
-            builder.cbranch(builder.icmp_signed("!=", result, I32_TYPE(0)), done, following)
-            builder.position_at_end(following)
-        exits.append((I32_TYPE(0), builder.block))
-        builder.branch(done)
-        builder.position_at_end(done)
+        self.done = function.append_basic_block("done")
+        self.exits: list[tuple[ir.Value, ir.Block]] = []
+        for number, (step, kernels) in enumerate(zip(lowered.steps, functions, strict=True)):
+            self._step(builder, context, number, step, kernels)
+        self.exits.append((I32_TYPE(0), builder.block))
+        builder.branch(self.done)
+        builder.position_at_end(self.done)
         final = builder.phi(I32_TYPE)
-        for value, block in exits:
+        for value, block in self.exits:
             final.add_incoming(value, block)
         builder.call(leave, [context])
         builder.ret(final)
 
+    def _step(
+        self, builder: ir.IRBuilder, context: ir.Value, number: int, step: Step, kernels: list[ir.Function]
+    ) -> None:
+        for launch, frame in zip(step.launches, self.frames, strict=False):
+            for i, buffer in enumerate(launch.buffers):
+                pointer = self._pointer(builder, buffer)
+                builder.store(pointer, self._slot(builder, frame, FRAME_BUFFERS + i), align=8)
+        if len(kernels) == 1:
+            self._launch(builder, context, number, step.launches[0].kernel, kernels[0], self.frames[0])
+            return
+        batch = self._batch(step)
+        enough = builder.icmp_signed(">=", batch, I64_TYPE(LEAST_SLICES))
+        sliced, whole, after = (builder.append_basic_block(n) for n in ("sliced", "whole", "paired"))
+        builder.cbranch(enough, sliced, whole)
+        builder.position_at_end(sliced)
+        arguments = [context, I32_TYPE(number), self._pair(number, step, kernels), self.pair_frame, batch, I64_TYPE(1)]
+        self._checked(builder, builder.call(self.parallel, arguments))
+        builder.branch(after)
+        builder.position_at_end(whole)
+        for launch, kernel, frame in zip(step.launches, kernels, self.frames, strict=True):
+            self._launch(builder, context, number, launch.kernel, kernel, frame)
+        builder.branch(after)
+        builder.position_at_end(after)
+
+    def _launch(
+        self,
+        builder: ir.IRBuilder,
+        context: ir.Value,
+        number: int,
+        kernel: Kernel,
+        function: ir.Function,
+        frame: ir.Value,
+    ) -> None:
+        extent = self.symbols.extent(builder, kernel.extent)
+        arguments = [context, I32_TYPE(number), function, frame, extent, I64_TYPE(kernel.grain)]
+        self._checked(builder, builder.call(self.parallel, arguments))
+
+    def _checked(self, builder: ir.IRBuilder, code: ir.Value) -> None:
+        """Leave with an error code, or go on."""
+        following = builder.append_basic_block("step")
+        self.exits.append((code, builder.block))
+        builder.cbranch(builder.icmp_signed("!=", code, I32_TYPE(0)), self.done, following)
+        builder.position_at_end(following)
+
+    def _batch(self, step: Step) -> ir.Value:
+        """The number of slices: the first kernel's iterations over those of one slice."""
+        kernel = step.launches[0].kernel
+        assert kernel.slices is not None and isinstance(kernel.extent, Poly)
+        return self.symbols.value(kernel.extent // kernel.slices.count)
+
+    def _pair(self, number: int, step: Step, kernels: list[ir.Function]) -> ir.Function:
+        """void pair(ptr frames, i64 begin, i64 end): for each slice the first kernel's part, then the second's."""
+        function = ir.Function(self.module, KERNEL_TYPE, f"{self.lowered.name}_pair_{number}")
+        function.linkage = "internal"
+        frames, begin, end = function.args
+        entry = function.append_basic_block("entry")
+        builder = ir.IRBuilder(entry)
+        pointers = [builder.load(self._slot(builder, frames, i), align=8, typ=POINTER) for i in range(2)]
+        header, body, after = (function.append_basic_block(n) for n in ("loop", "body", "after"))
+        builder.branch(header)
+        builder.position_at_end(header)
+        index = builder.phi(I64_TYPE)
+        index.add_incoming(begin, entry)
+        builder.cbranch(builder.icmp_signed("<", index, end), body, after)
+        builder.position_at_end(body)
+        following = builder.add(index, I64_TYPE(1))
+        for launch, kernel, frame in zip(step.launches, kernels, pointers, strict=True):
+            assert launch.kernel.slices is not None
+            count = I64_TYPE(launch.kernel.slices.count)
+            builder.call(kernel, [frame, builder.mul(index, count), builder.mul(following, count)])
+        index.add_incoming(following, body)
+        builder.branch(header)
+        builder.position_at_end(after)
+        builder.ret_void()
+        return function
+
     def _slot(self, builder: ir.IRBuilder, table: ir.Value, index: int) -> ir.Value:
         return builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
 
-    def _pointer(
-        self, builder: ir.IRBuilder, number: int, arena: ir.Value, offsets: ir.Value, tables: dict[str, ir.Value]
-    ) -> ir.Value:
+    def _pointer(self, builder: ir.IRBuilder, number: int) -> ir.Value:
         buffer = self.lowered.buffers[number]
         if buffer.kind == "constant":
             return self.constants[buffer.index]
         if buffer.kind == "arena":
-            slot = builder.gep(offsets, [I64_TYPE(self.arena[number])], source_etype=I64_TYPE)
-            return builder.gep(arena, [builder.load(slot, align=8, typ=I64_TYPE)], source_etype=memory_i8())
+            slot = builder.gep(self.offsets, [I64_TYPE(self.arena[number])], source_etype=I64_TYPE)
+            offset = builder.load(slot, align=8, typ=I64_TYPE)
+            return builder.gep(self.arena_base, [offset], source_etype=ir.IntType(8))
         # the runtime's table of parameters holds read-only parameters first, then state
         index = buffer.index + (self._shift if buffer.kind == "state" else 0)
-        return builder.load(self._slot(builder, tables[buffer.kind], index), align=8, typ=POINTER)
-
-
-def memory_i8() -> ir.Type:
-    return ir.IntType(8)
+        return builder.load(self._slot(builder, self.tables[buffer.kind], index), align=8, typ=POINTER)
 
 
 class _Symbols:
@@ -189,7 +258,9 @@ class _Symbols:
             total = self.builder.add(total, term)
         return total
 
-    def extent(self, extent: Extent) -> ir.Value:
+    def extent(self, builder: ir.IRBuilder, extent: Extent) -> ir.Value:
+        """The native value of an extent, at the position of `builder`."""
+        self.builder = builder
         if not isinstance(extent, CeilDiv):
             return self.value(extent)
         raised = self.builder.add(self.value(extent.dividend), I64_TYPE(extent.divisor - 1))
@@ -203,5 +274,3 @@ class _Symbols:
         )
         return self.builder.call(function, [a, b, I32_TYPE(0)])
 
-
-__all__ = ["emit_program", "memory_type"]

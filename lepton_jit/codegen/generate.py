@@ -59,7 +59,7 @@ def make_manifest(lowered: Lowered, target: Target) -> Manifest:
         params=tuple(_tensor(p.name, p.value, "weight" if p.role == "parameter" else "state") for p in params),
         donations=donations,
         steps=tuple(
-            Step(s.op, s.layer, _dim(s.kernel.flops), _dim(sum_bytes(lowered, s.buffers))) for s in lowered.steps
+            Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers))) for s in lowered.steps
         ),
         buffers=tuple(
             Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer)

@@ -265,6 +265,17 @@ Extent = Dim | CeilDiv
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Of a kernel whose iterations n*count ... (n+1)*count - 1 compute index n of the results' leading dimension.
+
+    They read only index n of the buffers in `local`, so two such kernels can run slice by slice.
+    """
+
+    count: int
+    local: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """`body` runs for every value of the i64 variable `t` in 0..extent, in any order and on any thread."""
 
@@ -275,6 +286,7 @@ class Kernel:
     body: tuple[Stmt, ...]
     layer: str = ""
     flops: Dim = 0
+    slices: Slices | None = None
 
 
 def walk(body: Iterable[Stmt]) -> Iterable[Stmt]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lepton_jit.codegen.loop_ir import Extent, Kernel
+from lepton_jit.codegen.cluster import TYPICAL, typical
+from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim, DType, symbols_of
+
+# A slice that is read back from an L2 cache; larger ones leave it before they are read.
+SLICE_BYTES = 1 << 19
 
 BufferKind = Literal["input", "parameter", "state", "output", "arena", "constant"]
 
@@ -34,17 +38,31 @@ class ProgramBuffer:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One kernel on the buffers of its frame, by number."""
+class Launch:
+    """A kernel on the buffers of its frame, by number."""
 
     kernel: Kernel
     buffers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch, or a launch and its reader that run slice by slice of the batch while the slice is in cache."""
+
+    launches: tuple[Launch, ...]
     layer: str
     op: str
 
     @property
-    def extent(self) -> Extent:
-        return self.kernel.extent
+    def buffers(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(b for launch in self.launches for b in launch.buffers))
+
+    @property
+    def flops(self) -> Dim:
+        total: Dim = 0
+        for launch in self.launches:
+            total = launch.kernel.flops + total
+        return total
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,7 @@ class _Lowering:
         for position, node in enumerate(graph.nodes):
             self._node(position, node)
         self._finish_outputs()
+        self._pair_steps()
         symbols = sorted({s for v in graph.values() for s in symbols_of(v.type.shape)})
         return Lowered(
             graph.name, tuple(symbols), tuple(self.steps), self._lifetimes(), graph.inputs, graph.outputs
@@ -176,7 +195,7 @@ class _Lowering:
         planned = schedule(node, self.target)
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
         frame += [self._scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
-        self.steps += [Step(kernel, tuple(frame), node.layer, planned.op) for kernel in planned.kernels]
+        self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in planned.kernels]
 
     def _scratch(self, dtype: DType, count: Dim, layer: str) -> int:
         self.buffers.append(ProgramBuffer("arena", "scratch", dtype, count, layer=layer))
@@ -199,7 +218,31 @@ class _Lowering:
             self._copy(value, source, target)
 
     def _copy(self, value: Value, source: int, target: int) -> None:
-        self.steps.append(Step(copy_kernel(value, self.target), (source, target), "", "copy"))
+        self.steps.append(Step((Launch(copy_kernel(value, self.target), (source, target)),), "", "copy"))
+
+    def _pair_steps(self) -> None:
+        """Join a producer of large slices and the reader that follows it."""
+        paired: list[Step] = []
+        for step in self.steps:
+            if paired and len(paired[-1].launches) == 1 and self._sliced(paired[-1].launches[0], step.launches[0]):
+                first = paired.pop()
+                step = Step((*first.launches, *step.launches), first.layer, f"{first.op} | {step.op}")
+            paired.append(step)
+        self.steps = paired
+
+    def _sliced(self, first: Launch, second: Launch) -> bool:
+        """`second` reads of what `first` writes only the same index of the batch, and slices fit into a cache."""
+        if not first.kernel.slices or not second.kernel.slices:
+            return False
+        names = {b.name: n for b, n in zip(first.kernel.buffers, first.buffers, strict=True)}
+        written = {n for name, n in names.items() if name.startswith("o")}
+        read = {n: b for b, n in zip(second.kernel.buffers, second.buffers, strict=True) if b.name.startswith("a")}
+        shared = written & set(read)
+        others = written & {n for b, n in zip(second.kernel.buffers, second.buffers, strict=True)} - shared
+        if not shared or others or set(first.buffers) & {n for n in second.buffers if n not in read}:
+            return False
+        small = all(typical(self.buffers[n].bytes) // TYPICAL <= SLICE_BYTES for n in shared)
+        return small and all(read[n].name in second.kernel.slices.local for n in shared)
 
     def _lifetimes(self) -> tuple[ProgramBuffer, ...]:
         used: dict[int, list[int]] = {}

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, accesses_of, split_index, store_at, typical, vector_loop
+from lepton_jit.codegen.cluster import (
+    Cluster,
+    accesses_of,
+    slice_count,
+    split_index,
+    store_at,
+    typical,
+    vector_loop,
+)
 from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, row_major
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
@@ -23,6 +31,7 @@ from lepton_jit.codegen.loop_ir import (
     Kernel,
     Let,
     Load,
+    Slices,
     Tile,
     Var,
 )
@@ -75,7 +84,10 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     kernel = cluster.builder()
     tiles = _Tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), Affine())
-    return (cluster.kernel(kernel, extent, tiles.work(), plan.flops),), ()
+    leads = bool(plan.around) and plan.around[0].dims[0] == 0 and not tiles.panel_first()
+    count = slice_count(extent, plan.shape) if leads else 0
+    slices = Slices(count, frozenset()) if count else None
+    return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, slices=slices),), ()
 
 
 class _Plan:
@@ -231,6 +243,12 @@ class _Tiles:
         rows = min(typical(plan.inner.extent), plan.target.tile_rows * BLOCK_TILES)
         return rows * typical(element_count(x.extent for x in plan.sums)) * plan.width // plan.lanes
 
+    def panel_first(self) -> bool:
+        """The right side is too large to stay in cache while rows go by."""
+        plan = self.plan
+        length = typical(element_count(x.extent for x in plan.sums))
+        return length * plan.width * plan.panels * plan.dtype.bytes > RESIDENT_BYTES
+
     def emit(
         self,
         leading: Sequence[Dim],
@@ -244,8 +262,7 @@ class _Tiles:
         plan, k = self.plan, self.kernel
         around = [x.extent for x in plan.around]
         blocks, count = self._blocks()
-        right = typical(element_count(x.extent for x in plan.sums)) * plan.width * plan.panels * plan.dtype.bytes
-        if right > RESIDENT_BYTES:
+        if self.panel_first():
             digits = split_index(k, Affine.var("t"), [*leading, plan.panels, *around, blocks])
             panel, *rest = digits[len(leading) :]
         else:

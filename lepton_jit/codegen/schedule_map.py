@@ -8,6 +8,7 @@ from lepton_jit.codegen.cluster import (
     Cluster,
     accesses_of,
     merge_dimensions,
+    slice_count,
     split_index,
     spread,
     store_at,
@@ -16,7 +17,7 @@ from lepton_jit.codegen.cluster import (
 )
 from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel
+from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel, Slices
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Dim, element_count
 
@@ -68,7 +69,10 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
     else:
         block(digits, Affine(), Affine.of(inner), rest)
     total = element_count(a.extent for a in axes[len(outer) :])
-    return cluster.kernel(kernel, element_count(a.extent for a in outer), total * work, extra=extra)
+    extent = element_count(a.extent for a in outer)
+    count = slice_count(extent, shape) if outer[0].dimensions[0] == 0 else 0
+    slices = Slices(count, cluster.local_inputs(shape[0])) if count and not extra else None
+    return cluster.kernel(kernel, extent, total * work, extra=extra, slices=slices)
 
 
 def _strides(shape: tuple[Dim, ...]) -> list[Dim]:

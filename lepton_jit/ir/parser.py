@@ -115,7 +115,7 @@ def _node(reader: Reader, scope: _Scope, depth: int) -> Node:
     op = reader.next("word")
     operands = tuple(reader.separated("(", ")", lambda: scope.read(reader)))
     attributes = _attributes(reader) if reader.at("{") else {}
-    types_at, types = reader.token, []
+    types_at, types = op, []
     if names:
         reader.expect(":")
         types_at = reader.token

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lepton_jit.configurable import Registry
+from lepton_jit.errors import UnsupportedError
 from lepton_jit.layers import convolution, core, merging, normalization, pooling, reshaping
 from lepton_jit.layers.layer import Layer
 
@@ -21,7 +22,11 @@ for _module in (convolution, core, merging, normalization, pooling, reshaping):
 
 
 def serialize(layer: Layer) -> dict[str, Any]:
-    """`{"class_name": ..., "config": {...}}`"""
+    """`{"class_name": ..., "config": {...}}`; UnsupportedError for a layer class of the user's own."""
+    if type(layer) not in LAYERS:
+        raise UnsupportedError(
+            f"{layer.label}: a configuration can only hold the layers of lepton_jit, not {type(layer).__name__}"
+        )
     return {"class_name": type(layer).__name__, "config": layer.get_config()}
 
 

@@ -22,7 +22,7 @@ NAMES = [name for name, op in OPS.items() if op.family is not Family.STRUCTURAL]
 
 
 # The other levels differ in lanes and primitives only, and cost more to compile.
-SAMPLES_ELSEWHERE = 2
+SAMPLES_ELSEWHERE = 1
 
 
 @functools.cache

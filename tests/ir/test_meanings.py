@@ -282,3 +282,34 @@ def test_every_op_refuses_attributes_that_are_not_its_own(op: Op) -> None:
             op.infer(sample.operands, dict(sample.attributes) | {name: None})
         with pytest.raises(ArgumentError, match=f"got none called {name}"):
             op.infer(sample.operands, {n: v for n, v in sample.attributes.items() if n != name})
+
+
+def _replaced(value: Any, leaf: object) -> list[Any]:
+    """The attribute with each of its numbers, in turn, and each of its lists' ends replaced."""
+    if isinstance(value, tuple):
+        inside = [(*value[:i], new, *value[i + 1 :]) for i, v in enumerate(value) for new in _replaced(v, leaf)]
+        return [*inside, value[:-1], (*value, leaf)]
+    return [leaf]
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.samples], ids=lambda op: op.name)
+@pytest.mark.parametrize("leaf", [0, -1, 2**70, N, -1 * N, 1.5, True, "add"], ids=str)
+def test_type_rules_are_total(op: Op, leaf: object) -> None:
+    """Whatever a text says, the answer is types or an error of ours."""
+    for sample in op.samples:
+        uses = [
+            (sample.operands, sample.attributes | {n: new})
+            for n, v in sample.attributes.items()
+            for new in _replaced(v, leaf)
+        ]
+        if isinstance(leaf, (int, Poly)) and leaf is not True and leaf != -1:
+            for i, type in enumerate(sample.operands):
+                for shape in _replaced(type.shape, leaf):
+                    operands = (*sample.operands[:i], type.with_shape(shape), *sample.operands[i + 1 :])
+                    uses.append((operands, sample.attributes))
+        for operands, attributes in uses:
+            try:
+                types = op.infer(operands, attributes)
+            except LeptonError:
+                continue
+            assert all(isinstance(d, Poly) or d >= 0 for t in types for d in t.shape)

@@ -1,4 +1,4 @@
-"""Native forms on a machine of NumPy arrays: docs/numerics.md states their errors and costs, and these tests hold it to that."""
+"""Native forms on a machine of NumPy arrays; docs/numerics.md states the errors and costs that these tests assert."""
 
 from __future__ import annotations
 
@@ -88,6 +88,13 @@ def test_every_form_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", STATED)
+def test_docstrings_state_the_same_errors(name: str):
+    s = STATED[name]
+    stated = f"Error in ulp: f32 {s.f32} ({s.f32_unfused} without FMA), f64 {s.f64} ({s.f64_unfused})."
+    assert stated in getattr(native, name).__doc__
+
+
+@pytest.mark.parametrize("name", STATED)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_number_of_primitives(name: str, dtype: type):
     machine = NumpyMachine()
@@ -152,13 +159,14 @@ def test_special_values(name: str):
 
 
 def test_denormal_results_are_rounded_once():
-    x = np.linspace(-104, -87, 5_001, dtype=np.float32)
-    assert ulp_errors(run("exponential")(x), np.exp(x.astype(np.float64))).max() <= 0.6
-    assert ulp_errors(run("logistic")(x), logistic(x.astype(np.float64))).max() <= 0.6
+    """With ten bits or more lost, the error of the factors no longer shows: half a unit is what rounding leaves."""
+    x = np.linspace(-103.9, -95, 5_001, dtype=np.float32)
+    assert ulp_errors(run("exponential")(x), np.exp(x.astype(np.float64))).max() <= 0.501
+    assert ulp_errors(run("logistic")(x), logistic(x.astype(np.float64))).max() <= 0.501
 
 
 def test_sine_next_to_multiples_of_pi():
-    """The float64 closest to a multiple of pi/2 (Muller, "Elementary functions"), and float32 at the end of the range."""
+    """The float64 closest to a multiple of pi/2 (Muller, "Elementary functions"), and the largest float32."""
     x = np.array([6381956970095103 * 2.0**797])
     assert run("cosine")(x).tolist() == [-4.687165924254628e-19]
     assert run("sine")(x).tolist() == [1.0]
@@ -177,7 +185,7 @@ def power_samples(dtype: type, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_error_of_power_in_float32(fused: bool):
-    worst = max_ulp_error(run("power", fused), np.power, [power_samples(np.float32, 100_000)])
+    worst = max_ulp_error(run("power", fused), np.power, [power_samples(np.float32, 40_000)])
     assert worst.ulp <= (STATED["power"].f32 if fused else STATED["power"].f32_unfused), worst
 
 

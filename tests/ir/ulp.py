@@ -13,7 +13,7 @@ FLOAT32_PATTERNS = 2**32
 
 @dataclass(frozen=True)
 class Worst:
-    """The largest error of a function and where it occurred; NaN, infinities and signs of zero count as inf if wrong."""
+    """The largest error of a function and where it occurred; a wrong NaN, infinity or sign of zero counts as inf."""
 
     ulp: float
     argument: tuple[float, ...]
@@ -65,7 +65,7 @@ def max_ulp_error(
 
 
 def float32_patterns(stride: int, block: int = 2**20) -> Iterator[np.ndarray]:
-    """Every `stride`-th of the 2**32 bit patterns as float32: both signs, denormals, infinities and NaN in proportion."""
+    """Every `stride`-th of the 2**32 bit patterns as float32, denormals, infinities and NaN in proportion."""
     for start in range(0, FLOAT32_PATTERNS, stride * block):
         stop = min(start + stride * block, FLOAT32_PATTERNS)
         yield np.arange(start, stop, stride, dtype=np.uint64).astype(np.uint32).view(np.float32)

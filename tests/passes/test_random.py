@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.passes.algebra import Algebra
@@ -20,7 +19,8 @@ from lepton_jit.passes.observers import VerifyStructure
 from lepton_jit.passes.phases import SplitStridedGradients
 from lepton_jit.passes.schedule_updates import ScheduleUpdates
 from lepton_jit.passes.split_prepare import split_prepare
-from tests.random_graphs import RandomGraph, random_graphs
+from tests.random_graphs import RandomGraph
+from tests.random_search import search
 
 SIMPLIFY: tuple[Pass, ...] = (Canonicalize(), FoldConstants(), EliminateCommonSubexpressions(), EliminateDeadCode())
 PIPELINE: tuple[Pass, ...] = (
@@ -49,9 +49,4 @@ def check(case: RandomGraph) -> None:
 @pytest.mark.fuzz
 def test_every_pass_keeps_what_a_random_graph_computes(fuzz_examples: int) -> None:
     # A fifth: each graph is run by the interpreter before and after seventeen passes.
-    @settings(max_examples=fuzz_examples // 5, suppress_health_check=list(HealthCheck))
-    @given(random_graphs())
-    def search(case: RandomGraph) -> None:
-        check(case)
-
-    search()
+    search(check, fuzz_examples // 5)

@@ -13,6 +13,8 @@ def rsqrt(m: Machine, x: Scalar) -> Scalar:
     """1 / sqrt(x), each correctly rounded: the bits of NumPy's `1 / np.sqrt(x)`.
 
     0 gives inf and -0.0 -inf, negative numbers give NaN, inf gives 0.
+
+    Error in ulp: f32 1.5 (1.5 without FMA), f64 1.5 (1.5).
     """
     form = float_format("rsqrt", x)
     return m.divide(m.constant(1.0, dtype=form.dtype), m.sqrt(x))

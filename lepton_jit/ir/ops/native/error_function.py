@@ -75,7 +75,10 @@ _FAR_F64 = (
 
 
 def erf(m: Machine, x: Scalar) -> Scalar:
-    """2/sqrt(pi) times the integral of e**-t**2 from 0 to x; odd, -0.0 stays."""
+    """2/sqrt(pi) times the integral of e**-t**2 from 0 to x; odd, -0.0 stays.
+
+    Error in ulp: f32 1.6 (1.9 without FMA), f64 1.1 (1.4).
+    """
     form = float_format("erf", x)
     number = partial(m.constant, dtype=form.dtype)
     single = form.dtype == "f32"

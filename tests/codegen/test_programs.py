@@ -1,0 +1,261 @@
+"""Whole programs: any batch, the same bits, and where values live."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.target import TARGETS, Target, native_target
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import TensorType
+from lepton_jit.runtime.program import Program
+from tests.codegen.models import SHAPES, arrays_of, convolution, dense, model, softmax
+from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops, run_native, unfused
+
+BATCHES = (0, 1, 7, 64)
+TOLERANCE = {"float32": 1e-5}
+
+
+@functools.cache
+def generated(kind: str, target: Target) -> Generated:
+    return fused(model(kind), target)
+
+
+@functools.cache
+def program(kind: str, threads: int) -> Program:
+    return linked(generated(kind, native_target()), threads)
+
+
+def result(kind: str, batch: int, threads: int = 1) -> np.ndarray:
+    (y,) = program(kind, threads)(*arrays_of(model(kind), batch).values())
+    return y
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_any_batch_runs(kind: str) -> None:
+    for batch in BATCHES:
+        expected = run_graph(model(kind), arrays_of(model(kind), batch))
+        assert differences({"y": result(kind, batch)}, expected, TOLERANCE) == [], batch
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+def test_loops_and_native_code_agree_on_every_level(target: Target, kind: str) -> None:
+    arrays = arrays_of(model(kind), 3)
+    made = generated(kind, target)
+    loops = run_loops(made.lowered, arrays, {"N": 3}, fused=target.name != "x86-64")
+    assert differences(run_native(made, arrays), loops, {"float32": 3e-7}) == []
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_sample_has_the_same_bits_in_every_batch(kind: str) -> None:
+    whole = result(kind, 64)
+    assert [result(kind, batch).tobytes() for batch in (1, 7)] == [whole[:1].tobytes(), whole[:7].tobytes()]
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_sample_has_the_same_bits_on_any_number_of_threads(kind: str) -> None:
+    assert result(kind, 64, threads=2).tobytes() == result(kind, 64, threads=1).tobytes()
+
+
+def test_tails_of_every_length() -> None:
+    """x * 2 + y for 0 to three vectors and one more, past the end of a block, and no further than the result."""
+    b = Builder("tails")
+    x, y = (b.input(name, TensorType.of("f32", "N")) for name in "xy")
+    b.output(b("add", b("multiply", x, 2.0), y), "z")
+    made = linked(fused(b.build(), native_target()), threads=2)
+    for n in [*range(3 * native_target().lanes(32) + 2), 4095, 4096, 4097, 8191, 20001]:
+        values = np.arange(n, dtype=np.float32)
+        (z,) = made(values, -values)
+        assert np.array_equal(z, values)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 15, 16, 17, 31, 32, 33, 65])
+def test_products_of_every_width(columns: int) -> None:
+    b = Builder("widths")
+    x, w = b.input("x", TensorType.of("f32", "N", 7)), b.input("w", TensorType.of("f32", 7, columns))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("relu", b("dot_general", x, w, **sums)), "y")
+    made = linked(fused(b.build(), native_target()))
+    rng = np.random.default_rng(columns)
+    for batch in (1, 5, 13, 14, 15, 29):
+        x, w = (rng.integers(-9, 9, shape).astype(np.float32) for shape in ((batch, 7), (7, columns)))
+        assert np.array_equal(made(x, w)[0], np.maximum(x @ w, 0)), batch
+
+
+def weight_gradient(b: Builder, x: Value, dy: Value) -> Value:
+    """x^T @ dy: few results, and a sum over the batch."""
+    return b("dot_general", x, dy, lhs_contracting=(0,), rhs_contracting=(0,), lhs_batching=(), rhs_batching=())
+
+
+@pytest.mark.parametrize("rows", [64, 256])
+def test_long_sums_of_any_length(rows: int) -> None:
+    b = Builder("sums")
+    x, dy = (b.input(n, TensorType.of("f32", rows * TensorType.of("f32", "N").elements, d)) for n, d in (("x", 9), ("dy", 20)))
+    b.output(weight_gradient(b, x, dy), "dw")
+    b.output(b("reduce", dy, dimensions=(0,), kind="add"), "db")
+    made = [linked(fused(b.build(), native_target()), threads) for threads in (1, 2)]
+    rng = np.random.default_rng(rows)
+    for batch in (0, 1, 2, 3, 9, 31):
+        x, dy = (rng.integers(-4, 4, (rows * batch, d)).astype(np.float32) for d in (9, 20))
+        for one in made:
+            dw, db = one(x, dy)
+            assert np.array_equal(dw, x.T @ dy), batch
+            assert np.array_equal(db, dy.sum(0)), batch
+
+
+# Where values live
+
+
+def states(*names: str) -> tuple[Builder, list[Value]]:
+    b = Builder("states")
+    return b, [b.input(name, TensorType.of("f32", 5, 5), "state") for name in names]
+
+
+def kinds(made: Generated) -> list[str]:
+    """What the buffers of all steps are."""
+    return [made.lowered.buffers[number].kind for step in made.lowered.steps for number in step.buffers]
+
+
+def agree(graph: Graph, make: Callable[[Graph, Target], Generated] = unfused) -> Generated:
+    """The program, which gives what the graph's interpreter gives."""
+    made = make(graph, native_target())
+    arrays = arrays_of(graph, 4)
+    expected = run_graph(graph, arrays)
+    assert differences(run_native(made, arrays), expected) == []
+    assert differences(run_loops(made.lowered, arrays, {"N": 4}), expected) == []
+    return made
+
+
+def test_a_donated_state_is_updated_in_place() -> None:
+    b, (w,) = states("w")
+    b.output(b("subtract", w, b.input("g", w.type)), "w", donates="w")
+    assert kinds(agree(b.build())) == ["state", "input", "state"]
+
+
+def test_a_state_that_is_still_read_is_overwritten_last() -> None:
+    b, (w,) = states("w")
+    b.output(b("negate", w), "w", donates="w")
+    b.output(b("exponential", w), "y")
+    assert kinds(agree(b.build())) == ["state", "arena", "state", "output", "arena", "state"]
+
+
+def test_a_state_whose_elements_change_places_is_not_updated_in_place() -> None:
+    b, (w,) = states("w")
+    b.output(b("transpose", w, permutation=(1, 0)), "w", donates="w")
+    assert kinds(agree(b.build())) == ["state", "arena", "arena", "state"]
+
+
+def test_states_may_change_places() -> None:
+    b, (v, w) = states("v", "w")
+    b.output(w, "v", donates="v")
+    b.output(v, "w", donates="w")
+    agree(b.build())
+
+
+def test_three_states_go_round() -> None:
+    b, (u, v, w) = states("u", "v", "w")
+    b.output(v, "u", donates="u")
+    b.output(w, "v", donates="v")
+    b.output(u, "w", donates="w")
+    agree(b.build())
+
+
+def test_a_state_is_overwritten_by_what_another_state_held() -> None:
+    b, (v, w) = states("v", "w")
+    b.output(b("add", v, 1.0), "v", donates="v")
+    b.output(v, "w", donates="w")
+    b.output(w, "old")
+    agree(b.build())
+
+
+def test_one_value_for_two_states() -> None:
+    b, (v, w) = states("v", "w")
+    total = b("add", v, w)
+    b.output(total, "v", donates="v")
+    b.output(total, "w", donates="w")
+    b.output(total, "sum")
+    agree(b.build())
+
+
+def test_a_dying_operand_is_replaced_by_the_result() -> None:
+    b = Builder("chain")
+    x = b.input("x", TensorType.of("f32", "N", 5))
+    value = b("exponential", x)
+    for _ in range(3):
+        value = b("tanh", value)
+    b.output(b("reduce", value, dimensions=(1,), kind="add"), "y")
+    assert len(agree(b.build()).lowered.arena()) == 1
+
+
+def test_an_operand_that_is_read_again_stays() -> None:
+    b = Builder("kept")
+    x = b.input("x", TensorType.of("f32", "N", 5))
+    once = b("exponential", x)
+    twice = b("tanh", once)
+    b.output(b("add", b("negate", twice), once), "y")
+    agree(b.build())
+
+
+def test_an_operand_that_two_indices_read_is_not_replaced() -> None:
+    """flip(y) + y, as one kernel, reads elements that an update in place would have written."""
+    b = Builder("flip")
+    y = b("exponential", b.input("x", TensorType.of("f32", 6, 6)))
+    b.output(b("add", b("reverse", y, dimensions=(0,)), y), "z")
+    b.output(b("reduce", y, dimensions=(0,), kind="add"), "w")
+    agree(b.build(), fused)
+
+
+def test_an_output_may_be_an_input() -> None:
+    b = Builder("same")
+    b.output(b.input("x", TensorType.of("f32", "N", 3)), "y")
+    agree(b.build())
+
+
+def test_a_value_may_leave_twice() -> None:
+    b = Builder("twice")
+    y = b("exponential", b.input("x", TensorType.of("f32", "N", 3)))
+    b.output(y, "first")
+    b.output(y, "second")
+    agree(b.build())
+
+
+def test_a_constant_and_a_reshaped_input_may_leave() -> None:
+    b = Builder("odd")
+    x = b.input("x", TensorType.of("f32", "N", 6))
+    b.output(b("reshape", x, shape=(*x.type.shape[:1], 2, 3)), "reshaped")
+    b.output(b.constant(np.arange(4, dtype=np.float32), x.type.dtype), "table")
+    b.output(b.constant(1.5, x.type.dtype), "number")
+    agree(b.build())
+
+
+def test_a_program_without_steps_runs() -> None:
+    b = Builder("nothing")
+    b.input("x", TensorType.of("f32", "N"))
+    assert run_native(unfused(b.build(), native_target()), {"x": np.zeros(2, np.float32)}) == {}
+
+
+# AArch64, which this machine may not run
+
+
+def test_aarch64_is_compiled_to_vector_multiply_adds() -> None:
+    b = Builder("arm")
+    x = b.input("x", TensorType.of("f32", "N", *SHAPES["convolution"]))
+    images = convolution(b, x)
+    b.output(images, "images")
+    b.output(softmax(b, dense(b, b.input("rows", TensorType.of("f32", "N", *SHAPES["dense"])))), "probabilities")
+    made = fused(b.build(), TARGETS["aarch64"])
+    assembly = made.assembly()
+    ops = "+".join(step.op for step in made.lowered.steps)
+    assert ("affine_contraction" in ops, "reduce" in ops) == (True, True)
+    assert assembly.count("\tfmla\tv") > 100
+    assert [line for line in assembly.splitlines() if "\tbl\texp" in line or "\tbl\ttanh" in line] == []
+    # ELF, 64 bits, little-endian, machine 183
+    header = made.object_code()[:20]
+    assert (header[:6], int.from_bytes(header[18:20], "little")) == (b"\x7fELF\x02\x01", 183)
