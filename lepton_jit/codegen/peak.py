@@ -33,8 +33,9 @@ def measure_peak(target: Target) -> float:
 @cache
 def _loop(target: Target) -> tuple[ctypes._CFuncPtr, int]:  # pyright: ignore[reportPrivateUsage]
     lanes = target.lanes(32)
+    code = compile_object(_text(target), target)
     linked = llvm.create_lljit_compiler()
-    builder = llvm.JITLibraryBuilder().add_object_img(compile_object(_text(target), target)).export_symbol("fma_loop")
+    builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("fma_loop")
     tracker = builder.link(linked, "peak")
     function = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64)(tracker["fma_loop"])
     function.owner = (linked, tracker)  # the code lives as long as the function

@@ -150,6 +150,8 @@ def _type(reader: Reader) -> TensorType:
     if token.text not in DTYPES:
         raise reader.error(f"expected a dtype ({', '.join(DTYPES)}), got {token.text!r}", token)
     shape = reader.separated("[", "]", lambda: _dimension(reader))
+    if any(isinstance(d, int) and d < 0 for d in shape):
+        raise reader.error(f"expected dimensions from 0 up, got {shape}", token)
     if len(shape) > MAX_RANK:
         raise reader.error(f"expected a rank of at most {MAX_RANK}, got {len(shape)}", token)
     return TensorType(DTYPES[token.text], tuple(shape))

@@ -157,6 +157,7 @@ def one(line: str) -> str:
         (f"graph @main(%x: f32[{'N+' * 99}N]) {{}}", 1, 21, "more than 64 terms"),
         (f"graph @main(%x: f32[{'1,' * 99}N]) {{}}", 1, 17, "rank of at most 32"),
         ('graph @main(%x: f32[] input "x", %x: f32[] input "y") {}', 1, 34, "%x is defined twice"),
+        ("graph @main(%x: f32[3,-1]) {}", 1, 17, "dimensions from 0 up, got [3, -1]"),
         (one("%0 = nonsense(%x) : f32[N,3]"), 2, 8, "got 'nonsense'"),
         (one("%0 = negate(%z) : f32[N,3]"), 2, 15, "%z is read, but nothing before defines it"),
         (one("%0 = negate(%0) : f32[N,3]"), 2, 15, "%0 is read, but nothing before defines it"),

@@ -186,7 +186,7 @@ def _infer_concatenate(first: TensorType, *rest: TensorType, dimension: int) -> 
     for x in (first, *rest):
         if x.dtype != first.dtype:
             raise DTypeError(f"expected operands of one dtype, got {first} and {x}")
-        if _without(x, dimension) != _without(first, dimension):
+        if x.rank != first.rank or _without(x, dimension) != _without(first, dimension):
             raise ShapeError(f"expected shapes that differ in dimension {dimension} only, got {first} and {x}")
         size = x.shape[dimension] + size
     return first.with_shape((*first.shape[:dimension], size, *first.shape[dimension + 1 :]))
