@@ -14,7 +14,7 @@ from lepton_jit.layers import registry
 from lepton_jit.layers.core import Input, InputLayer
 from lepton_jit.layers.layer import Layer, Spec
 from lepton_jit.layers.symbolic import ShapeTuple, SymbolicTensor, as_list
-from lepton_jit.naming import uniquify
+from lepton_jit.naming import auto_name, uniquify
 from lepton_jit.network import Network
 from lepton_jit.saving import Saveable
 from lepton_jit.steps import trace_inference
@@ -35,6 +35,8 @@ class Model(Trainer, Saveable, Layer):
     """
 
     def __init__(self, inputs: Any = None, outputs: Any = None, **options: Any) -> None:
+        if type(self) is Model and options.get("name") is None:
+            options["name"] = auto_name("Functional")  # Keras' name of such a model
         Layer.__init__(self, **options)
         Trainer.__init__(self)
         if type(self) is Model and (inputs is None or outputs is None):

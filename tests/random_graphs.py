@@ -1,10 +1,10 @@
 """Random graphs over all operations, with arrays for their inputs, for tests that compare two ways to run a graph.
 
-`random_graphs()` is a Hypothesis strategy, `random_graph(seed)` the same from a seed. A graph comes with the arrays that
-it was made for: while it grows, every node is evaluated twice in float64, once as it stands and once with a relative
-disturbance of `NOISE` after every operation that rounds. A node is only kept if what it computes is of moderate size,
-if the disturbance does not grow beyond `TOLERATED`, and if no integer or boolean depends on it. So float32 programs that
-sum in different orders agree within 1e-5, and kinks and ties stay far away.
+`random_graphs()` is a Hypothesis strategy, `random_graph(seed)` the same from a seed. A graph comes with the arrays
+that it was made for: while it grows, every node is evaluated twice in float64, once as it stands and once with a
+relative disturbance of `NOISE` after every operation that rounds. A node is only kept if what it computes is of
+moderate size, if the disturbance does not grow beyond `TOLERATED`, and if no integer or boolean depends on it. So
+float32 programs that sum in different orders agree within 1e-5, and kinks and ties stay far away.
 
 Whatever is registered is drawn, from the samples of its record; `random_ops` names operations only to give them richer
 shapes.
@@ -35,10 +35,10 @@ LARGEST, SMALLEST = 50.0, 1e-2
 # Operations that only passes make, from others; a random graph has no reason to start with them.
 LATE = frozenset({"fusion", "affine_contraction", "pack"})
 # Results are exactly representable where the operands are.
-EXACT = frozenset(
-    "negate abs maximum minimum select clamp floor ceil round_nearest_even sign convert relu max_pool select_and_scatter"
-    " bitcast_convert remainder".split()
-)
+EXACT = frozenset({
+    "negate", "abs", "maximum", "minimum", "select", "clamp", "floor", "ceil", "round_nearest_even", "sign", "convert",
+    "relu", "max_pool", "select_and_scatter", "bitcast_convert", "remainder",
+})  # fmt: skip
 
 T = TypeVar("T")
 
@@ -90,7 +90,8 @@ class RandomGraph:
         return any(node.op == "gradient" for node in self.graph.nodes)
 
     def __str__(self) -> str:
-        return f"// sizes: {dict(self.sizes)}\n// pass: canonicalize\n// ==== found by random search\n{self.graph}// ----\n"
+        header = f"// sizes: {dict(self.sizes)}\n// pass: canonicalize\n"
+        return f"{header}// ==== found by random search\n{self.graph}// ----\n"
 
     __repr__ = __str__
 
@@ -127,10 +128,11 @@ class Draft:
             array = np.asarray(self.numbers.uniform(low, high, shape)).astype(type.dtype.numpy)
             self.varied.add(value)
         else:
-            array = np.asarray(self.numbers.integers(0, 2 if type.dtype.kind == "bool" else 4, shape)).astype(type.dtype.numpy)
+            limit = 2 if type.dtype.kind == "bool" else 4
+            array = np.asarray(self.numbers.integers(0, limit, shape)).astype(type.dtype.numpy)
         self.arrays[name] = array
         self.pool.append(value)
-        self.exact[value] = self.noisy[value] = _widened(array)
+        self.exact[value] = self.noisy[value] = widened(array)
         return value
 
     def emit(self, op: str, *operands: Value | float, **attributes: Any) -> tuple[Value, ...]:
@@ -181,13 +183,13 @@ def evaluate(
     operands = [known[v] for v in node.operands]
     if node.op == "bitcast_convert":
         operands = [operands[0].astype(node.operands[0].type.dtype.numpy)]
-    results = [_widened(r) for r in get_op(node.op).reference(operands, node.attributes, sizes)]
+    results = [widened(r) for r in get_op(node.op).reference(operands, node.attributes, sizes)]
     if not noise or node.op in EXACT or get_op(node.op).family is Family.MOVEMENT:
         return results
     return [_disturbed(r, noise) for r in results]
 
 
-def _widened(array: np.ndarray) -> np.ndarray:
+def widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
@@ -210,7 +212,7 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def random_graph(seed: int, *, ops: int | None = None, gradient: bool | None = None) -> RandomGraph:
-    """The graph of a seed: 5 to 40 operations, `ops` where it is given; with a gradient where that is possible and wished."""
+    """The graph of a seed: 5 to 40 operations, or `ops`; with a gradient where that is possible and wished."""
     return build(SeededChoices(seed), ops=ops, gradient=gradient)
 
 
@@ -253,7 +255,7 @@ def finished(draft: Draft) -> Graph:
 
 
 def with_gradient(draft: Draft) -> Graph | None:
-    """The graph with a loss, its gradient and updates of its states; None where none was found that is well conditioned."""
+    """The graph with a loss, its gradient and updates of its states; None where no well-conditioned one was found."""
     inputs = {entry.value for entry in draft.builder._inputs}
     smooth = [v for v in draft.pool if v in draft.varied and v not in draft.blocked and v not in inputs]
     for _ in range(4):

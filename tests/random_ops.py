@@ -1,4 +1,4 @@
-"""How a random graph gets its next node: from the samples of an operation's record, or, for richer shapes, by a recipe."""
+"""How a random graph gets its next node: from the samples of an operation's record, or by a recipe of richer shapes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _single(type: TensorType) -> TensorType:
 def fetch(
     draft: Draft, type: TensorType, low: float = -8.0, high: float = 8.0, *, avoid: Sequence[Value] = ()
 ) -> Value:
-    """A value of this type with its numbers between `low` and `high`: one that is there, one made to fit, or a new input."""
+    """A value of this type, its numbers between `low` and `high`: one that is there, one made to fit, or an input."""
     fitting = [v for v in draft.pool if v.type == type and v not in avoid]
     if fitting and draft.chance(85):
         return in_range(draft, later(draft, fitting), low, high)
@@ -142,7 +142,8 @@ def with_shape(draft: Draft, value: Value, type: TensorType) -> Value:
         return draft.one("reshape", value, shape=type.shape)
     surplus = value.type.rank - type.rank
     if surplus:
-        value = draft.one("reduce", value, dimensions=tuple(range(surplus)), kind=draft.choices.one_of(["add", "maximum"]))
+        kind = draft.choices.one_of(["add", "maximum"])
+        value = draft.one("reduce", value, dimensions=tuple(range(surplus)), kind=kind)
     if value.type == type:
         return value
     zero = draft.one("constant", value=0.0 if type.dtype.is_float else 0, dtype=type.dtype, shape=())

@@ -32,8 +32,9 @@ def search(check: Check, examples: int) -> None:
         try:
             check(case)
         except Exception as error:
-            small = minimized(case, lambda smaller: _fails_with(check, smaller, type(error)))
-            raise AssertionError(f"{type(error).__name__}: {error}\n\n{small}") from error
+            kind = type(error)
+            small = minimized(case, lambda smaller: _fails_with(check, smaller, kind))
+            raise AssertionError(f"{kind.__name__}: {error}\n\n{small}") from error
 
     run()
 
@@ -82,7 +83,7 @@ def _with_an_earlier_output(case: RandomGraph) -> Iterator[RandomGraph]:
 
 
 def _with_one_cut(case: RandomGraph) -> Iterator[RandomGraph]:
-    """The graph with one node gone, its results being inputs; nodes near the outputs first, since more goes with them."""
+    """The graph with inputs in place of one node's results; nodes near the outputs first: more goes with them."""
     values = _values(case)
     for node in reversed(case.graph.nodes):
         if node.operands and all(v in values for v in node.results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -15,6 +16,8 @@ from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
 
 MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
+# Sums of up to this many products are written out: a first convolution of 3 x 3 x 1.
+WRITTEN_OUT = 12
 # Behind `extras`: a pointer and a row step for each operand of the epilogue.
 EXTRA_SLOTS = 2
 
@@ -51,7 +54,7 @@ class ContractUnit:
 
     def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
         """The micro-kernels by their number of rows."""
-        key = (contract.tile, contract.heights, layout, contract.accumulate)
+        key = (contract.tile, contract.heights, layout, contract.accumulate, _terms(contract), contract.rows_apart)
         if key not in self._tables:
             null = ir.Constant(POINTER, None)
             entries: list[Any] = [null] * (max(contract.heights) + 1)
@@ -70,7 +73,9 @@ class ContractUnit:
 
     def _microkernel(self, contract: Contract, rows: int, layout: ALayout) -> ir.Function:
         tile = contract.tile
-        key = (tile, rows, layout, contract.accumulate)
+        terms = _terms(contract)
+        row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
+        key = (tile, rows, layout, contract.accumulate, terms, row_step)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -83,6 +88,8 @@ class ContractUnit:
                 masked=tile.masked,
                 b_masked=tile.rhs_masked,
                 accumulate=contract.accumulate,
+                terms=terms,
+                row_step=row_step,
             )
             name = f"{self.module.name}_tile_{len(self._made)}"
             epilogue = _EpilogueEmitter(tile, self.target) if tile.epilogue else None
@@ -147,6 +154,20 @@ class _Callee:
 def _layout(contract: Contract) -> ALayout:
     """"columns": the left side's rows lie side by side and its summed index does not."""
     return "columns" if contract.rows_apart == 1 and contract.sums[-1][1] != 1 else "rows"
+
+
+def _terms(contract: Contract) -> tuple[tuple[int, int], ...]:
+    """The products of a short sum, as distances in both sides; () where loops are better, or needed."""
+    extents = [extent.constant for extent, _, _ in contract.sums if not extent.terms]
+    steps = [step for _, *sides in contract.sums for step in sides]
+    if len(extents) < len(contract.sums) or not isinstance(contract.rows_apart, int):
+        return ()
+    if not all(isinstance(x, int) for x in (*extents, *steps)) or not 0 < math.prod(extents) <= WRITTEN_OUT:  # pyright: ignore
+        return ()
+    terms = [(0, 0)]
+    for extent, lhs, rhs in contract.sums:
+        terms = [(a + i * lhs, b + i * rhs) for a, b in terms for i in range(extent.constant)]  # pyright: ignore
+    return tuple(terms)  # pyright: ignore
 
 
 def _address(table: ir.GlobalVariable) -> ir.Value:

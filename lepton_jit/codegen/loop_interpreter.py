@@ -17,7 +17,6 @@ from lepton_jit.codegen.loop_ir import (
     Contract,
     Epilogue,
     Expr,
-    Extent,
     Horizontal,
     If,
     Index,
@@ -25,6 +24,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Slices,
     Stmt,
     Store,
     Var,
@@ -35,7 +35,7 @@ from lepton_jit.errors import GraphError
 from lepton_jit.ir.op import get_op
 from lepton_jit.ir.types import Dim, DType, dim_value
 
-__all__ = ["run_kernel"]
+__all__ = ["iteration_count", "run_kernel"]
 
 NOBODY = -1
 
@@ -48,12 +48,14 @@ def run_kernel(
     undefined: Collection[str] = (),
     fused: bool = True,
     seed: int = 0,
+    iterations: range | None = None,
 ) -> None:
-    """Run every iteration, in an order drawn from `seed`, on flat arrays by name; results are written into them.
+    """Run all iterations (or some), in an order drawn from `seed`, on flat arrays by name; results are written there.
 
     `undefined` names the buffers that hold nothing yet; `fused=False` is a target without fused multiply-add. Raises
     GraphError, naming kernel, statement and index, for an index outside its buffer, an element that is read before
-    anything wrote it, and one that an iteration reads or writes after another wrote it (so any order gives the same).
+    anything wrote it, one that an iteration reads or writes after another wrote it (so any order gives the same), and
+    one that is not in the iteration's slice where the kernel says that it has slices.
 
     >>> from lepton_jit.codegen.loop_parser import parse_kernel
     >>> kernel = parse_kernel('''kernel @double(a0: f32[N], o0: f32[N]) parallel %t in 0 to N grain 64 {
@@ -68,14 +70,28 @@ def run_kernel(
     """
     memories = {b.name: _memory(kernel, b, buffers, symbols, b.name in undefined) for b in kernel.buffers}
     _share_writers(memories.values())
-    order = np.random.default_rng(seed).permutation(_extent(kernel.extent, symbols))
+    extent = iteration_count(kernel, symbols)
+    order = np.random.default_rng(seed).permutation(np.array(iterations or range(extent), np.int64))
     with np.errstate(all="ignore"):
         for t in order.tolist():
+            if kernel.slices is not None:
+                _enter_slice(kernel, kernel.slices, memories, t, extent)
             _Iteration(kernel.name, memories, symbols, t, fused).run(kernel.body)
 
 
-def _extent(extent: Extent, symbols: Mapping[str, int]) -> int:
+def iteration_count(kernel: Kernel, symbols: Mapping[str, int]) -> int:
+    """The value of the extent."""
+    extent = kernel.extent
     return extent.value(symbols) if isinstance(extent, CeilDiv) else dim_value(extent, symbols)
+
+
+def _enter_slice(kernel: Kernel, slices: Slices, memories: Mapping[str, _Memory], t: int, extent: int) -> None:
+    """Local buffers may be touched, and all written, in one index of their leading dimension only."""
+    which, batch = t // slices.count, extent // slices.count
+    for name, memory in memories.items():
+        size = memory.array.size // batch
+        memory.writable = range(which * size, (which + 1) * size)
+        memory.readable = memory.writable if name in slices.local else range(memory.array.size)
 
 
 @dataclass
@@ -86,6 +102,8 @@ class _Memory:
     dtype: DType
     writers: np.ndarray
     undefined: bool
+    readable: range
+    writable: range
 
 
 def _memory(
@@ -99,7 +117,7 @@ def _memory(
         raise GraphError(
             f"kernel {kernel.name}: {name}: expected a flat array of {size} {dtype}, got {array.dtype} {array.shape}"
         )
-    return _Memory(array, dtype, np.full(size, NOBODY), undefined)
+    return _Memory(array, dtype, np.full(size, NOBODY), undefined, range(size), range(size))
 
 
 def _share_writers(memories: Iterable[_Memory]) -> None:
@@ -155,25 +173,27 @@ class _Iteration:
         text = print_statement(self.stmt).splitlines()[0] if self.stmt is not None else ""
         return GraphError(f"kernel {self.kernel}: `{text}` with %t = {self.t}: {message}")
 
-    def checked(self, buffer: str, indices: np.ndarray, active: np.ndarray) -> tuple[_Memory, np.ndarray]:
-        """The memory and the indices of the lanes that exist."""
+    def checked(self, buffer: str, indices: np.ndarray, active: np.ndarray, allowed: range) -> np.ndarray:
+        """The indices of the lanes that exist."""
         memory = self.memories[buffer]
         used = indices[active]
-        outside = used[(used < 0) | (used >= memory.array.size)]
+        outside = used[(used < allowed.start) | (used >= allowed.stop)]
         if outside.size:
-            raise self.fail(f"index {outside[0]} is outside the {memory.array.size} elements of {buffer}")
+            part = f" from {allowed.start} on" if allowed.start else ""
+            raise self.fail(f"index {outside[0]} is outside the {len(allowed)} elements of {buffer}{part}")
         others = used[(memory.writers[used] != NOBODY) & (memory.writers[used] != self.t)]
         if others.size:
             writer = memory.writers[others[0]]
             raise self.fail(f"{buffer}[{others[0]}] is also written by the iteration %t = {writer}")
-        return memory, used
+        return used
 
     def read(
         self, buffer: str, indices: np.ndarray, active: np.ndarray | None = None, other: np.ndarray | None = None
     ) -> np.ndarray:
         """The elements at the indices; lanes that do not exist are `other`, or zero."""
         active = np.ones(indices.shape, bool) if active is None else active
-        memory, used = self.checked(buffer, indices, active)
+        memory = self.memories[buffer]
+        used = self.checked(buffer, indices, active, memory.readable)
         if memory.undefined and (memory.writers[used] == NOBODY).any():
             first = used[memory.writers[used] == NOBODY][0]
             raise self.fail(f"{buffer}[{first}] is read, but nothing wrote it")
@@ -184,7 +204,8 @@ class _Iteration:
         return result
 
     def write(self, buffer: str, indices: np.ndarray, value: np.ndarray, active: np.ndarray) -> None:
-        memory, used = self.checked(buffer, indices, active)
+        memory = self.memories[buffer]
+        used = self.checked(buffer, indices, active, memory.writable)
         memory.array[used] = value[active]
         memory.writers[used] = self.t
 

@@ -37,11 +37,20 @@ class Var:
 
 @dataclass(frozen=True)
 class Const:
-    """A number, the same in every lane."""
+    """A number, the same in every lane; 0.0 and -0.0 are different ones."""
 
     value: float | int | bool
     dtype: DType
     lanes: int = 1
+
+    def _key(self) -> tuple[str, DType, int]:
+        return repr(self.value), self.dtype, self.lanes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Const) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
 
 Atom = Var | Const

@@ -26,6 +26,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Slices,
     Stmt,
     Store,
     Tile,
@@ -85,11 +86,18 @@ def _kernel(reader: Reader) -> Kernel:
     grain = reader.integer()
     layer = reader.string() if reader.accept("layer") else ""
     flops = _dim(reader) if reader.accept("flops") else 0
+    slices = _slices(reader) if reader.accept("slices") else None
     parser = _Body(reader)
     parser.known[ITERATION] = Var(ITERATION, I64)
-    kernel = Kernel(name, buffers, extent, grain, parser.block(), layer, flops)
+    kernel = Kernel(name, buffers, extent, grain, parser.block(), layer, flops, slices)
     verify_kernel(kernel)
     return kernel
+
+
+def _slices(reader: Reader) -> Slices:
+    count = reader.integer()
+    reader.expect("local")
+    return Slices(count, frozenset(reader.separated("[", "]", lambda: reader.next("word").text)))
 
 
 def _buffer(reader: Reader) -> Buffer:
@@ -141,15 +149,11 @@ def _extent(reader: Reader) -> Extent:
 
 
 def _dim(reader: Reader) -> Dim:
-    start = reader.token
-    index = _sum(reader, {})
-    if index.terms:
-        raise reader.error(f"expected a dimension, got the variable %{index.terms[0][0]}", start)
-    return index.constant
+    return _sum(reader, None).constant
 
 
-def _sum(reader: Reader, known: dict[str, Var]) -> Affine:
-    """`32*%t + (4*N + 1)*%i2 - N*N`: signed terms."""
+def _sum(reader: Reader, known: dict[str, Var] | None) -> Affine:
+    """`32*%t + (4*N + 1)*%i2 - N*N`: signed terms; None of `known`: a dimension, without variables."""
     start = reader.token
     terms: dict[str, Dim] = {}
     constant: Dim = 0
@@ -171,7 +175,7 @@ def _sum(reader: Reader, known: dict[str, Var]) -> Affine:
     raise reader.error(f"an index of more than {MAX_TERMS} terms", start)
 
 
-def _term(reader: Reader, known: dict[str, Var]) -> tuple[Dim, str | None]:
+def _term(reader: Reader, known: dict[str, Var] | None) -> tuple[Dim, str | None]:
     """A product of numbers, symbols and perhaps, last, a variable; a sum in parentheses stands alone before it."""
     start = reader.token
     product: Dim = 1
@@ -193,8 +197,10 @@ def _term(reader: Reader, known: dict[str, Var]) -> tuple[Dim, str | None]:
     raise reader.error(f"a term of more than {MAX_FACTORS} factors", start)
 
 
-def _index_variable(reader: Reader, known: dict[str, Var]) -> str:
+def _index_variable(reader: Reader, known: dict[str, Var] | None) -> str:
     token = reader.next("value")
+    if known is None:
+        raise reader.error(f"expected a dimension, got the variable {token.text}", token)
     if token.text[1:] not in known:
         raise reader.error(f"{token.text} is read, but nothing before defines it", token)
     return token.text[1:]

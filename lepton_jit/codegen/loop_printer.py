@@ -54,6 +54,8 @@ def print_kernel(kernel: Kernel) -> str:
         head += f" layer {_string(kernel.layer)}"
     if kernel.flops != 0:
         head += f" flops {_dim(kernel.flops)}"
+    if kernel.slices:
+        head += f" slices {kernel.slices.count} local [{', '.join(map(_word, sorted(kernel.slices.local)))}]"
     return "\n".join([f"{head} {{", *_indented(_body(kernel.body)), "}", ""])
 
 

@@ -81,6 +81,10 @@ class _Verifier:
         self.check(kernel.grain >= 1, f"expected a positive grain, got {kernel.grain}")
         if isinstance(kernel.extent, CeilDiv):
             self.check(kernel.extent.divisor >= 1, f"expected a positive divisor, got {kernel.extent.divisor}")
+        if kernel.slices is not None:
+            self.check(kernel.slices.count >= 1, f"expected at least one iteration a slice, got {kernel.slices.count}")
+            unknown = sorted(kernel.slices.local - set(self.buffers))
+            self.check(not unknown, f"no buffer is called {', '.join(unknown)}")
         self.define(Var(ITERATION, I64))
         self.block(kernel.body)
 

@@ -234,15 +234,16 @@ class _Lowering:
         """`second` reads of what `first` writes only the same index of the batch, and slices fit into a cache."""
         if not first.kernel.slices or not second.kernel.slices:
             return False
-        names = {b.name: n for b, n in zip(first.kernel.buffers, first.buffers, strict=True)}
-        written = {n for name, n in names.items() if name.startswith("o")}
-        read = {n: b for b, n in zip(second.kernel.buffers, second.buffers, strict=True) if b.name.startswith("a")}
-        shared = written & set(read)
-        others = written & {n for b, n in zip(second.kernel.buffers, second.buffers, strict=True)} - shared
-        if not shared or others or set(first.buffers) & {n for n in second.buffers if n not in read}:
+        written = {n for b, n in zip(first.kernel.buffers, first.buffers, strict=True) if b.name.startswith("o")}
+        frame = [(b.name, n) for b, n in zip(second.kernel.buffers, second.buffers, strict=True)]
+        read = [(name, n) for name, n in frame if name.startswith("a")]
+        shared = written & {n for _, n in read}
+        # a later slice of `first` would read or write again what `second` has overwritten
+        overwritten = {n for name, n in frame if not name.startswith("a")}
+        if not shared or overwritten & (set(first.buffers) - shared):
             return False
         small = all(typical(self.buffers[n].bytes) // TYPICAL <= SLICE_BYTES for n in shared)
-        return small and all(read[n].name in second.kernel.slices.local for n in shared)
+        return small and all(name in second.kernel.slices.local for name, n in read if n in shared)
 
     def _lifetimes(self) -> tuple[ProgramBuffer, ...]:
         used: dict[int, list[int]] = {}

@@ -14,8 +14,8 @@ __all__ = ["inline"]
 def inline(builder: Builder, graph: Graph, operands: Sequence[Value]) -> list[Value]:
     """The graph's outputs, computed from `operands` by copies of its nodes.
 
-    The copies get fresh names. Those of nodes without a layer carry the builder's current layer, the others stand
-    inside it. Every node is typed again, for the types of the operands: these may differ from the graph's inputs, as in
+    The copies get fresh names, and keep their layer; those of nodes without one carry the builder's current layer. Every
+    node is typed again, for the types of the operands: these may differ from the graph's inputs, as in
     a batch of another size.
 
     >>> from lepton_jit.ir.types import TensorType
@@ -30,10 +30,7 @@ def inline(builder: Builder, graph: Graph, operands: Sequence[Value]) -> list[Va
     known = {entry.value: operand for entry, operand in zip(graph.inputs, operands, strict=True)}
     for node in graph.nodes:
         values = [known[value] for value in node.operands]
-        if node.layer:
-            with builder.layer(node.layer):
-                results = builder.emit(node.op, *values, regions=node.regions, **node.attributes)
-        else:
+        with builder.layer(node.layer or builder.current_layer, absolute=True):
             results = builder.emit(node.op, *values, regions=node.regions, **node.attributes)
         known.update(zip(node.results, results, strict=True))
     return [known[output.value] for output in graph.outputs]

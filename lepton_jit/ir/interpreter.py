@@ -30,7 +30,7 @@ def run_graph(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     symbols = bind_symbols(graph, arrays)
     known = {entry.value: np.asarray(arrays[entry.name]) for entry in graph.inputs}
     known = run_nodes(graph.nodes, known, symbols)
-    return {output.name: np.array(known[output.value]) for output in graph.outputs}
+    return {output.name: np.array(known[output.value], order="C") for output in graph.outputs}
 
 
 def run_nodes(

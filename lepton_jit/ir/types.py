@@ -82,6 +82,8 @@ def dtype_of(dtype: object) -> DType:
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
     try:
+        if dtype is None:  # float64 to NumPy
+            raise TypeError
         return _BY_NUMPY[np.dtype(dtype)]  # pyright: ignore[reportArgumentType, reportCallIssue]
     except (KeyError, TypeError):
         raise DTypeError(f"dtype: expected one of {', '.join(DTYPES)} or its NumPy name, got {dtype!r}") from None

@@ -27,7 +27,7 @@ class CheckNumerics(Observer):
     max|a - b| / max|b| of each float output; others have to be equal. Passes that are right for real numbers round
     differently, and a deep model multiplies that: 1e-4 is far from both what they add up to and what a wrong pass does.
 
-    A graph that has a `gradient` node still is run with it expanded; so the pass that expands it is compared with itself.
+    A graph that still has a `gradient` node is run with it expanded: the pass that expands it is compared with itself.
     """
 
     def __init__(self, arrays: Arrays | None = None, *, tolerance: float = 1e-4, seed: int = 0) -> None:
@@ -93,7 +93,8 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     difference = float(np.abs(found[finite] - expected[finite]).max(initial=0))
     if math.isnan(difference):
         return math.inf
-    return difference and difference / max(float(np.abs(expected[finite]).max(initial=0)), np.finfo(expected.dtype).tiny)
+    largest = float(np.abs(expected[finite]).max(initial=0))
+    return difference and difference / max(largest, float(np.finfo(expected.dtype).tiny))
 
 
 def random_arrays(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:

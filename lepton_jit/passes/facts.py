@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lepton_jit.ir.graph import Graph, Value
-from lepton_jit.ir.types import symbols_of
+from lepton_jit.passes.matching import reads_symbols
 
 __all__ = ["Facts", "of_parameters_alone"]
 
@@ -34,13 +34,13 @@ class Facts:
 def of_parameters_alone(graph: Graph) -> set[Value]:
     """The results of nodes that read a parameter, at first or second hand, and nothing else but constants.
 
-    Values of a symbolic shape are not among them.
+    What depends on a symbolic dimension is not among them.
     """
     constant: set[Value] = set()
     parameters = {entry.value for entry in graph.inputs_of("parameter")}
     found = set(parameters)
     for node in graph.nodes:
-        if any(symbols_of(v.type.shape) for v in node.results):
+        if reads_symbols(node):
             continue
         if all(v in constant for v in node.operands):
             constant.update(node.results)

@@ -11,9 +11,8 @@ import numpy as np
 from lepton_jit.errors import LeptonError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
-from lepton_jit.ir.types import Poly
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.matching import constant_node
+from lepton_jit.passes.matching import constant_node, reads_symbols
 from lepton_jit.passes.rewrite import Rewriter, without_dead_nodes
 
 __all__ = ["FoldConstants"]
@@ -57,7 +56,7 @@ class FoldConstants(Pass):
         scalars = [_scalar(rewriter, x) for x in node.operands]
         if family is Family.ELEMENTWISE and all(s is not None for s in scalars):
             return self._evaluated(rewriter, node, [s for s in scalars if s is not None])
-        if _symbolic(node) or not all(map(self._is_small, (*node.operands, *node.results))):
+        if reads_symbols(node) or not all(map(self._is_small, (*node.operands, *node.results))):
             return None
         arrays = [_array(rewriter, x) for x in node.operands]
         if any(a is None for a in arrays):
@@ -105,10 +104,3 @@ def _array(rewriter: Rewriter, value: Value) -> np.ndarray | None:
 def _as_array(node: Node) -> np.ndarray:
     dtype, value = node.result.type.dtype.numpy, node.attributes["value"]
     return np.array(value, dtype).reshape(node.result.type.shape)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _symbolic(node: Node) -> bool:
-    def has_symbols(attribute: object) -> bool:
-        return isinstance(attribute, Poly) or (isinstance(attribute, tuple) and any(map(has_symbols, attribute)))
-
-    return any(map(has_symbols, node.attributes.values()))

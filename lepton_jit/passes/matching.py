@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from lepton_jit.ir.graph import Attribute, Node, Value
+from lepton_jit.ir.types import Poly, symbols_of
 from lepton_jit.passes.rewrite import Rewriter
 
-__all__ = ["constant_node", "flat_elements", "is_splat_of", "producer_of", "splat"]
+__all__ = ["constant_node", "flat_elements", "is_splat_of", "producer_of", "reads_symbols", "splat"]
 
 Number = bool | int | float
 
@@ -39,6 +40,15 @@ def is_splat_of(rewriter: Rewriter, value: Value, number: float) -> bool:
     """Whether a value is this number everywhere; `0.0` also stands for `-0.0`."""
     found = splat(rewriter, value)
     return found is not None and found == number and not (isinstance(found, float) and math.isnan(found))
+
+
+def reads_symbols(node: Node) -> bool:
+    """Whether what a node computes, or how much of it, depends on the number of a symbolic dimension."""
+
+    def symbolic(attribute: object) -> bool:
+        return isinstance(attribute, Poly) or (isinstance(attribute, tuple) and any(map(symbolic, attribute)))
+
+    return any(map(symbolic, node.attributes.values())) or any(symbols_of(v.type.shape) for v in node.results)
 
 
 def flat_elements(value: Attribute) -> list[Number]:

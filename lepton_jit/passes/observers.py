@@ -34,7 +34,7 @@ class VerifyStructure(Observer):
 
 
 class Dump(Observer):
-    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory; a pass that changed nothing leaves one line."""
+    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory; an unchanged stage is one line."""
 
     def __init__(self, directory: str | Path, *, layer: str | None = None, first: str = "traced") -> None:
         self._directory = Path(directory)

@@ -110,7 +110,8 @@ def _phase(node: Node, i: int, size: int, residue: int) -> _Phase:
     if attributes["window_reversal"][i] and count:  # the elements first, first + d, ... counted from the end
         start = window - 1 - first - d * (count - 1)
     before = (low - residue - first) // d
-    return _Phase(start, start + d * (count - 1) + 1 if count else start, d, (before, size + count - 1 - length - before))
+    limit = start + d * (count - 1) + 1 if count else start
+    return _Phase(start, limit, d, (before, size + count - 1 - length - before))
 
 
 def _interleave(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lepton_jit.errors import GraphError
@@ -72,9 +73,10 @@ class Rewriter(Builder):
         """The rewritten graph; the original object where no node and no output changed."""
         outputs = tuple(_renamed_output(o, self.current(o.value)) for o in self._graph.outputs)
         nodes = tuple(self._nodes)
-        if len(nodes) == len(self._graph.nodes) and all(map(_same, nodes, self._graph.nodes)):
-            if all(map(_same, outputs, self._graph.outputs)):
-                return self._graph
+        before = (*self._graph.nodes, *self._graph.outputs)
+        after = (*nodes, *outputs)
+        if len(after) == len(before) and all(map(operator.is_, after, before)):
+            return self._graph
         return replace(self._graph, nodes=nodes, outputs=outputs)
 
 
@@ -125,17 +127,5 @@ def without_dead_nodes(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(reversed(kept)))
 
 
-def total(builder: Builder, values: Iterable[Value]) -> Value:
-    """The sum of values of one type, in order."""
-    first, *rest = values
-    for value in rest:
-        first = builder("add", first, value)
-    return first
-
-
 def _renamed_output(output: Output, value: Value) -> Output:
     return output if output.value == value else replace(output, value=value)
-
-
-def _same(a: object, b: object) -> bool:
-    return a is b

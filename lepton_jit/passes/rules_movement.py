@@ -32,7 +32,7 @@ def move_scalar(rewriter: Rewriter, node: Node) -> Value | None:
 
 
 def broadcast_nothing(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: a broadcast that repeats nothing is x, or x reshaped where it adds dimensions of 1 (scalars stay broadcasts)"""
+    """law: a broadcast of no scalar that repeats nothing is x, or x reshaped where it adds dimensions of 1"""
     (x,), dimensions = node.operands, _ints(node, "dimensions")
     if list(dimensions) != sorted(dimensions) or x.type.rank == 0:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -13,6 +14,7 @@ from lepton_jit.passes.base import Pass
 from lepton_jit.passes.liveness import FREE, Liveness
 
 __all__ = ["ScheduleUpdates"]
+
 
 @dataclass(frozen=True)
 class ScheduleUpdates(Pass):
@@ -41,13 +43,9 @@ class ScheduleUpdates(Pass):
     def apply(self, graph: Graph) -> Graph:
         liveness = Liveness(graph, self.batch)
         order = _Schedule(graph, liveness).run()
-        if all(map(_same, order, graph.nodes)) or liveness.peak(order) > liveness.peak(graph.nodes):
+        if all(map(operator.is_, order, graph.nodes)) or liveness.peak(order) > liveness.peak(graph.nodes):
             return graph
         return replace(graph, nodes=tuple(order))
-
-
-def _same(a: Node, b: Node) -> bool:
-    return a is b
 
 
 class _Schedule:
@@ -223,10 +221,10 @@ def _update_of_node(graph: Graph) -> list[int | None]:
             reached[i] |= elsewhere if value.name in states and states[value.name] < 0 else states.get(value.name, 0)
             for user in users.get(value.name, ()):
                 reached[i] |= reached[user]
-    families = _merged(
-        [reached[i] for i, n in enumerate(graph.nodes) if any(v.type.rank and states.get(v.name, 0) > 0 for v in n.results)],
-        elsewhere,
-    )
+    writers = [
+        i for i, n in enumerate(graph.nodes) if any(v.type.rank and states.get(v.name, 0) > 0 for v in n.results)
+    ]
+    families = _merged([reached[i] for i in writers], elsewhere)
     groups: list[int | None] = [None] * len(graph.nodes)
     for i in reversed(range(len(graph.nodes))):
         node = graph.nodes[i]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lepton_jit.codegen.generate import Generated, generate
-from lepton_jit.codegen.loop_interpreter import run_kernel
-from lepton_jit.codegen.lower import Lowered, ProgramBuffer
+from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
+from lepton_jit.codegen.lower import Launch, Lowered, ProgramBuffer, Step
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import TARGETS, Target, host_features, native_target
 from lepton_jit.compiler import optimize
@@ -68,11 +68,12 @@ def run_loops(lowered: Lowered, arrays: Arrays, symbols: Mapping[str, int], fuse
     memory = [_memory(b, arrays, symbols) for b in lowered.buffers]
     defined = {i for i, b in enumerate(lowered.buffers) if b.kind not in ("arena", "output")}
     for step in lowered.steps:
-        names = [b.name for b in step.kernel.buffers]
-        frame = {name: memory[number] for name, number in zip(names, step.buffers, strict=True)}
-        undefined = [name for name, number in zip(names, step.buffers, strict=True) if number not in defined]
-        run_kernel(step.kernel, frame, symbols, undefined=undefined, fused=fused)
-        defined |= {number for name, number in zip(names, step.buffers, strict=True) if name.startswith(("o", "s"))}
+        for launch, iterations in _order(step, symbols):
+            buffers = list(zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True))
+            frame = {name: memory[number] for name, number in buffers}
+            undefined = [name for name, number in buffers if number not in defined]
+            run_kernel(launch.kernel, frame, symbols, undefined=undefined, fused=fused, iterations=iterations)
+            defined |= {number for name, number in buffers if name.startswith(("o", "s"))}
     found = {(b.kind, b.name): memory[i] for i, b in enumerate(lowered.buffers)}
     return {
         o.name: (found["output", o.name] if o.donates is None else found["state", o.donates]).reshape(
@@ -80,6 +81,19 @@ def run_loops(lowered: Lowered, arrays: Arrays, symbols: Mapping[str, int], fuse
         )
         for o in lowered.outputs
     }
+
+
+def _order(step: Step, symbols: Mapping[str, int]) -> Iterable[tuple[Launch, range | None]]:
+    """A pair runs slice by slice, in any order of the slices."""
+    first = step.launches[0].kernel
+    if len(step.launches) == 1 or first.slices is None:
+        yield from ((launch, None) for launch in step.launches)
+        return
+    for n in np.random.default_rng(0).permutation(iteration_count(first, symbols) // first.slices.count).tolist():
+        for launch in step.launches:
+            assert launch.kernel.slices is not None
+            count = launch.kernel.slices.count
+            yield launch, range(n * count, (n + 1) * count)
 
 
 def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Mapping[str, int]) -> np.ndarray:

@@ -110,6 +110,27 @@ def test_long_sums_of_any_length(rows: int) -> None:
             assert np.array_equal(db, dy.sum(0)), batch
 
 
+# Two kernels, slice by slice of the batch
+
+
+def test_a_reader_of_large_slices_runs_with_their_producer() -> None:
+    b = Builder("pair")
+    x = b.input("x", TensorType.of("f32", "N", 6, 8))
+    y = b("exponential", x)
+    b.output(y, "y")
+    b.output(b("transpose", y, permutation=(0, 2, 1)), "z")
+    assert [step.op for step in agree(b.build()).lowered.steps] == ["exponential | transpose"]
+
+
+def test_a_reader_that_overwrites_what_the_producer_still_reads_runs_alone() -> None:
+    """Slice n of reverse(y) reads slice N - 1 - n of y, which the product would have replaced."""
+    b = Builder("overwritten")
+    y = b("exponential", b.input("x", TensorType.of("f32", "N", 4, 4)))
+    z = b("multiply", y, b("reverse", y, dimensions=(0,)))
+    b.output(b("negate", z), "z")
+    agree(b.build())
+
+
 # Where values live
 
 
@@ -120,16 +141,17 @@ def states(*names: str) -> tuple[Builder, list[Value]]:
 
 def kinds(made: Generated) -> list[str]:
     """What the buffers of all steps are."""
-    return [made.lowered.buffers[number].kind for step in made.lowered.steps for number in step.buffers]
+    return [made.lowered.buffers[number].kind for step in made.lowered.steps for launch in step.launches for number in launch.buffers]
 
 
 def agree(graph: Graph, make: Callable[[Graph, Target], Generated] = unfused) -> Generated:
     """The program, which gives what the graph's interpreter gives."""
     made = make(graph, native_target())
-    arrays = arrays_of(graph, 4)
-    expected = run_graph(graph, arrays)
-    assert differences(run_native(made, arrays), expected) == []
-    assert differences(run_loops(made.lowered, arrays, {"N": 4}), expected) == []
+    for batch in (4, 9):  # few samples, and enough to run two kernels slice by slice
+        arrays = arrays_of(graph, batch)
+        expected = run_graph(graph, arrays)
+        assert differences(run_native(made, arrays, threads=2), expected) == []
+        assert differences(run_loops(made.lowered, arrays, {"N": batch}), expected) == []
     return made
 
 

@@ -48,7 +48,7 @@ def test_native_code_agrees_with_the_interpreter_of_the_graph(target: Target, na
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_are_verified_and_read_back(name: str) -> None:
     _, _, generated = program(name, native_target())
-    kernels = [step.kernel for step in generated.lowered.steps]
+    kernels = [launch.kernel for step in generated.lowered.steps for launch in step.launches]
     for kernel in kernels:
         verify_kernel(kernel)
     assert parse_kernels(print_kernels(kernels)) == kernels

@@ -69,19 +69,18 @@ def parse_pass(text: str) -> Pass:
     assert found is not None, text
     made = PASSES[found[1]]()
     given = dict(item.split("=") for item in found[2].split(", ")) if found[2] else {}
-    options = {
-        field.name: int(given[field.name]) if isinstance(getattr(made, field.name), int) else frozenset(given[field.name].split())
-        for field in dataclasses.fields(made)
-        if field.name in given
-    }
-    assert options.keys() == given.keys(), text
+    options = {name: _option(getattr(made, name), value) for name, value in given.items()}
     return dataclasses.replace(made, **options)
+
+
+def _option(default: object, text: str) -> int | frozenset[str]:
+    return int(text) if isinstance(default, int) else frozenset(text.split())
 
 
 def read(path: Path) -> list[Golden]:
     """The cases of a file."""
     header, *cases = path.read_text(encoding="utf-8").split(_CASE)
-    found = re.match(r"// pass: (.+)\n", header)
+    found = re.match(r"// (?:pass|target): (.+)\n", header)
     assert found is not None, path
     result = []
     for case in cases:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Attributes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Op, Sample, register
-from lepton_jit.ir.ops.rules import DIM, DIMS, INT, INTS, STRINGS
+from lepton_jit.ir.ops.rules import DIM, DIMS, INT, INTS, STRINGS, expect_shape
 from lepton_jit.ir.types import Dim, TensorType, dim_value
 
 __all__ = ["AFFINE_CONTRACTION", "PACK"]
@@ -37,6 +38,7 @@ def _numbers(dims: Any, symbols: Symbols) -> list[int]:
 
 def _infer_contraction(types: Sequence[TensorType], attributes: Attributes) -> Sequence[TensorType]:
     shape: Any = attributes["shape"]
+    expect_shape(shape)
     return [types[0].with_shape(shape)]
 
 
@@ -47,7 +49,10 @@ def _contract(arrays: Sequence[np.ndarray], attributes: Attributes, symbols: Sym
     extents = _numbers(a["extents"], symbols)
     lhs_strides, out_strides = _numbers(a["lhs"], symbols), _numbers(a["out"], symbols)
     rhs_strides = _numbers(a["rhs"], symbols)
-    used = {"lhs": [i for i, k in enumerate(kinds) if k != "column"], "rhs": [i for i, k in enumerate(kinds) if k != "row"]}
+    used = {
+        "lhs": [i for i, k in enumerate(kinds) if k != "column"],
+        "rhs": [i for i, k in enumerate(kinds) if k != "row"],
+    }
     out = [i for i, k in enumerate(kinds) if k != "sum"]
 
     def positions(which: list[int], strides: list[int], offset: Dim) -> np.ndarray:
@@ -84,6 +89,9 @@ def _columns(
 
 def _infer_pack(types: Sequence[TensorType], attributes: Attributes) -> Sequence[TensorType]:
     a: Any = attributes
+    expect_shape(a["extents"])
+    if a["panel"] < 1 or a["columns"] < 0:
+        raise ShapeError(f"panel, columns: expected at least 1 and 0, got {a['panel']} and {a['columns']}")
     panels = -(-a["columns"] // a["panel"])
     return [types[0].with_shape((*a["extents"][:1], panels, *a["extents"][1:], a["panel"]))]
 

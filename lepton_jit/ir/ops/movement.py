@@ -22,6 +22,7 @@ from lepton_jit.ir.ops.rules import (
     check_dimensions,
     define,
     expect_rank,
+    expect_shape,
     the_cotangent,
 )
 from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, Shape, TensorType, element_count
@@ -32,16 +33,11 @@ _F32, _F64, _I32, _BOOL = (DTYPES[name] for name in ("f32", "f64", "i32", "bool"
 Cotangents = Sequence[Value | None]
 
 
-def _check_shape(shape: Shape) -> None:
-    if any(isinstance(d, int) and d < 0 for d in shape):
-        raise ShapeError(f"shape: expected dimensions from 0 up, got {list(shape)}")
-
-
 # constant
 
 
 def _infer_constant(*, value: Any, dtype: DType, shape: Shape) -> TensorType:
-    _check_shape(shape)
+    expect_shape(shape)
     rows: list[Any] = [value]
     for dim in shape:
         if not all(isinstance(row, (tuple, list)) and len(row) == dim for row in rows):
@@ -88,7 +84,7 @@ define(
 
 
 def _infer_iota(*, dtype: DType, shape: Shape, dimension: int) -> TensorType:
-    _check_shape(shape)
+    expect_shape(shape)
     check_dimensions("dimension", (dimension,), len(shape))
     if dtype.kind == "bool":
         raise DTypeError("dtype: expected numbers, got bool")
@@ -143,7 +139,7 @@ define(
 
 
 def _infer_broadcast(x: TensorType, *, shape: Shape, dimensions: Sequence[int]) -> TensorType:
-    _check_shape(shape)
+    expect_shape(shape)
     expect_rank(x, len(dimensions))
     check_dimensions("dimensions", dimensions, len(shape))
     if any(d != 1 and d != shape[to] for d, to in zip(x.shape, dimensions, strict=True)):
@@ -198,7 +194,7 @@ define(
 
 
 def _infer_reshape(x: TensorType, *, shape: Shape) -> TensorType:
-    _check_shape(shape)
+    expect_shape(shape)
     if element_count(shape) != x.elements:
         raise ShapeError(
             f"shape: expected {x.elements!r} elements, as {x} has, got {list(shape)}: {element_count(shape)!r}"

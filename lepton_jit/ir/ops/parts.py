@@ -58,7 +58,7 @@ def _slice_size(dim: Dim, start: Dim, limit: Dim, stride: int) -> Dim:
 
 def _slice(x: np.ndarray, *, start: Sequence[int], limit: Sequence[int], strides: Sequence[int]) -> np.ndarray:
     if any(not 0 <= s <= e <= d for s, e, d in zip(start, limit, x.shape, strict=True)):
-        raise ShapeError(f"slice: expected 0 <= start <= limit <= {list(x.shape)}, got {list(start)} and {list(limit)}")
+        raise ShapeError(f"expected 0 <= start <= limit <= {list(x.shape)}, got {list(start)} and {list(limit)}")
     return x[tuple(map(slice, start, limit, strides))]
 
 
@@ -123,7 +123,7 @@ def padded(
     dilated = [max(0, (d - 1) * (i + 1) + 1) for d, i in zip(x.shape, interior, strict=True)]
     sizes = [d + lo + hi for d, lo, hi in zip(dilated, low, high, strict=True)]
     if any(size < 0 for size in sizes):
-        raise ShapeError(f"pad: expected sizes of at least 0, got {sizes}")
+        raise ShapeError(f"expected sizes of at least 0, got {sizes}")
     spread = np.full(dilated, value, x.dtype)
     spread[tuple(slice(None, None, i + 1) for i in interior)] = x
     result = np.full(sizes, value, x.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
-from lepton_jit.ir.ops.rules import DIMS, INT, define, expect_dtype, expect_scalar
+from lepton_jit.ir.ops.rules import DIMS, INT, define, expect_dtype, expect_scalar, expect_shape
 from lepton_jit.ir.types import DTYPES, Poly, Shape, TensorType
 
 __all__ = ["philox"]
@@ -41,8 +41,7 @@ def _infer(seed: TensorType, step: TensorType, *, stream: int, shape: Shape) -> 
     expect_dtype(step, "i64", what="step")
     if not 0 <= stream < 2**32:
         raise ArgumentError(f"stream: expected 0 to 2^32 - 1, got {stream}")
-    if any(isinstance(d, int) and d < 0 for d in shape):
-        raise ArgumentError(f"shape: expected dimensions from 0 up, got {list(shape)}")
+    expect_shape(shape)
     return TensorType(DTYPES["u32"], tuple(shape))
 
 

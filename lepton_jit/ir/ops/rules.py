@@ -35,6 +35,7 @@ __all__ = [
     "expect_rank",
     "expect_same",
     "expect_scalar",
+    "expect_shape",
     "resolved",
     "the_cotangent",
     "window_size",
@@ -157,6 +158,12 @@ def expect_dtype(type: TensorType, *kinds: str, what: str = "operand") -> None:
     """`kinds` are of "float", "signed", "unsigned", "bool", or the name of one dtype."""
     if type.dtype.kind not in kinds and type.dtype.name not in kinds:
         raise DTypeError(f"{what}: expected a dtype {' or '.join(kinds)}, got {type}")
+
+
+def expect_shape(shape: Sequence[Dim]) -> None:
+    """Dimensions from 0 up."""
+    if any(isinstance(d, int) and d < 0 for d in shape):
+        raise ShapeError(f"shape: expected dimensions from 0 up, got {list(shape)}")
 
 
 def expect_scalar(type: TensorType, what: str) -> None:

@@ -33,7 +33,7 @@ def _infer_gradient(loss: TensorType, *values: TensorType) -> Sequence[TensorTyp
 
 
 def _no_gradient(*_: np.ndarray) -> Sequence[np.ndarray]:
-    raise UnsupportedError("gradient: stands for nodes that the autodiff pass writes; run that pass first")
+    raise UnsupportedError("stands for nodes that the autodiff pass writes; run that pass first")
 
 
 define(

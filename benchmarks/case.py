@@ -1,0 +1,82 @@
+"""A case: a network with fixed weights and fixed data, and the batches at which it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from benchmarks.network import Recorder, Shape, Weights
+
+__all__ = ["Case", "Problem"]
+
+DATA_SEED = 1
+LEARNING_RATE = 1e-3
+# After the steps that are compared, so that the weights hardly move while time is taken: at an optimum, gradients
+# vanish, and what is measured would be the speed of denormal numbers.
+TIMED_LEARNING_RATE = 1e-6
+EPSILON = 1e-7
+
+
+@dataclass(frozen=True)
+class Case:
+    """`network(layers, x)` gives logits of `classes` classes for inputs f32[N, *input_shape]."""
+
+    name: str
+    network: Callable[[Any, Any], Any]
+    input_shape: tuple[int, ...]
+    classes: int
+    inference: tuple[int, ...] = ()
+    training: tuple[int, ...] = ()
+
+    def problems(self) -> list[Problem]:
+        """Everything that is measured of this case."""
+        inference = [Problem(self, "inference", batch) for batch in self.inference]
+        return inference + [Problem(self, "training", batch) for batch in self.training]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One case at one batch size. `mode` is "inference" (probabilities) or "training" (a step of Adam)."""
+
+    case: Case
+    mode: str
+    batch: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.case.name} {self.mode} b{self.batch}"
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        recorder = Recorder()
+        self.case.network(recorder, Shape(self.case.input_shape))
+        return recorder
+
+    @cached_property
+    def weights(self) -> Weights:
+        return Weights(self.recorder.arrays, self.recorder.flattened)
+
+    @property
+    def flops(self) -> int:
+        """The operations of all contractions of one call."""
+        one = self.recorder.inference_flops if self.mode == "inference" else self.recorder.training_flops
+        return one * self.batch
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.case.input_shape) == 3
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """f32[batch, *input_shape], images channels-last."""
+        random = np.random.default_rng(DATA_SEED)
+        return random.random((self.batch, *self.case.input_shape), np.float32)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """i64[batch]."""
+        return np.random.default_rng(DATA_SEED + 1).integers(0, self.case.classes, self.batch)

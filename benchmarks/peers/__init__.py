@@ -1,0 +1,1 @@
+"""A peer a file: its layers (`benchmarks.network.Layers`), and `build(problem, variant, threads) -> Contender`."""

@@ -1,0 +1,84 @@
+"""One process that measures one problem at one number of threads: every contender checked, then all interleaved.
+
+`python -m benchmarks.worker '{"case": "mlp", "mode": "inference", "batch": 1, "threads": 1, ...}'` prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+__all__ = ["ANSWER_TOLERANCE", "measure"]
+
+ANSWER_TOLERANCE = 1e-4
+# What a log of a peer may say on standard output must not be taken for the result.
+MARK = "benchmark-result:"
+
+
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    _limit_processors(request["threads"])
+    result = measure(request)
+    print(MARK + json.dumps(result))
+
+
+def _limit_processors(threads: int) -> None:
+    """Before any peer is imported: XLA has no other setting, and a pool beyond the limit cannot cheat."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Times in seconds per call and round, the measured peaks, and why a contender is missing."""
+    # Peers read the number of processors when they are imported, so that nothing may be before the limit is set.
+    from benchmarks.case import Problem
+    from benchmarks.cases import CASES
+    from benchmarks.contender import PEERS
+    from benchmarks.peak import Peak
+    from benchmarks.timing import Protocol, interleave
+
+    problem = Problem(CASES[request["case"]], request["mode"], request["batch"])
+    threads = request["threads"]
+    calls, answers, missing = {}, {}, {}
+    for name in request["peers"]:
+        if not PEERS[name].takes(problem):
+            continue
+        try:
+            contender = PEERS[name].build(problem, threads)
+        except ImportError as error:
+            missing[name] = f"not installed: {error}"
+            continue
+        start = time.perf_counter()
+        answers[name] = contender.answer()
+        print(f"{problem.label}, {name}: first answer after {time.perf_counter() - start:.2f} s", file=sys.stderr)
+        calls[name] = contender.call
+    errors = _check(problem.label, answers)
+    peak, peaks = Peak(), []
+    protocol = Protocol(**request["protocol"])
+    times = interleave(calls, protocol, lambda: peaks.append(peak.measure(threads)))
+    return {"flops": problem.flops, "seconds": times, "peaks": peaks, "missing": missing, "errors": errors}
+
+
+def _check(label: str, answers: dict[str, Any]) -> dict[str, float]:
+    """The relative error of each answer against the first peer's, or against ours; too large a one ends the run."""
+    import numpy as np
+
+    from benchmarks.contender import OURS
+
+    reference = next((name for name in answers if name != OURS), OURS)
+    expected = np.asarray(answers[reference], np.float64)
+    errors = {}
+    for name, answer in answers.items():
+        got = np.asarray(answer, np.float64)
+        if got.shape != expected.shape:
+            sys.exit(f"{label}: {name} answers with shape {got.shape}, {reference} with {expected.shape}")
+        errors[name] = float(np.abs(got - expected).max() / np.abs(expected).max())
+        if not errors[name] <= ANSWER_TOLERANCE:
+            sys.exit(f"{label}: {name} differs from {reference} by {errors[name]:.1e}: {got.ravel()[:5]}, {expected.ravel()[:5]}")
+    return errors
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Golden kernels: the loop text that the compiler makes of a graph, for the target that the file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lepton_jit.codegen.loop_parser import parse_kernels
+from lepton_jit.codegen.loop_printer import print_kernels
+from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.target import get_target
+from lepton_jit.compiler import optimize
+from lepton_jit.ir.parser import parse_graph
+from tests.passes import golden
+
+FILES = sorted((Path(__file__).parent / "golden").glob("*.loops"))
+CASES = [case for path in FILES for case in golden.read(path)]
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=f"{c.path.stem}: {c.name}") for c in CASES])
+def test_a_graph_becomes_the_expected_kernels(case: golden.Golden, update_golden: bool) -> None:
+    target = get_target(case.pipeline)
+    _, main = optimize(parse_graph(case.before), target)
+    kernels = [launch.kernel for step in lower(main, target).steps for launch in step.launches]
+    found = print_kernels(kernels)
+    if update_golden:
+        golden.rewrite(case, found)
+        return
+    assert found == case.after
+    assert parse_kernels(case.after) == kernels
