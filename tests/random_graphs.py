@@ -142,8 +142,8 @@ class Draft:
             results = self.builder.emit(op, *operands, **attributes)
             for node in self.nodes[mark:]:
                 self._run(node)
-            for value in results:
-                self._check(value)
+                for value in node.results:
+                    self._check(value, rounds=rounds(node))
         except (LeptonError, Rejected) as error:
             del self.nodes[mark:]
             raise Rejected(str(error)) from error
@@ -159,7 +159,7 @@ class Draft:
         self.exact.update(zip(node.results, evaluate(node, self.exact, self.sizes), strict=True))
         self.noisy.update(zip(node.results, evaluate(node, self.noisy, self.sizes, NOISE), strict=True))
 
-    def _check(self, value: Value) -> None:
+    def _check(self, value: Value, *, rounds: bool) -> None:
         exact = self.exact[value]
         if exact.size > 4096 or distance(self.noisy[value], exact) > TOLERATED:
             raise Rejected("too large, or too sensitive")
@@ -167,6 +167,8 @@ class Draft:
             largest = float(np.abs(exact).max(initial=0))
             if not largest <= LARGEST or 0 < largest < SMALLEST:
                 raise Rejected("numbers too large or too small")
+            if not largest and rounds:
+                raise Rejected("zeros that another order of sums would turn into noise")
 
     def _mark_dependence(self, node: Node) -> None:
         if not self.varied.isdisjoint(node.operands):
@@ -184,9 +186,12 @@ def evaluate(
     if node.op == "bitcast_convert":
         operands = [operands[0].astype(node.operands[0].type.dtype.numpy)]
     results = [widened(r) for r in get_op(node.op).reference(operands, node.attributes, sizes)]
-    if not noise or node.op in EXACT or get_op(node.op).family is Family.MOVEMENT:
-        return results
-    return [_disturbed(r, noise) for r in results]
+    return [_disturbed(r, noise) for r in results] if noise and rounds(node) else results
+
+
+def rounds(node: Node) -> bool:
+    """Whether a node's results may have to be rounded."""
+    return node.op not in EXACT and get_op(node.op).family is not Family.MOVEMENT
 
 
 def widened(array: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ class ContractUnit:
         sums = [(Affine.of(1), 0, 0)] * (3 - len(contract.sums)) + list(contract.sums)
         lanes = self.target.lanes(contract.tile.dtype.bytes * 8)
         values = {
-            "b_panel": Affine(),
+            "b_panel": Affine.of(contract.rhs_panel),
             "c_row": Affine.of(contract.out_row),
             "active": contract.columns - (contract.tile.vectors - 1) * lanes,
         }

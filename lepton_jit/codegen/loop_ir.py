@@ -226,7 +226,8 @@ class Tile:
 class Contract:
     """out[out_index + out_row*i + j] = epilogue(sum_{k2,k1,k0} lhs * rhs) for a tile of `rows` rows.
 
-    lhs element: lhs_index + row_offset(i) + sum(k * lhs_step); rhs element: rhs_index + j + sum(k * rhs_step).
+    lhs element: lhs_index + row_offset(i) + sum(k * lhs_step); rhs element: rhs_index + column(j) + sum(k * rhs_step),
+    where column j of a tile of several panels of width w lies at j // w * rhs_panel + j % w.
     row_offset(i) is `rows_apart * i`, or entry `row_start + i` of the table `rows_apart`. `accumulate`: the sum goes on
     from what `out` holds.
     """
@@ -243,6 +244,7 @@ class Contract:
     rows_apart: Dim | tuple[int, ...]
     row_start: Affine
     accumulate: bool
+    rhs_panel: Dim = 0
     extras: tuple[Extra, ...] = ()
 
 

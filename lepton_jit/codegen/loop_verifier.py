@@ -232,7 +232,7 @@ class _Verifier:
             self.check(stmt.rows == Var(stmt.rows.name, I64), f"expected a scalar i64 of rows, got {stmt.rows}")
         else:
             self.check(heights == (stmt.rows,), f"{stmt.rows} rows, but heights {heights}")
-        sane = 1 <= min(heights, default=0) and max(heights, default=0) <= MAX_HEIGHT
+        sane = min(heights, default=0) >= 1 and max(heights, default=0) <= MAX_HEIGHT
         self.check(sane and list(heights) == sorted(set(heights)), f"expected increasing heights, got {heights}")
         self.check(min(tile.vectors, tile.panel_vectors) >= 1, "expected at least one vector in a tile and in a panel")
         self.check(tile.masked or not tile.rhs_masked, "expected `masked` with `rhs_masked`")

@@ -50,6 +50,7 @@ BLOCK_TILES = 4
 # Heights of tiles where the number of rows is known at run time only; 8 and 11 are even splits of 16 and of 32 rows.
 FEW_HEIGHTS = (1, 2, 3, 4, 6, 8, 11)
 SHORT_TILE = 8
+PANELS_OF_A_ROW = 4
 # Offset tables of flattened rows are not longer than this: 8 KB of constants.
 LONGEST_TABLE = 1024
 # What the tiles of one iteration read of both sides per block of a long sum: a quarter of an L2 cache.
@@ -353,6 +354,37 @@ class _Tiles:
         plan, k = self.plan, self.kernel
         assert isinstance(plan.column.extent, int)
         last = plan.column.extent - (plan.panels - 1) * plan.width
+        full = plan.panels if last == plan.width else plan.panels - 1
+        several = min(PANELS_OF_A_ROW, full)
+        rows = plan.inner.extent
+        if several < 2 or self._accumulate or (isinstance(rows, int) and rows != 1):
+            self._panel_of_rows(located, block, blocks, panel, last)
+            return
+        with k.when(k.compare(k.index(Affine.of(rows)), Const(1, I64), "EQ")):
+            self._single_row(located, panel, several, full - full % several)
+        with k.otherwise():
+            self._panel_of_rows(located, block, blocks, panel, last)
+
+    def _single_row(self, located: list, panel: Affine, several: int, grouped: int) -> None:
+        """With one row in all, tiles of several panels have enough sums under way to hide their latency.
+
+        1 x 1600 times 1600 x 128 took 8.3 microseconds panel by panel, four cycles for each product.
+        """
+        plan, k = self.plan, self.kernel
+        assert isinstance(plan.column.extent, int)
+        with k.when(k.compare(k.index(panel), Const(grouped, I64), "LT")):
+            turn = k.apply("modulo", k.index(panel), Const(several, I64))
+            with k.when(k.compare(turn, Const(0, I64), "EQ")):
+                self._contract(located, panel, several * plan.width, Affine(), 1, (1,))
+        if grouped < plan.panels:
+            with k.otherwise():
+                for last in range(grouped, plan.panels):
+                    columns = min(plan.width, plan.column.extent - last * plan.width)
+                    with k.when(k.compare(k.index(panel), Const(last, I64), "EQ")):
+                        self._contract(located, panel, columns, Affine(), 1, (1,))
+
+    def _panel_of_rows(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, last: int) -> None:
+        plan, k = self.plan, self.kernel
         if last == plan.width:
             self._rows(located, block, blocks, panel, plan.width)
         elif plan.panels == 1:
@@ -481,6 +513,7 @@ class _Tiles:
                 inner.lhs if plan.table is None else plan.table,
                 row,
                 self._accumulate,
+                a["panel_stride"] or plan.width,
                 extras,
             )
         )

@@ -63,7 +63,9 @@ def run_native(generated: Generated, arrays: Arrays, threads: int = 1) -> dict[s
     }
 
 
-def run_loops(lowered: Lowered, arrays: Arrays, symbols: Mapping[str, int], fused: bool = True) -> dict[str, np.ndarray]:
+def run_loops(
+    lowered: Lowered, arrays: Arrays, symbols: Mapping[str, int], fused: bool = True
+) -> dict[str, np.ndarray]:
     """All outputs by name, from the interpreter of the loop IR."""
     memory = [_memory(b, arrays, symbols) for b in lowered.buffers]
     defined = {i for i, b in enumerate(lowered.buffers) if b.kind not in ("arena", "output")}
@@ -107,7 +109,7 @@ def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Mapping[str, int]) -
 
 
 def joined(cases: Sequence[Case], name: str) -> tuple[Graph, dict[str, np.ndarray]]:
-    """All samples of an operation as one graph, and its arrays; compiling one program costs less than compiling many."""
+    """All samples of an operation as one graph, and its arrays: one program compiles faster than many."""
     b = Builder(name)
     # the number behind N, for samples of which no operand says it
     b.input("n", TensorType.of("f32", "N"))

@@ -251,7 +251,6 @@ parallel %t in 0 to 1 grain 1 {{
 @pytest.mark.parametrize("columns", [1, 16, 21, 32])
 def test_a_micro_kernel_is_what_its_definition_says(columns: int) -> None:
 
-
     lanes = native_target().lanes(32)
     columns = min(columns, 2 * lanes)
     masked = " masked rhs_masked" if columns % lanes else ""

@@ -13,7 +13,7 @@ from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.ir.types import TensorType
+from lepton_jit.ir.types import Poly, TensorType
 from lepton_jit.runtime.program import Program
 from tests.codegen.models import SHAPES, arrays_of, convolution, dense, model, softmax
 from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops, run_native, unfused
@@ -97,7 +97,8 @@ def weight_gradient(b: Builder, x: Value, dy: Value) -> Value:
 @pytest.mark.parametrize("rows", [64, 256])
 def test_long_sums_of_any_length(rows: int) -> None:
     b = Builder("sums")
-    x, dy = (b.input(n, TensorType.of("f32", rows * TensorType.of("f32", "N").elements, d)) for n, d in (("x", 9), ("dy", 20)))
+    length = rows * Poly.symbol("N")
+    x, dy = (b.input(name, TensorType.of("f32", length, width)) for name, width in (("x", 9), ("dy", 20)))
     b.output(weight_gradient(b, x, dy), "dw")
     b.output(b("reduce", dy, dimensions=(0,), kind="add"), "db")
     made = [linked(fused(b.build(), native_target()), threads) for threads in (1, 2)]
@@ -141,7 +142,8 @@ def states(*names: str) -> tuple[Builder, list[Value]]:
 
 def kinds(made: Generated) -> list[str]:
     """What the buffers of all steps are."""
-    return [made.lowered.buffers[number].kind for step in made.lowered.steps for launch in step.launches for number in launch.buffers]
+    launches = [launch for step in made.lowered.steps for launch in step.launches]
+    return [made.lowered.buffers[number].kind for launch in launches for number in launch.buffers]
 
 
 def agree(graph: Graph, make: Callable[[Graph, Target], Generated] = unfused) -> Generated:
