@@ -113,7 +113,7 @@ class Worst:
     example: float = math.nan
 
     def see(self, x: np.ndarray, got: np.ndarray, exact: np.ndarray) -> None:
-        """Compare a chunk; the unit is that of float32 at the exact value, the smallest one below the normal numbers."""
+        """Compare a chunk; the unit is that of float32 at the exact value, below the normal numbers the least."""
         exponent = ((exact.view(np.int64) >> 52) & 0x7FF) - 1023
         exponent = np.maximum(exponent, SMALLEST_EXPONENT) + (1023 - SIGNIFICAND_BITS)
         errors = np.abs(got - exact) / (exponent << 52).view(np.float64)

@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compile_ = commands.add_parser("compile", help="make a shared library and a C header of a saved model")
     compile_.add_argument("model", type=Path, metavar="MODEL.lepton", help="what model.save wrote")
-    compile_.add_argument("-o", "--output", type=Path, metavar="X.so", required=True, help="the library; X.h goes beside")
+    compile_.add_argument(
+        "-o", "--output", type=Path, metavar="X.so", required=True, help="the library; X.h goes beside"
+    )
     compile_.add_argument("--target", default="native", help="native (default), x86-64-v3 (AVX2), x86-64-v4 (AVX-512)")
     compile_.set_defaults(command=_compile)
 

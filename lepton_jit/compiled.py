@@ -92,7 +92,7 @@ class CompiledModel:
         return self._reading
 
     def _text(self, stage: str, layer: str | None) -> str:
-        stages, prepare, main = self._read()
+        stages, _, main = self._read()
         if stage == "llvm":
             return main.llvm
         if stage == "asm":

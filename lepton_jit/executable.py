@@ -30,7 +30,7 @@ class Parts:
 
 
 class Executable:
-    """Runs a program. `bind` gives it arrays: parameters are copied or packed, state is updated in place by each run."""
+    """Runs a program on the arrays that `bind` gives it: parameters are copied or packed, state is updated in place."""
 
     def __init__(
         self,

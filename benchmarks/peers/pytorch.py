@@ -70,7 +70,8 @@ def _torch_arrays(weights: Weights) -> dict[str, np.ndarray]:
             array = channels_first_rows(array, weights.flattened[name])
         if kind == "kernel":
             array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        result[path.replace("/", "_")] = np.ascontiguousarray(array)
+        # A copy: training overwrites it.
+        result[path.replace("/", "_")] = np.array(array, order="C")
     return result
 
 

@@ -88,7 +88,7 @@ class Cluster:
         return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops, slices)
 
     def local_inputs(self, batch: Dim) -> frozenset[str]:
-        """The buffers of which index n of the leading dimension, of size `batch`, is all that index n of a result needs."""
+        """The buffers of which index n of a result needs index n alone; the leading dimension is `batch`."""
         builder = self.builder()
         evaluator = self.evaluator(builder)
         for value in self.outputs:
@@ -238,8 +238,6 @@ def vector_loop(kernel: KernelBuilder, start: Affine, stop: Affine, lanes: int, 
         yield full + Affine.var(LANE), tail_mask(kernel, stop - full, lanes)
 
 
-def store_at(
-    kernel: KernelBuilder, buffer: str, position: Affine, value: Atom, lanes: int, mask: Atom | None
-) -> None:
+def store_at(kernel: KernelBuilder, buffer: str, position: Affine, value: Atom, lanes: int, mask: Atom | None) -> None:
     """Store the lanes of a value from a linear position that contains LANE once."""
     kernel.store(buffer, position - Affine.var(LANE), value, lanes, mask)

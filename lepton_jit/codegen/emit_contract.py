@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_kernel import KernelEmitter
-from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Primitives, Text, memory_type, splat_constant
+from lepton_jit.codegen.emit_primitives import (
+    I64_TYPE,
+    POINTER,
+    Builder,
+    Primitives,
+    Text,
+    Value,
+    memory_type,
+    splat_constant,
+)
 from lepton_jit.codegen.loop_ir import Affine, Apply, Atom, Const, Contract, Tile
 from lepton_jit.codegen.microkernel import SHAPE, ALayout, Fragment, MicroKernel, emit_microkernel
 from lepton_jit.codegen.target import Target
@@ -42,7 +50,7 @@ class ContractUnit:
         zero = I64_TYPE(0)
         kernel.builder.call(function, [*pointers, shape, offsets, extras, zero, zero])
 
-    def _function(self, kernel: KernelEmitter, contract: Contract, layout: ALayout) -> ir.Value:
+    def _function(self, kernel: KernelEmitter, contract: Contract, layout: ALayout) -> Value:
         if isinstance(contract.rows, int):
             return self._microkernel(contract, contract.rows, layout)
         table = self._table(contract, layout)
@@ -98,7 +106,7 @@ class ContractUnit:
             self._made[key] = function
         return self._made[key]
 
-    def _shape(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
+    def _shape(self, kernel: KernelEmitter, contract: Contract) -> Value:
         """The i64 table of trip counts and steps."""
         sums = [(Affine.of(1), 0, 0)] * (3 - len(contract.sums)) + list(contract.sums)
         lanes = self.target.lanes(contract.tile.dtype.bytes * 8)
@@ -111,7 +119,7 @@ class ContractUnit:
             values |= {f"n{level}": extent, f"a{level}": Affine.of(lhs), f"b{level}": Affine.of(rhs)}
         return kernel.table([values[name] for name in SHAPE])
 
-    def _offsets(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
+    def _offsets(self, kernel: KernelEmitter, contract: Contract) -> Value:
         """The table of row offsets: made on entry for rows at equal distances, else a constant of the module."""
         apart = contract.rows_apart
         if not isinstance(apart, tuple):
@@ -123,7 +131,7 @@ class ContractUnit:
         start = kernel.affine(contract.row_start)
         return kernel.builder.gep(_address(self._tables[apart]), [start], source_etype=I64_TYPE)
 
-    def _extras(self, kernel: KernelEmitter, contract: Contract) -> ir.Value:
+    def _extras(self, kernel: KernelEmitter, contract: Contract) -> Value:
         if not contract.extras:
             return ir.Constant(POINTER, None)
         builder = kernel.builder
@@ -139,7 +147,7 @@ class ContractUnit:
 class _Callee:
     """A loaded function pointer that llvmlite lets us call."""
 
-    def __init__(self, value: ir.Value) -> None:
+    def __init__(self, value: Value) -> None:
         self.function_type = MICROKERNEL_TYPE
         self._value = value
         self.type = value.type
@@ -152,25 +160,26 @@ class _Callee:
 
 
 def _layout(contract: Contract) -> ALayout:
-    """"columns": the left side's rows lie side by side and its summed index does not."""
+    """ "columns": the left side's rows lie side by side and its summed index does not."""
     return "columns" if contract.rows_apart == 1 and contract.sums[-1][1] != 1 else "rows"
 
 
 def _terms(contract: Contract) -> tuple[tuple[int, int], ...]:
     """The products of a short sum, as distances in both sides; () where loops are better, or needed."""
-    extents = [extent.constant for extent, _, _ in contract.sums if not extent.terms]
-    steps = [step for _, *sides in contract.sums for step in sides]
-    if len(extents) < len(contract.sums) or not isinstance(contract.rows_apart, int):
-        return ()
-    if not all(isinstance(x, int) for x in (*extents, *steps)) or not 0 < math.prod(extents) <= WRITTEN_OUT:  # pyright: ignore
+    if not isinstance(contract.rows_apart, int):
         return ()
     terms = [(0, 0)]
     for extent, lhs, rhs in contract.sums:
-        terms = [(a + i * lhs, b + i * rhs) for a, b in terms for i in range(extent.constant)]  # pyright: ignore
-    return tuple(terms)  # pyright: ignore
+        count = extent.constant
+        if extent.terms or not isinstance(count, int) or not isinstance(lhs, int) or not isinstance(rhs, int):
+            return ()
+        if len(terms) * count > WRITTEN_OUT:
+            return ()
+        terms = [(a + i * lhs, b + i * rhs) for a, b in terms for i in range(count)]
+    return tuple(terms)
 
 
-def _address(table: ir.GlobalVariable) -> ir.Value:
+def _address(table: ir.GlobalVariable) -> Value:
     """A global as a plain pointer; llvmlite still types it by its content."""
     return Text(POINTER, table.get_reference())
 
@@ -184,14 +193,14 @@ class _EpilogueEmitter:
         self.epilogue = tile.epilogue
         self.target = target
 
-    def __call__(self, builder: ir.IRBuilder, accumulator: ir.Value, fragment: Fragment) -> ir.Value:
+    def __call__(self, builder: Builder, accumulator: Value, fragment: Fragment) -> Value:
         primitives = Primitives(builder, self.target)
         lanes = fragment.type.count
-        values: dict[str, tuple[ir.Value, int]] = {self.epilogue.args[0].name: (accumulator, lanes)}
+        values: dict[str, tuple[Value, int]] = {self.epilogue.args[0].name: (accumulator, lanes)}
         for i, (var, step) in enumerate(zip(self.epilogue.args[1:], self.tile.extra_steps, strict=True)):
             values[var.name] = self._extra(builder, i, var.dtype, step, fragment)
 
-        def wide(atom: Atom) -> ir.Value:
+        def wide(atom: Atom) -> Value:
             if isinstance(atom, Const):
                 return splat_constant(atom.value, atom.dtype, lanes)
             value, have = values[atom.name]
@@ -206,8 +215,8 @@ class _EpilogueEmitter:
         return wide(self.epilogue.result)
 
     def _extra(
-        self, builder: ir.IRBuilder, number: int, dtype: DType, column_step: int, fragment: Fragment
-    ) -> tuple[ir.Value, int]:
+        self, builder: Builder, number: int, dtype: DType, column_step: int, fragment: Fragment
+    ) -> tuple[Value, int]:
         table = builder.function.args[5]
         element = memory_type(dtype)
         slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number)], source_etype=POINTER)
@@ -224,4 +233,3 @@ class _EpilogueEmitter:
             return primitives.load(pointer, dtype, 1, None, None), 1
         lanes = fragment.type.count
         return primitives.load(pointer, dtype, lanes, fragment.mask, None), lanes
-

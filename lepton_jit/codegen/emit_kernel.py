@@ -10,7 +10,9 @@ from llvmlite import ir
 from lepton_jit.codegen.emit_primitives import (
     I64_TYPE,
     POINTER,
+    Builder,
     Primitives,
+    Value,
     allocate,
     constant,
     memory_type,
@@ -58,10 +60,10 @@ def emit_kernel(
 class _Scope:
     """A block of statements. `outside` is the block that leads into it: what does not change inside goes to its end."""
 
-    def __init__(self, outside: ir.Block | None) -> None:
+    def __init__(self, outside: Value | None) -> None:
         self.outside = outside
         self.names: set[str] = set()
-        self.values: dict[object, ir.Value] = {}
+        self.values: dict[object, Value] = {}
 
 
 class KernelEmitter:
@@ -76,17 +78,18 @@ class KernelEmitter:
         self.function = function
         self.kernel = kernel
         self.target = target
-        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self.builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
         self.primitives = Primitives(self.builder, target)
         self._emit_contract = emit_contract
-        self._values: dict[str, ir.Value] = {}
+        self._values: dict[str, Value] = {}
         self._scopes = [_Scope(None)]
         self._dtypes = {b.name: b.dtype for b in kernel.buffers}
         frame = function.args[0]
         self.buffers = {b.name: self._slot(frame, FRAME_BUFFERS + i) for i, b in enumerate(kernel.buffers)}
         dims = self._slot(frame, 1) if symbols else None
         self.symbols = {
-            name: self.builder.load(self._gep(dims, i, I64_TYPE), align=8, typ=I64_TYPE) for i, name in enumerate(symbols)
+            name: self.builder.load(self._gep(dims, i, I64_TYPE), align=8, typ=I64_TYPE)
+            for i, name in enumerate(symbols)
         }
 
     def emit(self) -> None:
@@ -110,14 +113,14 @@ class KernelEmitter:
                 case Contract():
                     self._emit_contract(self, stmt)
 
-    def _define(self, name: str, value: ir.Value) -> None:
+    def _define(self, name: str, value: Value) -> None:
         self._values[name] = value
         self._scopes[-1].names.add(name)
 
     def _affine_loop(self, loop: Loop) -> None:
         self._loop(loop.var, self.affine(loop.start), self.affine(loop.stop), loop.step, loop.body, loop.carries)
 
-    def _loop(self, name: str, start: ir.Value, stop: ir.Value, step: int, body: Sequence[Stmt], carries: Sequence) -> None:
+    def _loop(self, name: str, start: Value, stop: Value, step: int, body: Sequence[Stmt], carries: Sequence) -> None:
         builder = self.builder
         inits = [self.atom(c.init, c.var.lanes) for c in carries]
         outside = builder.block
@@ -171,7 +174,7 @@ class KernelEmitter:
 
     # Expressions
 
-    def _expression(self, let: Let) -> ir.Value:
+    def _expression(self, let: Let) -> Value:
         dtype, lanes = let.var.dtype, let.var.lanes
         match let.expr:
             case Apply(op, args, detail):
@@ -184,7 +187,7 @@ class KernelEmitter:
             case Horizontal(op, arg):
                 return self.primitives.horizontal(op, self.atom(arg, arg.lanes), arg)
 
-    def _load(self, load: Load, lanes: int) -> ir.Value:
+    def _load(self, load: Load, lanes: int) -> Value:
         dtype = self._dtypes[load.buffer]
         pointer = self.address(load.buffer, load.index)
         mask = None if load.mask is None else self.atom(load.mask, lanes)
@@ -194,7 +197,7 @@ class KernelEmitter:
             return self.primitives.gather(pointer, offsets, dtype, lanes, mask, other)
         return self.primitives.load(pointer, dtype, lanes, mask, other)
 
-    def _index(self, index: Affine, step: Dim, lanes: int) -> ir.Value:
+    def _index(self, index: Affine, step: Dim, lanes: int) -> Value:
         base = self.affine(index)
         if lanes == 1:
             return base
@@ -203,14 +206,14 @@ class KernelEmitter:
             ramp = self.builder.mul(ramp, self.splat(self.dim(step), lanes))
         return self.builder.add(self.splat(base, lanes), ramp)
 
-    def atom(self, atom: Atom, lanes: int) -> ir.Value:
+    def atom(self, atom: Atom, lanes: int) -> Value:
         """The value of an atom, repeated to `lanes` if it is a scalar."""
         if isinstance(atom, Const):
             return constant(atom.value, atom.dtype) if lanes == 1 else splat_constant(atom.value, atom.dtype, lanes)
         value = self._values[atom.name]
         return value if atom.lanes == lanes else self.splat(value, lanes, atom.name)
 
-    def splat(self, value: ir.Value, lanes: int, key: str | None = None) -> ir.Value:
+    def splat(self, value: Value, lanes: int, key: str | None = None) -> Value:
         if lanes == 1:
             return value
         if key is None:
@@ -224,28 +227,30 @@ class KernelEmitter:
 
     # Addresses: sums are formed from the outermost variable inwards, each part where its variables first exist
 
-    def address(self, buffer: str, index: Affine) -> ir.Value:
+    def address(self, buffer: str, index: Affine) -> Value:
         element = memory_type(self._dtypes[buffer])
         fixed = index.constant if isinstance(index.constant, int) else 0
         pointer = self._gep(self.buffers[buffer], self.affine(index - fixed), element)
         return self._gep(pointer, fixed, element) if fixed else pointer
 
-    def affine(self, index: Affine) -> ir.Value:
+    def affine(self, index: Affine) -> Value:
         """The i64 value of an affine index."""
         ordered = sorted(index.terms, key=lambda t: self._depth(t[0]))
         total = self.dim(index.constant)
         for count, (name, coefficient) in enumerate(ordered, 1):
             partial = Affine(tuple(ordered[:count]), index.constant)
             previous = total
-            total = self._hoisted(partial, self._depth(name), lambda n=name, c=coefficient, p=previous: self._sum(p, n, c))
+            total = self._hoisted(
+                partial, self._depth(name), lambda n=name, c=coefficient, p=previous: self._sum(p, n, c)
+            )
         return total
 
-    def _sum(self, total: ir.Value, name: str, coefficient: Dim) -> ir.Value:
+    def _sum(self, total: Value, name: str, coefficient: Dim) -> Value:
         value = self._values[name]
         term = value if coefficient == 1 else self.builder.mul(value, self.dim(coefficient))
         return term if isinstance(total, ir.Constant) and total.constant == 0 else self.builder.add(total, term)
 
-    def table(self, values: Sequence[Affine]) -> ir.Value:
+    def table(self, values: Sequence[Affine]) -> Value:
         """An i64 table on the stack. What loops do not change is stored once, on entry."""
         slots = self.allocate(I64_TYPE, len(values))
         for i, value in enumerate(values):
@@ -257,7 +262,7 @@ class KernelEmitter:
                 self.builder.store(number, self._gep(slots, i, I64_TYPE), align=8)
         return slots
 
-    def allocate(self, element: ir.Type, count: int) -> ir.Value:
+    def allocate(self, element: ir.Type, count: int) -> Value:
         """Stack memory of the whole kernel."""
         with self._at_entry():
             return allocate(self.builder, element, count)
@@ -270,7 +275,7 @@ class KernelEmitter:
             yield
 
     @contextmanager
-    def _before_end(self, block: ir.Block) -> Iterator[None]:
+    def _before_end(self, block: Value) -> Iterator[None]:
         """Emit in front of a block's branch, then go on where the builder was."""
         here = self.builder.block
         nested = here.is_terminated
@@ -283,24 +288,26 @@ class KernelEmitter:
             else:
                 self.builder.position_at_end(here)
 
-    def dim(self, dim: Dim) -> ir.Value:
+    def dim(self, dim: Dim) -> Value:
         """The i64 value of a dimension."""
         if not isinstance(dim, Poly):
             return I64_TYPE(dim)
         return self._hoisted(dim, 0, lambda: self._polynomial(dim))
 
-    def _polynomial(self, dim: Poly) -> ir.Value:
-        total: ir.Value | None = None
+    def _polynomial(self, dim: Poly) -> Value:
+        total: Value | None = None
         for monomial, coefficient in dim.terms:
-            term: ir.Value = I64_TYPE(coefficient)
+            term: Value = I64_TYPE(coefficient)
             for name in monomial:
                 symbol = self.symbols[name]
-                term = symbol if isinstance(term, ir.Constant) and term.constant == 1 else self.builder.mul(term, symbol)
+                term = (
+                    symbol if isinstance(term, ir.Constant) and term.constant == 1 else self.builder.mul(term, symbol)
+                )
             total = term if total is None else self.builder.add(total, term)
         assert total is not None
         return total
 
-    def _hoisted(self, key: object, depth: int, emit: Callable[[], ir.Value]) -> ir.Value:
+    def _hoisted(self, key: object, depth: int, emit: Callable[[], Value]) -> Value:
         """What `emit` computes from variables of scopes up to `depth`, at the end of that scope's block so far."""
         home = min(depth + 1, len(self._scopes) - 1)
         for scope in self._scopes[: home + 1]:
@@ -319,15 +326,15 @@ class KernelEmitter:
     def _depth(self, name: str) -> int:
         return next(i for i in reversed(range(len(self._scopes))) if name in self._scopes[i].names)
 
-    def _gep(self, pointer: ir.Value, index: ir.Value | int, element: ir.Type) -> ir.Value:
+    def _gep(self, pointer: Value, index: Value | int, element: ir.Type) -> Value:
         if isinstance(index, int):
             index = I64_TYPE(index)
         if isinstance(index, ir.Constant) and index.constant == 0:
             return pointer
         return self.builder.gep(pointer, [index], source_etype=element)
 
-    def _slot(self, table: ir.Value, index: int) -> ir.Value:
+    def _slot(self, table: Value, index: int) -> Value:
         return self.builder.load(self._gep(table, index, POINTER), align=8, typ=POINTER)
 
-    def value_of(self, var: Var) -> ir.Value:
+    def value_of(self, var: Var) -> Value:
         return self._values[var.name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
@@ -15,6 +16,10 @@ from lepton_jit.codegen.loop_ir import Atom, Const
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.types import DType
+
+# llvmlite's annotations give values no type and instructions no result.
+Value = Any
+Builder = Any
 
 POINTER = ir.PointerType()
 I64_TYPE = ir.IntType(64)
@@ -68,7 +73,7 @@ def splat_constant(value: float | int | bool, dtype: DType, lanes: int) -> ir.Co
     return Text(value_type(dtype, lanes), f"splat ({constant(value, dtype)})")
 
 
-def allocate(builder: ir.IRBuilder, element: ir.Type, count: int) -> ir.Value:
+def allocate(builder: Builder, element: ir.Type, count: int) -> Value:
     """Stack memory for `count` elements; llvmlite still gives it a typed pointer."""
     memory = builder.alloca(ir.ArrayType(element, count))
     memory.type = POINTER
@@ -78,13 +83,11 @@ def allocate(builder: ir.IRBuilder, element: ir.Type, count: int) -> ir.Value:
 class Primitives:
     """Emits one instruction, or the few that a primitive needs, at the builder's position."""
 
-    def __init__(self, builder: ir.IRBuilder, target: Target) -> None:
+    def __init__(self, builder: Builder, target: Target) -> None:
         self.builder = builder
         self.fused = target.name == "aarch64" or "fma" in target.required
 
-    def apply(
-        self, op: str, x: list[ir.Value], atoms: Sequence[Atom], dtype: DType, lanes: int, detail: str
-    ) -> ir.Value:
+    def apply(self, op: str, x: list[Value], atoms: Sequence[Atom], dtype: DType, lanes: int, detail: str) -> Value:
         b = self.builder
         kind = atoms[0].dtype
         if op in _ARITHMETIC:
@@ -124,7 +127,7 @@ class Primitives:
                 return b.urem(*x)
         raise UnsupportedError(f"loop IR: no machine primitive is called {op!r}")
 
-    def _intrinsic(self, name: str, x: Sequence[ir.Value], dtype: DType, lanes: int) -> ir.Value:
+    def _intrinsic(self, name: str, x: Sequence[Value], dtype: DType, lanes: int) -> Value:
         module = self.builder.module
         typ = value_type(dtype, lanes)
         suffix = f"f{dtype.bytes * 8}" if dtype.is_float else f"i{dtype.bytes * 8}"
@@ -132,12 +135,12 @@ class Primitives:
         function = module.globals.get(full) or ir.Function(module, ir.FunctionType(typ, [typ] * len(x)), full)
         return self.builder.call(function, x)
 
-    def _fma(self, x: list[ir.Value], dtype: DType, lanes: int) -> ir.Value:
+    def _fma(self, x: list[Value], dtype: DType, lanes: int) -> Value:
         if not self.fused:
             return self.builder.fadd(self.builder.fmul(x[0], x[1]), x[2])
         return self._intrinsic("llvm.fma", x, dtype, lanes)
 
-    def _shift(self, op: str, x: list[ir.Value], dtype: DType, lanes: int) -> ir.Value:
+    def _shift(self, op: str, x: list[Value], dtype: DType, lanes: int) -> Value:
         """StableHLO: a shift by the width or more gives zero (or the sign); LLVM leaves it undefined."""
         b = self.builder
         bits = dtype.bytes * 8
@@ -148,7 +151,7 @@ class Primitives:
         shifted = getattr(b, _SHIFTS[op])(x[0], amount)
         return shifted if op.endswith("arithmetic") else b.select(inside, shifted, splat_constant(0, dtype, lanes))
 
-    def _divide(self, op: str, x: list[ir.Value], dtype: DType, lanes: int) -> ir.Value:
+    def _divide(self, op: str, x: list[Value], dtype: DType, lanes: int) -> Value:
         """Integers: x / 0 = -1, x % 0 = x and min / -1 = min (StableHLO leaves them open; the machine would trap)."""
         b = self.builder
         if dtype.is_float:
@@ -166,7 +169,7 @@ class Primitives:
             result = b.select(by_minus_one, exact, quotient)
         return b.select(by_zero, splat_constant(-1, dtype, lanes) if op == "divide" else x[0], result)
 
-    def _extremum(self, op: str, x: list[ir.Value], atoms: Sequence[Atom], dtype: DType) -> ir.Value:
+    def _extremum(self, op: str, x: list[Value], atoms: Sequence[Atom], dtype: DType) -> Value:
         """NaN if either is NaN. x86's maxps gives its second operand then, so a constant goes first."""
         b = self.builder
         sign = ">" if op == "maximum" else "<"
@@ -182,14 +185,14 @@ class Primitives:
         larger = b.select(b.fcmp_ordered(sign, first, second), first, second)
         return b.select(b.fcmp_unordered("uno", first, first), first, larger)
 
-    def _compare(self, x: list[ir.Value], kind: DType, direction: str) -> ir.Value:
+    def _compare(self, x: list[Value], kind: DType, direction: str) -> Value:
         b = self.builder
         sign = _PREDICATES[direction]
         if kind.is_float:
             return b.fcmp_unordered(sign, *x) if direction == "NE" else b.fcmp_ordered(sign, *x)
         return b.icmp_signed(sign, *x) if kind.kind == "signed" else b.icmp_unsigned(sign, *x)
 
-    def _convert(self, x: ir.Value, source: DType, target: DType, lanes: int) -> ir.Value:
+    def _convert(self, x: Value, source: DType, target: DType, lanes: int) -> Value:
         b = self.builder
         typ = value_type(target, lanes)
         if source == target:
@@ -211,7 +214,7 @@ class Primitives:
             return b.trunc(x, typ)
         return b.sext(x, typ) if source.kind == "signed" else b.zext(x, typ)
 
-    def _float_to_integer(self, x: ir.Value, target: DType, lanes: int) -> ir.Value:
+    def _float_to_integer(self, x: Value, target: DType, lanes: int) -> Value:
         """Towards zero; what does not fit becomes the nearest integer that does, and NaN zero."""
         source = x.type
         element = source.element if isinstance(source, ir.VectorType) else source
@@ -224,13 +227,13 @@ class Primitives:
         function = module.globals.get(name) or ir.Function(module, ir.FunctionType(typ, [source]), name)
         return self.builder.call(function, [x])
 
-    def splat(self, value: ir.Value, lanes: int) -> ir.Value:
+    def splat(self, value: Value, lanes: int) -> Value:
         typ = ir.VectorType(value.type, lanes)
         poison = Text(typ, "poison")
         first = self.builder.insert_element(poison, value, I32_TYPE(0))
         return self.builder.shuffle_vector(first, poison, Text(ir.VectorType(I32_TYPE, lanes), "zeroinitializer"))
 
-    def horizontal(self, op: str, value: ir.Value, atom: Atom) -> ir.Value:
+    def horizontal(self, op: str, value: Value, atom: Atom) -> Value:
         """Combine the lanes by halves."""
         lanes = atom.lanes
         while lanes > 1:
@@ -240,7 +243,7 @@ class Primitives:
             lanes = half
         return value
 
-    def _part(self, value: ir.Value, start: int, count: int, lanes: int) -> ir.Value:
+    def _part(self, value: Value, start: int, count: int, lanes: int) -> Value:
         if count == 1:
             return self.builder.extract_element(value, I32_TYPE(start))
         mask = ir.Constant(ir.VectorType(I32_TYPE, count), [I32_TYPE(start + i) for i in range(count)])
@@ -248,21 +251,19 @@ class Primitives:
 
     # Memory
 
-    def to_memory(self, value: ir.Value, dtype: DType, lanes: int) -> ir.Value:
+    def to_memory(self, value: Value, dtype: DType, lanes: int) -> Value:
         if dtype.kind != "bool":
             return value
         typ = memory_type(dtype)
         return self.builder.zext(value, typ if lanes == 1 else ir.VectorType(typ, lanes))
 
-    def from_memory(self, value: ir.Value, dtype: DType, lanes: int) -> ir.Value:
+    def from_memory(self, value: Value, dtype: DType, lanes: int) -> Value:
         if dtype.kind != "bool":
             return value
         zero = ir.Constant(value.type, 0 if lanes == 1 else None)
         return self.builder.icmp_unsigned("!=", value, zero)
 
-    def load(
-        self, pointer: ir.Value, dtype: DType, lanes: int, mask: ir.Value | None, other: ir.Value | None
-    ) -> ir.Value:
+    def load(self, pointer: Value, dtype: DType, lanes: int, mask: Value | None, other: Value | None) -> Value:
         element = memory_type(dtype)
         typ = element if lanes == 1 else ir.VectorType(element, lanes)
         if mask is None:
@@ -275,13 +276,13 @@ class Primitives:
         loaded.arg_attributes[0] = _alignment(dtype)
         return self.from_memory(loaded, dtype, lanes)
 
-    def _passthrough(self, other: ir.Value | None, dtype: DType, lanes: int) -> ir.Value:
+    def _passthrough(self, other: Value | None, dtype: DType, lanes: int) -> Value:
         element = memory_type(dtype)
         if other is None:
             return Text(ir.VectorType(element, lanes), "zeroinitializer")
         return self.to_memory(other, dtype, lanes)
 
-    def _guarded_load(self, pointer: ir.Value, dtype: DType, mask: ir.Value, other: ir.Value | None) -> ir.Value:
+    def _guarded_load(self, pointer: Value, dtype: DType, mask: Value, other: Value | None) -> Value:
         """A scalar under a condition: a vector of one lane would be scalarized to the same branch."""
         b = self.builder
         before = b.block
@@ -299,13 +300,13 @@ class Primitives:
 
     def gather(
         self,
-        pointer: ir.Value,
-        offsets: ir.Value,
+        pointer: Value,
+        offsets: Value,
         dtype: DType,
         lanes: int,
-        mask: ir.Value | None,
-        other: ir.Value | None,
-    ) -> ir.Value:
+        mask: Value | None,
+        other: Value | None,
+    ) -> Value:
         b = self.builder
         element = memory_type(dtype)
         typ = ir.VectorType(element, lanes)
@@ -324,7 +325,7 @@ class Primitives:
         loaded.arg_attributes[0] = _alignment(dtype)
         return self.from_memory(loaded, dtype, lanes)
 
-    def store(self, value: ir.Value, pointer: ir.Value, dtype: DType, mask: ir.Value | None) -> None:
+    def store(self, value: Value, pointer: Value, dtype: DType, mask: Value | None) -> None:
         b = self.builder
         if mask is None:
             b.store(value, pointer, align=dtype.bytes)

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kernel
-from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, allocate
+from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate
 from lepton_jit.codegen.loop_ir import CeilDiv, Extent, Kernel
 from lepton_jit.codegen.lower import Lowered, ProgramBuffer, Step
 from lepton_jit.codegen.target import Target
@@ -66,10 +66,11 @@ class _ProgramEmitter:
         return variable
 
     def _constant(self, buffer: ProgramBuffer) -> ir.GlobalVariable:
-        array = np.broadcast_to(np.asarray(buffer.value, buffer.dtype.numpy).ravel(), buffer.elements)
+        assert isinstance(buffer.elements, int)
+        array = np.broadcast_to(np.asarray(buffer.value, buffer.dtype.numpy).ravel(), (buffer.elements,))
         data = bytearray(array.tobytes())
         variable = self._global(f"constant_{buffer.index}", ir.Constant(ir.ArrayType(ir.IntType(8), len(data)), data))
-        variable.align = 64
+        variable.align = 64  # pyright: ignore[reportAttributeAccessIssue]
         return variable
 
     def _i32_table(self, name: str, values: list[int]) -> ir.GlobalVariable:
@@ -80,7 +81,7 @@ class _ProgramEmitter:
         function = ir.Function(
             self.module, ir.FunctionType(ir.VoidType(), [POINTER, POINTER]), f"{self.lowered.name}_sizes"
         )
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
         symbols = _Symbols(builder, function.args[0], self.lowered.symbols)
         for i, number in enumerate(self.arena):
             slot = builder.gep(function.args[1], [I64_TYPE(i)], source_etype=I64_TYPE)
@@ -111,7 +112,7 @@ class _ProgramEmitter:
             ir.FunctionType(I32_TYPE, [POINTER, I32_TYPE, POINTER, POINTER, I64_TYPE, I64_TYPE]),
             "lpt_parallel_for",
         )
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
         slots = max((len(x.buffers) for s in lowered.steps for x in s.launches), default=0)
         self.frames = [allocate(builder, POINTER, FRAME_BUFFERS + slots) for _ in range(2)]
         self.pair_frame = allocate(builder, POINTER, FRAME_BUFFERS)
@@ -129,7 +130,7 @@ class _ProgramEmitter:
         self.tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
         self._shift = len([i for i in lowered.inputs if i.role == "parameter"])
         self.done = function.append_basic_block("done")
-        self.exits: list[tuple[ir.Value, ir.Block]] = []
+        self.exits: list[tuple[Value, Value]] = []
         for number, (step, kernels) in enumerate(zip(lowered.steps, functions, strict=True)):
             self._step(builder, context, number, step, kernels)
         self.exits.append((I32_TYPE(0), builder.block))
@@ -141,9 +142,7 @@ class _ProgramEmitter:
         builder.call(leave, [context])
         builder.ret(final)
 
-    def _step(
-        self, builder: ir.IRBuilder, context: ir.Value, number: int, step: Step, kernels: list[ir.Function]
-    ) -> None:
+    def _step(self, builder: Builder, context: Value, number: int, step: Step, kernels: list[ir.Function]) -> None:
         for launch, frame in zip(step.launches, self.frames, strict=False):
             for i, buffer in enumerate(launch.buffers):
                 pointer = self._pointer(builder, buffer)
@@ -167,28 +166,29 @@ class _ProgramEmitter:
 
     def _launch(
         self,
-        builder: ir.IRBuilder,
-        context: ir.Value,
+        builder: Builder,
+        context: Value,
         number: int,
         kernel: Kernel,
         function: ir.Function,
-        frame: ir.Value,
+        frame: Value,
     ) -> None:
         extent = self.symbols.extent(builder, kernel.extent)
         arguments = [context, I32_TYPE(number), function, frame, extent, I64_TYPE(kernel.grain)]
         self._checked(builder, builder.call(self.parallel, arguments))
 
-    def _checked(self, builder: ir.IRBuilder, code: ir.Value) -> None:
+    def _checked(self, builder: Builder, code: Value) -> None:
         """Leave with an error code, or go on."""
         following = builder.append_basic_block("step")
         self.exits.append((code, builder.block))
         builder.cbranch(builder.icmp_signed("!=", code, I32_TYPE(0)), self.done, following)
         builder.position_at_end(following)
 
-    def _batch(self, step: Step) -> ir.Value:
+    def _batch(self, step: Step) -> Value:
         """The number of slices: the first kernel's iterations over those of one slice."""
         kernel = step.launches[0].kernel
-        assert kernel.slices is not None and isinstance(kernel.extent, Poly)
+        assert kernel.slices is not None
+        assert isinstance(kernel.extent, Poly)
         return self.symbols.value(kernel.extent // kernel.slices.count)
 
     def _pair(self, number: int, step: Step, kernels: list[ir.Function]) -> ir.Function:
@@ -197,7 +197,7 @@ class _ProgramEmitter:
         function.linkage = "internal"
         frames, begin, end = function.args
         entry = function.append_basic_block("entry")
-        builder = ir.IRBuilder(entry)
+        builder: Builder = ir.IRBuilder(entry)
         pointers = [builder.load(self._slot(builder, frames, i), align=8, typ=POINTER) for i in range(2)]
         header, body, after = (function.append_basic_block(n) for n in ("loop", "body", "after"))
         builder.branch(header)
@@ -217,10 +217,10 @@ class _ProgramEmitter:
         builder.ret_void()
         return function
 
-    def _slot(self, builder: ir.IRBuilder, table: ir.Value, index: int) -> ir.Value:
+    def _slot(self, builder: Builder, table: Value, index: int) -> Value:
         return builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
 
-    def _pointer(self, builder: ir.IRBuilder, number: int) -> ir.Value:
+    def _pointer(self, builder: Builder, number: int) -> Value:
         buffer = self.lowered.buffers[number]
         if buffer.kind == "constant":
             return self.constants[buffer.index]
@@ -236,29 +236,31 @@ class _ProgramEmitter:
 class _Symbols:
     """Native values of dimensions, from the array of symbol values."""
 
-    def __init__(self, builder: ir.IRBuilder, dims: ir.Value, symbols: tuple[str, ...]) -> None:
+    def __init__(self, builder: Builder, dims: Value, symbols: tuple[str, ...]) -> None:
         self.builder = builder
         self.values = {
             name: builder.load(builder.gep(dims, [I64_TYPE(i)], source_etype=I64_TYPE), align=8, typ=I64_TYPE)
             for i, name in enumerate(symbols)
         }
 
-    def value(self, dim: Dim, saturate: bool = False) -> ir.Value:
+    def value(self, dim: Dim, saturate: bool = False) -> Value:
         """`saturate`: products that do not fit become the largest i64, which the runtime refuses."""
         if not isinstance(dim, Poly):
             return I64_TYPE(dim)
-        total: ir.Value = I64_TYPE(0)
+        total: Value = I64_TYPE(0)
         for monomial, coefficient in dim.terms:
-            term: ir.Value = I64_TYPE(coefficient)
+            term: Value = I64_TYPE(coefficient)
             for name in monomial:
                 saturated = saturate and len(monomial) > 1
-                term = self._saturating(term, self.values[name]) if saturated else self.builder.mul(
-                    term, self.values[name]
+                term = (
+                    self._saturating(term, self.values[name])
+                    if saturated
+                    else self.builder.mul(term, self.values[name])
                 )
             total = self.builder.add(total, term)
         return total
 
-    def extent(self, builder: ir.IRBuilder, extent: Extent) -> ir.Value:
+    def extent(self, builder: Builder, extent: Extent) -> Value:
         """The native value of an extent, at the position of `builder`."""
         self.builder = builder
         if not isinstance(extent, CeilDiv):
@@ -266,11 +268,10 @@ class _Symbols:
         raised = self.builder.add(self.value(extent.dividend), I64_TYPE(extent.divisor - 1))
         return self.builder.mul(self.builder.udiv(raised, I64_TYPE(extent.divisor)), self.value(extent.factor))
 
-    def _saturating(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def _saturating(self, a: Value, b: Value) -> Value:
         name = "llvm.smul.fix.sat.i64"
         module = self.builder.module
         function = module.globals.get(name) or ir.Function(
             module, ir.FunctionType(I64_TYPE, [I64_TYPE, I64_TYPE, I32_TYPE]), name
         )
         return self.builder.call(function, [a, b, I32_TYPE(0)])
-

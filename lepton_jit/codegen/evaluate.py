@@ -128,9 +128,7 @@ class Evaluator:
 def _broadcast(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom:
     (operand,) = node.operands
     dimensions = node.attributes["dimensions"]
-    inner = tuple(
-        Affine() if size == 1 else indices[d] for size, d in zip(operand.type.shape, dimensions, strict=True)
-    )
+    inner = tuple(Affine() if size == 1 else indices[d] for size, d in zip(operand.type.shape, dimensions, strict=True))
     return e.value(operand, inner, guard)
 
 
@@ -161,7 +159,7 @@ def _pad(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom
     inside = inside_bounds(e, inner, operand.type.shape, list(zip(low, high, strict=True)), guard)
     value = e.value(operand, inner, inside)
     outside = e.value(padding, (), guard)
-    return value if inside is guard else e.kernel.select(inside, value, outside)
+    return value if inside is None or inside is guard else e.kernel.select(inside, value, outside)
 
 
 def _constant(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom:
@@ -213,7 +211,7 @@ def _reduce_window(e: Evaluator, node: Node, indices: Indices, guard: Atom | Non
         inner = tuple(base + offset * d for base, offset, d in zip(bases, offsets, dilation, strict=True))
         inside = inside_bounds(e, inner, operand.type.shape, padding, guard)
         value = e.value(operand, inner, inside)
-        if inside is not guard:
+        if inside is not None and inside is not guard:
             value = e.kernel.select(inside, value, first)
         return value if total is first else e.kernel.apply(kind, total, value)
 
@@ -274,4 +272,6 @@ FUSIBLE_MOVEMENT = frozenset(_RULES) - {"reduce_window"}
 
 def tail_mask(kernel: KernelBuilder, count: Affine | Dim, lanes: int) -> Atom:
     """The first `count` lanes."""
-    return kernel.apply("compare", kernel.index(Affine(), lanes, 1), kernel.index(Affine.of(count)), dtype=BOOL, detail="LT")
+    return kernel.apply(
+        "compare", kernel.index(Affine(), lanes, 1), kernel.index(Affine.of(count)), dtype=BOOL, detail="LT"
+    )

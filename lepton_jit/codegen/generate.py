@@ -58,9 +58,7 @@ def make_manifest(lowered: Lowered, target: Target) -> Manifest:
         outputs=tuple(_tensor(o.name, o.value, "output") for o in lowered.outputs),
         params=tuple(_tensor(p.name, p.value, "weight" if p.role == "parameter" else "state") for p in params),
         donations=donations,
-        steps=tuple(
-            Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers))) for s in lowered.steps
-        ),
+        steps=tuple(Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers))) for s in lowered.steps),
         buffers=tuple(
             Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer)
             for b in (lowered.buffers[n] for n in lowered.arena())
@@ -83,5 +81,3 @@ def _tensor(name: str, value: Value, role: str) -> Tensor:
 
 def _dim(dim: Dim) -> int | str:
     return repr(dim) if isinstance(dim, Poly) else dim
-
-

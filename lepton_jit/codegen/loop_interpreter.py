@@ -264,7 +264,7 @@ class _Iteration:
         if stmt.accumulate:
             total = self.read(stmt.out[0], out)
         lhs = self.affine(stmt.lhs[1]) + self.row_offsets(stmt, rows)
-        rhs = self.affine(stmt.rhs[1]) + columns
+        rhs = self.affine(stmt.rhs[1]) + self.column_offsets(stmt, columns)
         for left, right in self.steps(stmt.sums):
             a = self.read(stmt.lhs[0], lhs + left)[:, None]
             b = self.read(stmt.rhs[0], rhs + right)
@@ -280,6 +280,16 @@ class _Iteration:
         if not 0 <= start <= len(stmt.rows_apart) - rows:
             raise self.fail(f"rows {start} to {start + rows} of a table of {len(stmt.rows_apart)}")
         return np.array(stmt.rows_apart[start : start + rows], np.int64)
+
+    def column_offsets(self, stmt: Contract, columns: np.ndarray) -> np.ndarray:
+        """Columns lie side by side within a panel."""
+        tile = stmt.tile
+        if tile.vectors <= tile.panel_vectors:
+            return columns
+        # only the last vector may be partly empty, and lanes are a power of two
+        lanes = 1 << (-(-columns.size // tile.vectors) - 1).bit_length()
+        panel, within = np.divmod(columns, lanes * tile.panel_vectors)
+        return panel * self.dim(stmt.rhs_panel) + within
 
     def steps(self, sums: Sequence[tuple[Affine, Dim, Dim]]) -> Iterable[tuple[int, int]]:
         """How far both sides have moved, for each product in order."""

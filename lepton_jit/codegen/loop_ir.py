@@ -105,7 +105,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Apply:
-    """A machine primitive on atoms; scalars are repeated to the lanes of the result. `detail`: a comparison's direction."""
+    """A machine primitive on atoms; scalars are repeated to the result's lanes. `detail`: a comparison's direction."""
 
     op: str
     args: tuple[Atom, ...]
@@ -189,7 +189,7 @@ class If:
 
 @dataclass(frozen=True)
 class Extra:
-    """An operand of a tile's epilogue: element (i, j) of the tile reads `buffer[index + row_step*i + column_step*j]`."""
+    """An operand of a tile's epilogue: element (i, j) reads `buffer[index + row_step*i + column_step*j]`."""
 
     buffer: str
     index: Affine

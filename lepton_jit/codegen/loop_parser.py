@@ -366,6 +366,8 @@ class _Body:
         start = self.affine()
         reader.expect("rhs")
         rhs = self.place()
+        reader.expect("panel")
+        rhs_panel = _dim(reader)
         sums = []
         while reader.accept("sum"):
             extent = self.affine()
@@ -380,8 +382,22 @@ class _Body:
         reader.expect("}")
         steps = tuple(e.column_step for e in extras)
         tile = Tile(dtype, vectors, panel, masked, rhs_masked, epilogue, steps)
-        sides = (lhs, rhs, out, out_row, tuple(sums), apart, start, accumulate, tuple(extras))
-        return Contract(tile, rows, heights, columns, *sides)
+        return Contract(
+            tile=tile,
+            rows=rows,
+            heights=heights,
+            columns=columns,
+            lhs=lhs,
+            rhs=rhs,
+            out=out,
+            out_row=out_row,
+            sums=tuple(sums),
+            rows_apart=apart,
+            row_start=start,
+            accumulate=accumulate,
+            rhs_panel=rhs_panel,
+            extras=tuple(extras),
+        )
 
     def offset(self) -> int:
         return -self.reader.integer() if self.reader.accept("-") else self.reader.integer()

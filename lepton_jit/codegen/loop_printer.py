@@ -179,7 +179,7 @@ def _contract(stmt: Contract) -> Iterator[str]:
     apart = stmt.rows_apart
     table = f"[{', '.join(map(str, apart))}]" if isinstance(apart, tuple) else _dim(apart)
     yield f"  lhs {_at(*stmt.lhs)} row {table} from {print_affine(stmt.row_start)}"
-    yield f"  rhs {_at(*stmt.rhs)}"
+    yield f"  rhs {_at(*stmt.rhs)} panel {_dim(stmt.rhs_panel)}"
     for extent, lhs, rhs in stmt.sums:
         yield f"  sum {print_affine(extent)} lhs {_dim(lhs)} rhs {_dim(rhs)}"
     for extra in stmt.extras:

@@ -107,9 +107,7 @@ class _Lowering:
         self._finish_outputs()
         self._pair_steps()
         symbols = sorted({s for v in graph.values() for s in symbols_of(v.type.shape)})
-        return Lowered(
-            graph.name, tuple(symbols), tuple(self.steps), self._lifetimes(), graph.inputs, graph.outputs
-        )
+        return Lowered(graph.name, tuple(symbols), tuple(self.steps), self._lifetimes(), graph.inputs, graph.outputs)
 
     def _buffer(self, kind: BufferKind, name: str, value: Value, index: int = 0, layer: str = "") -> int:
         self.buffers.append(ProgramBuffer(kind, name, value.type.dtype, value.type.elements, index, layer=layer))

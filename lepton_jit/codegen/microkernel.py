@@ -83,8 +83,8 @@ class MicroKernel:
     target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
     `prefetch` asks for packed B that many k ahead (unpacked B neither gains nor loses); 0 leaves it out.
 
-    A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`, in
-    order, `row_step` that of neighbouring rows of A, and trip counts, steps and `row_offsets` are not read.
+    A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`,
+    in order, `row_step` that of neighbouring rows of A, and trip counts, steps and `row_offsets` are not read.
 
     On AVX-512 the 16 loads of a step leave 0.89 of peak (the same in assembly by hand, all in L1; without loads 1.0).
     Steps and strides at run time cost nothing: 14 x 2 vectors ran at 0.865 with the table of rows, at 0.85-0.87 with a0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -18,6 +19,8 @@ CHAINS = 12
 STEPS = 100_000
 ROUNDS = 5
 
+_owners: list[object] = []
+
 
 def measure_peak(target: Target) -> float:
     """Floating-point operations per second of one core on f32 vectors: the best of a few runs of half a millisecond."""
@@ -31,14 +34,14 @@ def measure_peak(target: Target) -> float:
 
 
 @cache
-def _loop(target: Target) -> tuple[ctypes._CFuncPtr, int]:  # pyright: ignore[reportPrivateUsage]
+def _loop(target: Target) -> tuple[Callable[[int], float], int]:
     lanes = target.lanes(32)
     code = compile_object(_text(target), target)
     linked = llvm.create_lljit_compiler()
     builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("fma_loop")
     tracker = builder.link(linked, "peak")
     function = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64)(tracker["fma_loop"])
-    function.owner = (linked, tracker)  # the code lives as long as the function
+    _owners.append((linked, tracker))  # the code lives as long as the function
     return function, 2 * lanes * CHAINS
 
 

@@ -142,7 +142,7 @@ class _Plan:
         return all(x == y * inner.extent for x, y in steps)
 
     def _flatten(self, outer: LoopDim) -> None:
-        """Rows of short lines, 3 taps or 7 pixels, become one dimension with a table of offsets, so that tiles fill up."""
+        """Rows of short lines (3 taps, 7 pixels) become one dimension with a table of offsets, so that tiles fill up."""
         inner = self.inner
         if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
             return
@@ -428,7 +428,7 @@ class _Tiles:
             self._contract(located, panel, columns, row, height, self._heights())
 
     def _overlapping_tiles(self, located: list, panel: Affine, columns: int, begin: Var, size: Var) -> None:
-        """Tiles of one height out of few; the last one moves back over rows that have been computed: the same bits again.
+        """Tiles of one height out of few; the last one moves back over rows already computed: the same bits again.
 
         A program with a dense layer then has 8 micro-kernels for any batch instead of 14.
         """

@@ -54,6 +54,7 @@ def schedule_pad(cluster: Cluster, target: Target) -> Planned:
     operand, padding = node.operands
     shape = node.result.type.shape
     low: Any = node.attributes["low"]
+    high: Any = node.attributes["high"]
     fill = replace(cluster, providers={node.result: lambda e, i: e.value(padding, ())})
     k = cluster.builder()
     digits = split_index(k, Affine.var("t"), operand.type.shape[:-1])
@@ -61,11 +62,11 @@ def schedule_pad(cluster: Cluster, target: Target) -> Planned:
     where: list[Affine] = []
     for d, digit in enumerate(digits):
         where.append(digit * (interior[d] + 1) + low[d])
-        inside = _within(k, inside, where[d], shape[d], low[d], node.attributes["high"][d])  # pyright: ignore
+        inside = _within(k, inside, where[d], shape[d], low[d], high[d])
     value_of = cluster.evaluator(k)
     with k.loop(0, operand.type.shape[-1]) if operand.type.rank else k.loop(0, 1) as i:
         last = i * (interior[-1] + 1) + low[-1]
-        guard = _within(k, inside, last, shape[-1], low[-1], node.attributes["high"][-1])  # pyright: ignore
+        guard = _within(k, inside, last, shape[-1], low[-1], high[-1])
         value = value_of.value(operand, (*digits, i))
         k.store("o0", linear((*where, last), shape), value, mask=guard)
     copy = cluster.kernel(k, element_count(operand.type.shape[:-1]), operand.type.shape[-1])

@@ -213,7 +213,9 @@ class _Reduction:
             whole = extent - extent % step
             if whole:
                 with k.loop(0, whole, step) as i:
-                    self._column_group(k, located, ranges, [i + v * self.lanes for v in range(COLUMN_VECTORS)], None, store)
+                    self._column_group(
+                        k, located, ranges, [i + v * self.lanes for v in range(COLUMN_VECTORS)], None, store
+                    )
             rest = [whole + v for v in range(0, extent % step, self.lanes)]
             if rest:
                 left = extent - rest[-1]
@@ -231,7 +233,6 @@ class _Reduction:
         starts: list[Affine],
         mask: Atom | None,
         store: Store,
-   
     ) -> None:
         """Neighbouring vectors of results, summed in one walk over the reduced dimensions; `mask` is the last one's."""
         assert self.columns is not None

@@ -149,7 +149,13 @@ class _Scatter:
         return DTYPES["i32"] if self.operand.type.dtype.bytes == 4 else DTYPES["i64"]
 
     def _add(
-        self, k: KernelBuilder, indices: tuple[Affine, ...], guard: Atom | None, chosen: Atom, value: Atom, mask: Atom | None
+        self,
+        k: KernelBuilder,
+        indices: tuple[Affine, ...],
+        guard: Atom | None,
+        chosen: Atom,
+        value: Atom,
+        mask: Atom | None,
     ) -> None:
         at = linear(indices, self.shape)
         base = at - Affine.var(LANE) * at.coefficient(LANE)

@@ -40,9 +40,7 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target(
-            "x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "-prefer-256-bit", 64, 14, 2, X86_64_V4_FEATURES
-        ),
+        Target("x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "-prefer-256-bit", 64, 14, 2, X86_64_V4_FEATURES),
         Target("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 6, 2, X86_64_V3_FEATURES),
         Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 6, 2),
         Target("aarch64", "aarch64-unknown-linux-gnu", "generic", "", 16, 8, 2),

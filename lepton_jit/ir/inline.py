@@ -14,9 +14,8 @@ __all__ = ["inline"]
 def inline(builder: Builder, graph: Graph, operands: Sequence[Value]) -> list[Value]:
     """The graph's outputs, computed from `operands` by copies of its nodes.
 
-    The copies get fresh names, and keep their layer; those of nodes without one carry the builder's current layer. Every
-    node is typed again, for the types of the operands: these may differ from the graph's inputs, as in
-    a batch of another size.
+    The copies get fresh names, and keep their layer; those of nodes without one carry the builder's current layer.
+    Every node is typed again, for the types of the operands, which may differ from those of the graph's inputs.
 
     >>> from lepton_jit.ir.types import TensorType
     >>> b = Builder("double")

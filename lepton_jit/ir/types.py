@@ -82,9 +82,7 @@ def dtype_of(dtype: object) -> DType:
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
     try:
-        if dtype is None:  # float64 to NumPy
-            raise TypeError
-        return _BY_NUMPY[np.dtype(dtype)]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return _BY_NUMPY[np.dtype("O" if dtype is None else dtype)]  # pyright: ignore[reportArgumentType, reportCallIssue]
     except (KeyError, TypeError):
         raise DTypeError(f"dtype: expected one of {', '.join(DTYPES)} or its NumPy name, got {dtype!r}") from None
 
@@ -178,6 +176,11 @@ class Poly:
                 raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
             quotient[tuple(rest)] = coefficient // divisor_coefficient
         return Poly.of(quotient)
+
+    def __rfloordiv__(self, other: int) -> Dim:
+        if other == 0:
+            return 0
+        raise ShapeError(f"dimension {other!r} is not a multiple of {self!r}")
 
     def value(self, symbols: Mapping[str, int]) -> int:
         """The number for given dimensions.

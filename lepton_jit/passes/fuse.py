@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, users
 from lepton_jit.ir.op import Family, get_op
@@ -277,10 +277,10 @@ def _is_duplicated(node: Node) -> bool:
 
 def _takes_epilogue(node: Node) -> bool:
     """Each element of the result is finished at once: windows of a scatter that overlap add to it several times."""
-    a = node.attributes
-    return node.op != "select_and_scatter" or (
-        a["window"] == a["strides"] and all(pair == (0, 0) for pair in a["padding"])  # pyright: ignore
-    )
+    a: Any = node.attributes
+    if node.op != "select_and_scatter":
+        return True
+    return a["window"] == a["strides"] and all(pair == (0, 0) for pair in a["padding"])
 
 
 def _is_map(node: Node) -> bool:
@@ -312,6 +312,6 @@ def _is_row_reduction(node: Node) -> bool:
 def _aligned(node: Node) -> bool:
     """What an epilogue may contain besides arithmetic: scalars and broadcasts that keep the order of dimensions."""
     if node.op == "broadcast_in_dim":
-        dimensions = node.attributes["dimensions"]
-        return isinstance(dimensions, tuple) and list(dimensions) == sorted(dimensions)  # pyright: ignore
+        dimensions: Any = node.attributes["dimensions"]
+        return list(dimensions) == sorted(dimensions)
     return node.op in ("constant", "dimension_value")

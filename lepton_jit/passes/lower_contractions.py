@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
@@ -201,7 +202,7 @@ def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
     if sum(loop.kind == "sum" for loop in loops) > 3:
         return False  # more than a register tile takes
     batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
-    if any(outer.rhs != inner.rhs * inner.extent for outer, inner in zip(batches, batches[1:], strict=False)):
+    if any(outer.rhs != inner.rhs * inner.extent for outer, inner in pairwise(batches)):
         return False
     sums = [loop for loop in loops if loop.kind == "sum"]
     rows = _typical(element_count(loop.extent for loop in loops if loop.kind == "row"))
@@ -244,4 +245,3 @@ def _packed(
             rhs_step = 1
         moved.append(LoopDim(loop.kind, loop.extent, loop.lhs, rhs_step, loop.out, loop.out_dim))
     return packed, _joined(moved), panel_stride
-

@@ -235,7 +235,7 @@ parallel %t in 0 to 1 grain 1 {{
     tile f32 vectors {vectors} panel 2{masked}
     out o0[0] row {columns}
     lhs a0[0] row 5 from 0
-    rhs a1[0]
+    rhs a1[0] panel 0
     sum 5 lhs 1 rhs {columns}
     extra a2[0] row 0 column 1
     epilogue(%sum: f32x{lanes}, %bias: f32x{lanes}) {{

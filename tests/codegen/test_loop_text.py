@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ parallel %t in 0 to ceildiv(N + 1, 56)*(4*N) grain 58 layer "dense/\\u00e9" flop
     tile f32 vectors 2 panel 2 masked rhs_masked
     out o0[16*%t] row 16 accumulate
     lhs a0[0] row [0, 4, -8, 100] from %t
-    rhs a1[1]
+    rhs a1[1] panel N
     sum 4*N lhs N rhs 16
     sum 2 lhs 1 rhs 1
     extra a1[%t] row 0 column 1
@@ -98,6 +100,12 @@ def test_the_parser_builds_what_the_text_says() -> None:
         Var("v3", F32, 16),
         Load("a0", T * (4 * N - 1) - 3, -2, Var("v2", BOOL, 16), Const(float("-inf"), F32)),
     )
+
+
+def test_the_kernels_of_the_documentation_are_kernels() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "loop_ir.md").read_text(encoding="utf-8")
+    found = [parse_kernel(t) for t in re.findall(r"```text\n((?://|kernel @).*?)```", page, re.DOTALL)]
+    assert [k.layer for k in found] == ["dense", "rows"]
 
 
 def test_several_kernels() -> None:
@@ -167,8 +175,8 @@ def test_a_wrong_text_is_an_error_with_its_place(body: str, message: str) -> Non
 @pytest.mark.fuzz
 def test_any_text_is_a_kernel_or_an_error_of_ours(fuzz_examples: int) -> None:
     rng = random.Random(0)
-    pieces = "{ } ( ) [ ] %t %v3 0 - * + : f32 f32x16 load N 1e999 nan carry next contract epilogue where".split()
-    pieces += ["9" * 50, '"', "\0", "é", "ceildiv", "(N + 1)*"]
+    pieces = [*"{}()[]0-*+:N", "%t", "%v3", "f32", "f32x16", "load", "1e999", "nan", "carry", "next", "contract"]
+    pieces += ["epilogue", "where", "9" * 50, '"', "\0", "é", "ceildiv", "(N + 1)*"]
     for _ in range(fuzz_examples):
         words = EVERYTHING.split(" ")
         for _ in range(rng.randint(1, 4)):

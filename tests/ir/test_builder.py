@@ -15,6 +15,8 @@ from lepton_jit.ir.op import DECOMPOSED, NOT_DIFFERENTIABLE, Family, Op, Sample,
 from lepton_jit.ir.types import DTYPES, TensorType
 from lepton_jit.ir.verifier import verify
 
+pytestmark = pytest.mark.tiny
+
 F32 = DTYPES["f32"]
 
 

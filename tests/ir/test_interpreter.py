@@ -14,6 +14,8 @@ from lepton_jit.ir.interpreter import bind_symbols, run_graph
 from lepton_jit.ir.types import DTYPES, Dim, Poly, TensorType
 from tests.ir.graphs import fused
 
+pytestmark = pytest.mark.tiny
+
 N, M = Poly.symbol("N"), Poly.symbol("M")
 
 

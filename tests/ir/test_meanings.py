@@ -262,6 +262,7 @@ def use(op: str, *types: TensorType, **attributes: Any) -> Callable[[], TensorTy
         (use("dropout", F("f32", 3), F("u64"), F("i64"), rate=1.5, stream=0), ArgumentError, "rate: expected 0 to 1"),
         (use("rng_bit_generator", F("i64"), F("i64"), stream=0, shape=()), DTypeError, "seed: expected a dtype u64"),
         (use("sparse_softmax_cross_entropy", F("f32", "N", 9), F("f32", "N")), DTypeError, "labels"),
+        (use("sparse_softmax_cross_entropy", F("f32", "N", 129), F("i8", "N")), DTypeError, "a dtype for 129 classes"),
         (use("softmax_cross_entropy", F("f32", "N", 9), F("f32", "N")), ShapeError, "one type"),
         (use("nonsense", F("f32")), UnsupportedError, "got 'nonsense'"),
         (use("gradient", F("f32", 3), F("f32")), ShapeError, "loss: expected rank 0"),

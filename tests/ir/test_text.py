@@ -17,7 +17,6 @@ from tests.ir.cases import Case, cases
 from tests.ir.graphs import fused, training_step
 
 N, M = Poly.symbol("N"), Poly.symbol("M")
-MUTANTS = 5000
 
 TRAINING_STEP = """\
 graph @train(%input: f32[N,3] input "input", %labels: i32[N] input "labels", \
@@ -209,12 +208,13 @@ def _texts() -> list[str]:
     return [TRAINING_STEP, FUSED, *(str(case.graph()) for case in samples.values())]
 
 
-def test_mutated_texts_are_errors_of_ours_or_graphs() -> None:
-    chooser, texts = random.Random(5), _texts()
+@pytest.mark.fuzz
+def test_mutated_texts_are_errors_of_ours_or_graphs(fuzz_examples: int) -> None:
+    chooser, texts, count = random.Random(fuzz_examples), _texts(), 10 * fuzz_examples
     words = sorted({word for text in texts for word in text.replace("(", " ( ").replace("[", " [ ").split()})
     alphabet = '()[]{},:=@%"-+*/.0123456789NMaef \n\\ü'
     parsed = 0
-    for _ in range(MUTANTS):
+    for _ in range(count):
         text = chooser.choice(texts)
         for _ in range(chooser.randint(1, 3)):
             at, length = chooser.randrange(len(text) + 1), chooser.choice([0, 1, 1, 2, 5, 30])
@@ -226,7 +226,7 @@ def test_mutated_texts_are_errors_of_ours_or_graphs() -> None:
             continue
         parsed += 1
         assert parse_graph(str(graph)) == graph
-    assert 0 < parsed < MUTANTS
+    assert 0 < parsed < count
 
 
 def test_nodes_without_results_are_printed_without_types() -> None:

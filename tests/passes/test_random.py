@@ -43,7 +43,9 @@ def check(case: RandomGraph) -> None:
     known = {**case.arrays, **prepared}
     expected = run_graph(graph, case.arrays)
     found = run_graph(main, {i.name: known[i.name] for i in main.inputs})
-    assert {name: relative_error(found[name], expected[name]) for name in expected} == dict.fromkeys(expected, 0.0)
+    # NumPy sums in another order where a weight has come to lie contiguously.
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    assert {name: error for name, error in errors.items() if error > 1e-5} == {}
 
 
 @pytest.mark.fuzz

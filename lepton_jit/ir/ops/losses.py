@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lepton_jit.errors import DTypeError, ShapeError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression, select
@@ -76,8 +78,8 @@ def _infer_sparse(logits: TensorType, labels: TensorType) -> TensorType:
     if logits.shape[:-1] != labels.shape:
         raise ShapeError(f"labels: expected one for each of {list(logits.shape[:-1])}, got {labels}")
     classes = logits.shape[-1]
-    if labels.dtype.bytes == 1 and not (isinstance(classes, int) and classes <= 128):
-        raise DTypeError(f"labels: expected a dtype that counts to {classes!r}, got {labels.dtype}")
+    if isinstance(classes, int) and classes - 1 > np.iinfo(labels.dtype.numpy).max:
+        raise DTypeError(f"labels: expected a dtype for {classes} classes, got {labels.dtype}")
     return logits.with_shape(labels.shape)
 
 
