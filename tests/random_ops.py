@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lepton_jit.ir.graph import Value
+from lepton_jit.ir.graph import Role, Value
 from lepton_jit.ir.op import OPS, Family, Sample
 from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, TensorType, symbols_of
-from tests.random_graphs import LATE, Draft, Rejected
+from tests.random_draft import LATE, Draft, Rejected
 
 F32 = DTYPES["f32"]
 N = Poly.symbol("N")
+ROLES: list[Role] = ["parameter", "state", "input"]
 MOVEMENTS = ["reshape", "transpose", "slice", "reverse", "broadcast_in_dim", "pad", "concatenate", "reduce"]
 # Drawn more often than the rest: they reject more, and most programs consist of them.
 OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "batch_norm_training"] * 3
@@ -105,9 +106,9 @@ def fetch(
     related = [v for v in draft.pool if v.type != type and can_be_given_shape(v.type, type)]
     if related and draft.chance(60):
         return in_range(draft, with_shape(draft, later(draft, related), type), low, high)
-    role = "input"
+    role: Role = "input"
     if type.dtype.is_float and not symbols_of(type.shape):
-        role = draft.choices.one_of(["parameter", "state", "input"])
+        role = draft.choices.one_of(ROLES)
     return draft.input(type, max(low, -2.0), min(high, 2.0), role)
 
 
@@ -154,7 +155,7 @@ def with_shape(draft: Draft, value: Value, type: TensorType) -> Value:
 
 def later(draft: Draft, values: Sequence[Value]) -> Value:
     """One of the values, the last few more often: graphs grow deep, not only wide."""
-    if draft.focus in values:
+    if draft.focus is not None and draft.focus in values:
         return draft.focus
     return draft.choices.one_of(values[-3:] if draft.chance(65) else values)
 

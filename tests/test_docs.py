@@ -61,7 +61,7 @@ def run_page(text: str, name: str) -> int:
         if block.source.lstrip().startswith(">>>"):
             run_session(block, name, namespace)
         else:
-            exec(compile("\n" * (block.line - 1) + block.source, name, "exec"), namespace)
+            exec(compile("\n" * (block.line - 1) + block.source, name, "exec", dont_inherit=True), namespace)
     return count
 
 

@@ -139,7 +139,7 @@ def merge_dimensions(
         if shape[d] == 1:
             continue
         if axes:
-            inner = axes[-1].dimensions[0]
+            inner = axes[-1].dimensions[-1]
             same = apart is None or apart[d] == apart[inner]
             if same and all(steps[d] == steps[inner] * axes[-1].extent for steps in accesses):
                 axes[-1] = Axis((d, *axes[-1].dimensions), axes[-1].extent * shape[d])

@@ -142,7 +142,7 @@ class _Plan:
         return all(x == y * inner.extent for x, y in steps)
 
     def _flatten(self, outer: LoopDim) -> None:
-        """Rows of short lines (3 taps, 7 pixels) become one dimension with a table of offsets, so that tiles fill up."""
+        """Rows of short lines (3 taps, 7 pixels) become one dimension with a table of offsets, so tiles fill up."""
         inner = self.inner
         if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
             return

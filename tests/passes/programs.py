@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -23,13 +24,13 @@ def dense(b: Builder, x: Value, kernel: Value) -> Value:
 
 
 def training_step(sizes: Sequence[int]) -> Graph:
-    """Dense layers with relu, cross-entropy from logits, Adam; all updates at the end, as a front end would trace it."""
+    """Dense layers with relu, cross-entropy from logits, Adam; all updates at the end, as a front end traces it."""
     b = Builder("train")
     x, y = b.input("x", TensorType.of("f32", "N", sizes[0])), b.input("y", TensorType.of("i32", "N"))
     rate, step = b.input("learning_rate", TensorType.of("f32")), b.input("step", TensorType.of("i64"), "state")
     weights: dict[str, Value] = {}
     h = x
-    for i, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (rows, columns) in enumerate(pairwise(sizes)):
         with b.layer(f"dense_{i}"):
             kernel = weights[f"dense_{i}/kernel"] = b.input(
                 f"dense_{i}/kernel", TensorType.of("f32", rows, columns), "state"
