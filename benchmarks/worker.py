@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["ANSWER_TOLERANCE", "measure"]
+__all__ = ["ANSWER_TOLERANCE", "MARK", "limit_processors", "measure"]
 
 ANSWER_TOLERANCE = 1e-4
 # What a log of a peer may say on standard output must not be taken for the result.
@@ -20,12 +20,12 @@ MARK = "benchmark-result:"
 
 def main() -> None:
     request = json.loads(sys.argv[1])
-    _limit_processors(request["threads"])
+    limit_processors(request["threads"])
     result = measure(request)
     print(MARK + json.dumps(result))
 
 
-def _limit_processors(threads: int) -> None:
+def limit_processors(threads: int) -> None:
     """Before any peer is imported: XLA has no other setting, and a pool beyond the limit cannot cheat."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 
@@ -36,7 +36,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.case import Problem
     from benchmarks.cases import CASES
     from benchmarks.contender import PEERS
-    from benchmarks.peak import Peak
+    from benchmarks.peak import fma_peak
     from benchmarks.timing import Protocol, interleave
 
     problem = Problem(CASES[request["case"]], request["mode"], request["batch"])
@@ -55,9 +55,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         print(f"{problem.label}, {name}: first answer after {time.perf_counter() - start:.2f} s", file=sys.stderr)
         calls[name] = contender.call
     errors = _check(problem.label, answers)
-    peak, peaks = Peak(), []
+    peaks: list[float] = []
     protocol = Protocol(**request["protocol"])
-    times = interleave(calls, protocol, lambda: peaks.append(peak.measure(threads)))
+    times = interleave(calls, protocol, lambda: peaks.append(fma_peak(threads)))
     return {"flops": problem.flops, "seconds": times, "peaks": peaks, "missing": missing, "errors": errors}
 
 
@@ -76,7 +76,8 @@ def _check(label: str, answers: dict[str, Any]) -> dict[str, float]:
             sys.exit(f"{label}: {name} answers with shape {got.shape}, {reference} with {expected.shape}")
         errors[name] = float(np.abs(got - expected).max() / np.abs(expected).max())
         if not errors[name] <= ANSWER_TOLERANCE:
-            sys.exit(f"{label}: {name} differs from {reference} by {errors[name]:.1e}: {got.ravel()[:5]}, {expected.ravel()[:5]}")
+            values = f"{got.ravel()[:5]}, {expected.ravel()[:5]}"
+            sys.exit(f"{label}: {name} differs from {reference} by {errors[name]:.1e}: {values}")
     return errors
 
 

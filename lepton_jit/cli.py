@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train, compile, export and run a network for handwritten digits")
     demo.add_argument("-o", "--output", type=Path, metavar="DIR", help="keep the model, the library and its header")
-    demo.add_argument("--epochs", type=int, metavar="N", help="how often to see every digit (default: 10 for 4,000)")
+    demo.add_argument("--epochs", type=int, metavar="N", help="how often to see every digit (default: 15 for 4,000)")
     demo.set_defaults(command=_demo)
 
     compile_ = commands.add_parser("compile", help="make a shared library and a C header of a saved model")

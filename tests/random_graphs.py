@@ -35,6 +35,9 @@ from tests.random_draft import (
 )
 from tests.random_ops import add_random_operation, first_inputs
 
+# From 8 samples on, a producer and its reader run slice by slice.
+BATCHES = (1, 2, 3, 4, 9)
+
 
 @dataclass(frozen=True)
 class RandomGraph:
@@ -52,7 +55,8 @@ class RandomGraph:
         header = f"// sizes: {dict(self.sizes)}\n// pass: canonicalize\n"
         return f"{header}// ==== found by random search\n{self.graph}// ----\n"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return f"<{len(self.graph.nodes)} nodes, {dict(self.sizes)}>"
 
 
 def random_graph(seed: int, *, ops: int | None = None, gradient: bool | None = None) -> RandomGraph:
@@ -68,7 +72,7 @@ def random_graphs(draw: st.DrawFn, *, gradient: bool | None = None) -> RandomGra
 
 def build(choices: Choices, *, ops: int | None = None, gradient: bool | None = None) -> RandomGraph:
     numbers = np.random.default_rng(choices.integer(0, 2**16))
-    draft = Draft(choices, {"N": choices.integer(1, 4)}, numbers)
+    draft = Draft(choices, {"N": BATCHES[choices.integer(0, len(BATCHES) - 1)]}, numbers)
     count = choices.integer(5, 40) if ops is None else ops
     first_inputs(draft)
     for number in range(1000):

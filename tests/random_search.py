@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 
+import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -19,8 +20,10 @@ from tests.random_graphs import RandomGraph, random_graphs
 Check = Callable[[RandomGraph], None]
 
 
-def search(check: Check, examples: int) -> None:
+def search(check: Check, examples: int, seed: int | None = None) -> None:
     """Call `check` on that many graphs; AssertionError with the smallest failing graph found where it raises.
+
+    Each seed draws others.
 
     The graphs are drawn by Hypothesis, but not shrunk by it: to change a choice changes the rest of the graph, while
     `minimized` knows what a graph is.
@@ -36,7 +39,7 @@ def search(check: Check, examples: int) -> None:
             small = minimized(case, lambda smaller: _fails_with(check, smaller, kind))
             raise AssertionError(f"{kind.__name__}: {error}\n\n{small}") from error
 
-    run()
+    (run if seed is None else hypothesis.seed(seed)(run))()
 
 
 def _fails_with(check: Check, case: RandomGraph, error: type[Exception]) -> bool:

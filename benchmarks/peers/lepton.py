@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import lepton_jit as lpt
-from benchmarks.case import LEARNING_RATE, Problem
+from benchmarks.case import EPSILON, LEARNING_RATE, Problem
 from benchmarks.contender import Contender, trainer
 from benchmarks.network import Weights
 from lepton_jit.runtime.threads import set_threads
@@ -60,7 +60,7 @@ def build(problem: Problem, variant: str, threads: int) -> Contender:
     if problem.mode == "inference":
         fast = lpt.compile(model, threads=threads)
         return Contender(lambda: fast(x), lambda: np.asarray(fast(x)))
-    optimizer = lpt.optimizers.Adam(LEARNING_RATE)
+    optimizer = lpt.optimizers.Adam(LEARNING_RATE, epsilon=EPSILON)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
     labels = problem.labels
 
