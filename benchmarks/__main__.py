@@ -33,7 +33,7 @@ IMPORTS = {
     "lepton_jit": "lepton_jit",
     "numpy": "numpy",
     "lepton_jit, layers and models": "lepton_jit.models",
-    "lepton_jit, everything that compiling needs": "lepton_jit.models, lepton_jit.compiler, llvmlite.binding, networkx",
+    "lepton_jit and all that compiling needs": "lepton_jit.models, lepton_jit.compiler, llvmlite.binding, networkx",
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -86,7 +86,9 @@ def _problems(options: argparse.Namespace) -> list[Problem]:
     unknown = [name for name in options.cases if name not in CASES]
     unknown += [name for name in options.peers if name not in PEERS]
     if unknown:
-        sys.exit(f"benchmarks: expected cases of {', '.join(CASES)} and peers of {', '.join(PEERS)}, got {unknown[0]!r}")
+        sys.exit(
+            f"benchmarks: expected cases of {', '.join(CASES)} and peers of {', '.join(PEERS)}, got {unknown[0]!r}"
+        )
     chosen = [CASES[name] for name in options.cases] or list(CASES.values())
     return [p for case in chosen for p in case.problems() if options.mode in (None, p.mode)]
 
@@ -131,6 +133,8 @@ def _write(directory: Path, result: dict[str, Any]) -> None:
     data = stem.with_suffix(".json")
     data.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{data}")
+    if not any(report.best_peer(m) for m in result["measurements"].values()):
+        return
     try:
         chart = stem.with_suffix(".png")
         machine = result["machine"]

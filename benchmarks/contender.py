@@ -18,7 +18,7 @@ CHECKED_STEPS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """`call()` does the work once and returns when it is done; `answer()`, called once before, gives what is compared."""
+    """`call()` does the work once and returns when it is done; `answer()`, once before, gives what is compared."""
 
     call: Callable[[], Any]
     answer: Callable[[], np.ndarray]

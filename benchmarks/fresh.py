@@ -61,7 +61,7 @@ def _measure(request: Mapping[str, Any]) -> dict[str, float]:
     start = time.perf_counter()
     import_module(f"benchmarks.peers.{peer.module}")
     if request["peer"] == OURS:
-        # What is imported late for the sake of modules that need no compiler; without it, this would count as compiling.
+        # Imported late for the sake of modules that need no compiler; without this, it would count as compiling.
         for name in ("llvmlite.binding", "networkx", "lepton_jit.compiler"):
             import_module(name)
     imported = time.perf_counter()
@@ -133,13 +133,14 @@ def import_seconds(module: str, repeats: int = 5) -> float:
 def run_process(module: str, request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Any:
     """What a module of this package answers to a request, as its own process; what it logs goes to standard error."""
     threads = str(request["threads"])
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LEPTON_JIT_THREADS"), threads)
+    limits = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LEPTON_JIT_THREADS"), threads
+    )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", module, json.dumps(request)],
         cwd=ROOT,
         env=os.environ | limits | dict(environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

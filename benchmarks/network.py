@@ -29,7 +29,7 @@ class Layers(Protocol, Generic[T]):
 
 @dataclass(frozen=True)
 class Weights:
-    """The arrays of a case by name, and for a dense layer behind `flatten` the shape (h, w, c) of what was flattened."""
+    """Arrays by name, and for a dense layer behind `flatten` the shape (h, w, c) of what was flattened."""
 
     arrays: Mapping[str, np.ndarray]
     flattened: Mapping[str, tuple[int, ...]]

@@ -181,9 +181,9 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             if len(arrays) == 1:
-                np.save(file, *arrays.values())
+                np.save(file, next(iter(arrays.values())))
             else:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (its stub forgets other keywords)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:

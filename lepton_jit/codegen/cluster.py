@@ -25,17 +25,10 @@ from lepton_jit.codegen.loop_ir import (
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Graph, Value
-from lepton_jit.ir.types import Dim, Poly, Shape, dim_value, element_count
+from lepton_jit.ir.types import Dim, Poly, Shape, element_count, typical
 
-# What a symbol is taken to be where a schedule has to guess how much work there is.
-TYPICAL = 64
 # Iterations are handed to threads in chunks of about this many scalar operations, some ten microseconds of work.
 CHUNK_WORK = 32768
-
-
-def typical(dim: Dim) -> int:
-    """A dimension with every symbol at its typical size."""
-    return dim if isinstance(dim, int) else dim_value(dim, {s: TYPICAL for m, _ in dim.terms for s in m})
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,13 @@ from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.ir.ops.native import philox
-from lepton_jit.ir.types import Dim, Shape
+from lepton_jit.ir.types import Dim, Shape, row_major
 
 # The lane of a vector, as a variable of an index: its coefficient is the distance between neighbouring lanes.
 LANE = "lane"
 
 Indices = tuple[Affine, ...]
 Provider = Callable[["Evaluator", Indices], Atom]
-
-
-def row_major(shape: Shape) -> list[Dim]:
-    """The strides of a dense tensor, in elements.
-
-    >>> row_major((2, 3, 4))
-    [12, 4, 1]
-    """
-    strides: list[Dim] = []
-    step: Dim = 1
-    for dim in reversed(shape):
-        strides.append(step)
-        step = dim * step
-    return strides[::-1]
 
 
 def linear(indices: Indices, shape: Shape) -> Affine:

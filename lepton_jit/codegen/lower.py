@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lepton_jit.codegen.cluster import TYPICAL, typical
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
-from lepton_jit.ir.types import Dim, DType, symbols_of
+from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
 
 # A slice that is read back from an L2 cache; larger ones leave it before they are read.
 SLICE_BYTES = 1 << 19

@@ -19,7 +19,7 @@ from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel, Slices
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, element_count
+from lepton_jit.ir.types import Dim, element_count, row_major
 
 # A long one-dimensional map is cut into blocks of this many elements, 16 KB of float32.
 BLOCK = 4096
@@ -29,7 +29,7 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
     """Loops over the merged dimensions of the (equally shaped) results, the innermost in vectors."""
     shape = cluster.region.outputs[0].value.type.shape
     results = list(cluster.outputs)
-    accesses = [*accesses_of(cluster, results, len(shape), extra), tuple(_strides(shape))]
+    accesses = [*accesses_of(cluster, results, len(shape), extra), tuple(row_major(shape))]
     axes = merge_dimensions(shape, accesses)
     lanes = cluster.lanes(target)
     kernel = cluster.builder()
@@ -73,10 +73,6 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
     count = slice_count(extent, shape) if outer[0].dimensions[0] == 0 else 0
     slices = Slices(count, cluster.local_inputs(shape[0])) if count and not extra else None
     return cluster.kernel(kernel, extent, total * work, extra=extra, slices=slices)
-
-
-def _strides(shape: tuple[Dim, ...]) -> list[Dim]:
-    return [element_count(shape[d + 1 :]) for d in range(len(shape))]
 
 
 def _scalar(cluster: Cluster, kernel: KernelBuilder, rank: int) -> None:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from lepton_jit.codegen.cluster import Cluster, split_index, store_at, vector_loop
-from lepton_jit.codegen.evaluate import LANE, linear, row_major
+from lepton_jit.codegen.evaluate import LANE, linear
 from lepton_jit.codegen.loop_ir import Affine, Const, Kernel
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, DType, Shape, element_count
+from lepton_jit.ir.types import Dim, DType, Shape, element_count, row_major
 
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 

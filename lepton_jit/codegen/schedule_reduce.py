@@ -14,7 +14,6 @@ from lepton_jit.codegen.cluster import (
     split_index,
     spread,
     store_at,
-    typical,
     vector_loop,
 )
 from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, linear, tail_mask
@@ -24,7 +23,7 @@ from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Node
-from lepton_jit.ir.types import Dim, DType, element_count
+from lepton_jit.ir.types import Dim, DType, element_count, typical
 
 # Rows of up to this many vectors are held in registers: read once, however often they are reduced.
 HELD_VECTORS = 4

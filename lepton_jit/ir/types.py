@@ -17,11 +17,14 @@ __all__ = [
     "Dim",
     "Poly",
     "Shape",
+    "TYPICAL",
     "TensorType",
     "dim_value",
     "dtype_of",
     "element_count",
+    "row_major",
     "symbols_of",
+    "typical",
 ]
 
 
@@ -68,6 +71,7 @@ DTYPES: dict[str, DType] = {
         ("bool", "bool", "bool"),
     )
 }
+TYPICAL = 64
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES.values()}
 
 
@@ -225,6 +229,20 @@ def element_count(shape: Iterable[Dim]) -> Dim:
 def symbols_of(shape: Iterable[Dim]) -> set[str]:
     """The names of the symbolic dimensions that occur in a shape."""
     return {s for dim in shape if isinstance(dim, Poly) for m, _ in dim.terms for s in m}
+
+
+def row_major(shape: Shape) -> list[Dim]:
+    """The strides of a dense tensor, in elements.
+
+    >>> row_major((2, 3, 4))
+    [12, 4, 1]
+    """
+    return [element_count(shape[d + 1 :]) for d in range(len(shape))]
+
+
+def typical(dim: Dim) -> int:
+    """A dimension with every symbol at 64: what heuristics take where only run time knows."""
+    return dim if isinstance(dim, int) else dim.value(dict.fromkeys(symbols_of([dim]), TYPICAL))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, users
 from lepton_jit.ir.op import Family, get_op
-from lepton_jit.ir.types import Dim, Shape, dim_value, element_count, symbols_of
+from lepton_jit.ir.types import Shape, element_count, typical
 from lepton_jit.passes.base import Pass
 
 __all__ = ["Fuse"]
@@ -298,15 +298,11 @@ def _kind_alone(node: Node) -> str:
     return "single"
 
 
-def _typical(dim: Dim) -> int:
-    return dim if isinstance(dim, int) else dim_value(dim, dict.fromkeys(symbols_of([dim]), 64))
-
-
 def _is_row_reduction(node: Node) -> bool:
     shape = node.operands[0].type.shape
     if node.attributes["dimensions"] != (len(shape) - 1,):
         return False
-    return _typical(shape[-1]) < LONG_ROW or _typical(element_count(shape[:-1])) >= FEW_ROWS
+    return typical(shape[-1]) < LONG_ROW or typical(element_count(shape[:-1])) >= FEW_ROWS
 
 
 def _aligned(node: Node) -> bool:

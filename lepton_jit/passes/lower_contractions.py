@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.types import Dim, Shape, dim_value, element_count, symbols_of
+from lepton_jit.ir.types import Dim, element_count, row_major, typical
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.rewrite import Rewriter, rewrite
 
@@ -57,20 +57,11 @@ class LowerContractions(Pass):
         return rewrite(graph, {"convolution": [lower(_convolution)], "dot_general": [lower(_dot_general)]})
 
 
-def _strides(shape: Shape) -> list[Dim]:
-    return [element_count(shape[d + 1 :]) for d in range(len(shape))]
-
-
-def _typical(dim: Dim) -> int:
-    """A dimension as a number, to order loops by; symbols count as 64."""
-    return dim if isinstance(dim, int) else dim_value(dim, dict.fromkeys(symbols_of([dim]), 64))
-
-
 def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value:
     a: Any = node.attributes
     lhs, rhs = node.operands
     lhs = _padded(rewriter, lhs, a)
-    ls, rs, os = (_strides(v.type.shape) for v in (lhs, rhs, node.result))
+    ls, rs, os = (row_major(v.type.shape) for v in (lhs, rhs, node.result))
     groups, batch_groups = a["feature_group_count"], a["batch_group_count"]
     lb, lf, *lx = a["lhs_spec"]
     ro, ri, *rx = a["rhs_spec"]
@@ -112,7 +103,7 @@ def _padded(rewriter: Rewriter, lhs: Value, a: Any) -> Value:
 def _dot_general(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value:
     a: Any = node.attributes
     lhs, rhs = node.operands
-    ls, rs, os = (_strides(v.type.shape) for v in (lhs, rhs, node.result))
+    ls, rs, os = (row_major(v.type.shape) for v in (lhs, rhs, node.result))
     loops: list[LoopDim] = []
     out_dim = 0
     for i, j in zip(a["lhs_batching"], a["rhs_batching"], strict=True):
@@ -170,8 +161,8 @@ def _contraction(
 
 def _ordered(loops: Sequence[LoopDim]) -> list[LoopDim]:
     """Loops over the result in its memory order, then sums in the left side's memory order; neighbours joined."""
-    results = sorted((x for x in loops if x.kind != "sum"), key=lambda x: (x.kind == "column", -_typical(x.out)))
-    sums = sorted((x for x in loops if x.kind == "sum"), key=lambda x: -_typical(x.lhs))
+    results = sorted((x for x in loops if x.kind != "sum"), key=lambda x: (x.kind == "column", -typical(x.out)))
+    sums = sorted((x for x in loops if x.kind == "sum"), key=lambda x: -typical(x.lhs))
     return _joined([*results, *sums])
 
 
@@ -205,8 +196,8 @@ def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
     if any(outer.rhs != inner.rhs * inner.extent for outer, inner in pairwise(batches)):
         return False
     sums = [loop for loop in loops if loop.kind == "sum"]
-    rows = _typical(element_count(loop.extent for loop in loops if loop.kind == "row"))
-    reused = bool(sums) and _typical(sums[-1].rhs) > panel and rows >= REUSING_ROWS
+    rows = typical(element_count(loop.extent for loop in loops if loop.kind == "row"))
+    reused = bool(sums) and typical(sums[-1].rhs) > panel and rows >= REUSING_ROWS
     return parameters_only or columns[0].rhs != 1 or reused
 
 
@@ -230,7 +221,7 @@ def _packed(
         offset=offset,
         panel=panel,
     )
-    strides = dict(zip(sums, _strides((*(loop.extent for loop in sums), panel)), strict=False))
+    strides = dict(zip(sums, row_major((*(loop.extent for loop in sums), panel)), strict=False))
     panel_stride = element_count((*(loop.extent for loop in sums), panel))
     panels = -(-column.extent // panel)
     whole = panel_stride * panels

@@ -26,7 +26,7 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"
 
 @dataclass(frozen=True)
 class Exported:
-    """A library with the digits that it was tried on, `u8[n, 28, 28, 1]`, and the answers of the program it came from."""
+    """A library, digits to try it on, `u8[n, 28, 28, 1]`, and the answers of the program that it came from."""
 
     library: Path
     images: np.ndarray
@@ -85,17 +85,18 @@ def test_the_c_program_of_the_readme_compiles_and_runs(exported: Exported) -> No
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_python_without_a_compiler_gets_the_same_bits(exported: Exported, tmp_path: Path, threads: int) -> None:
-    np.save(tmp_path / "x.npy", exported.images.astype(np.float32) / np.float32(255))
+    x, y = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(x, exported.images.astype(np.float32) / np.float32(255))
     code = (
         "import sys\n"
         "for name in ('llvmlite', 'networkx', 'lepton_jit.ir', 'lepton_jit.codegen', 'lepton_jit.layers'):\n"
         "    sys.modules[name] = None\n"  # an import of it would raise
         "import numpy as np, lepton_jit as lpt\n"
-        f"np.save({str(tmp_path / 'y.npy')!r}, lpt.load({str(exported.library)!r})(np.load({str(tmp_path / 'x.npy')!r})))"
+        f"np.save({str(y)!r}, lpt.load({str(exported.library)!r})(np.load({str(x)!r})))"
     )
     subprocess.run([sys.executable, "-c", code], env={"LEPTON_JIT_THREADS": str(threads)}, check=True)
 
-    assert np.load(tmp_path / "y.npy").tobytes() == exported.answers.tobytes()
+    assert np.load(y).tobytes() == exported.answers.tobytes()
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="no binutils")

@@ -1,0 +1,180 @@
+"""What an affine contraction asks for: its loops, joined where all operands allow, and its epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lepton_jit.codegen.cluster import Cluster, accesses_of
+from lepton_jit.codegen.evaluate import LANE, Indices
+from lepton_jit.codegen.kernel_builder import KernelBuilder
+from lepton_jit.codegen.loop_ir import (
+    Affine,
+    Const,
+    Epilogue,
+    Extra,
+    Let,
+    Load,
+    Var,
+)
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.types import Dim, element_count, row_major, typical
+
+# A summed index is split only where there are fewer tiles than this and the sum is long: a weight gradient.
+FEW_TILES = 16
+LONG_SUM = 2048
+# Offset tables of flattened rows are not longer than this: 8 KB of constants.
+LONGEST_TABLE = 1024
+
+
+@dataclass(frozen=True)
+class LoopDim:
+    """A loop of an affine contraction; `dims` are the result's dimensions that it walks, joined."""
+
+    kind: str
+    extent: Dim
+    lhs: Dim
+    rhs: Dim
+    out: Dim
+    dims: tuple[int, ...]
+
+
+ONE_ROW = LoopDim("row", 1, 0, 0, 0, ())
+
+
+class Plan:
+    """What the attributes of the contraction say, as loops."""
+
+    def __init__(self, cluster: Cluster, target: Target) -> None:
+        self.cluster = cluster
+        self.target = target
+        (self.node,) = (n for n in cluster.region.nodes if n.op == "affine_contraction")
+        self.attributes: Any = self.node.attributes
+        self.shape = cluster.region.outputs[0].value.type.shape
+        self.dtype = self.node.result.type.dtype
+        self.lanes = target.lanes(8 * self.dtype.bytes)
+        provided = replace(cluster, providers={self.node.result: lambda e, i: Const(0, self.dtype)})
+        self.accesses = accesses_of(provided, [o.value for o in cluster.region.outputs], len(self.shape))
+        loops = self._loops()
+        self.sums = [x for x in loops if x.kind == "sum"]
+        self.columns = [x for x in loops if x.kind == "column"]
+        self.outer = [x for x in loops if x.kind in ("row", "batch")]
+        rows = [x for x in self.outer if x.kind == "row"]
+        self.inner = rows[-1] if rows else ONE_ROW
+        self.around = [x for x in self.outer if x is not self.inner]
+        self.table: tuple[int, ...] | None = None
+        if len(rows) > 1:
+            self._flatten(rows[-2])
+        self.flops = element_count(x.extent for x in loops) * 2
+        # the buffers of the two sides
+        self.lhs, self.rhs = (cluster.inputs[v] for v in self.node.operands)
+
+    def _loops(self) -> list[LoopDim]:
+        a = self.attributes
+        joined: list[LoopDim] = []
+        for kind, extent, lhs, rhs, out, out_dim in zip(
+            a["kinds"], a["extents"], a["lhs"], a["rhs"], a["out"], a["out_dims"], strict=True
+        ):
+            loop = LoopDim(kind, extent, lhs, rhs, out, (out_dim,))
+            if joined and kind in ("row", "batch") and self._joins(joined[-1], loop):
+                last = joined.pop()
+                loop = replace(loop, extent=last.extent * extent, dims=last.dims + loop.dims)
+            joined.append(loop)
+        return joined
+
+    def _joins(self, outer: LoopDim, inner: LoopDim) -> bool:
+        """Every operand, the result and the epilogue's operands step over the whole inner loop."""
+        if outer.kind != inner.kind:
+            return False
+        steps = [(outer.lhs, inner.lhs), (outer.rhs, inner.rhs), (outer.out, inner.out)]
+        a, b = outer.dims[-1], inner.dims[0]
+        if a != b:
+            steps += [(access[a], access[b]) for access in self.accesses]
+        return all(x == y * inner.extent for x, y in steps)
+
+    def _flatten(self, outer: LoopDim) -> None:
+        """Rows of short lines (3 taps, 7 pixels) become one dimension with a table of offsets, so tiles fill up."""
+        inner = self.inner
+        if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
+            return
+        if inner.extent * 2 > self.target.tile_rows or inner.extent * outer.extent > LONGEST_TABLE:
+            return
+        if outer.out != inner.out * inner.extent or not isinstance(inner.lhs, int) or not isinstance(outer.lhs, int):
+            return
+        a, b = outer.dims[-1], inner.dims[0]
+        if outer.rhs or inner.rhs or any(access[a] != access[b] * inner.extent for access in self.accesses):
+            return
+        self.table = tuple(i * outer.lhs + j * inner.lhs for i in range(outer.extent) for j in range(inner.extent))
+        self.around.remove(outer)
+        self.inner = replace(inner, extent=inner.extent * outer.extent, lhs=0, dims=outer.dims + inner.dims)
+
+    def tileable(self) -> bool:
+        """One column loop, its columns side by side in the result and in the right side, and at most three sums."""
+        if len(self.columns) != 1 or len(self.sums) > 3 or not self.dtype.is_float:
+            return False
+        if any(x.extent == 0 for x in self.sums):
+            return False
+        (column,) = self.columns
+        beside = self.attributes["panel"] > 0 or column.rhs == 1 or column.extent == 1
+        return isinstance(column.extent, int) and column.out == 1 and beside
+
+    @property
+    def has_epilogue(self) -> bool:
+        return len(self.cluster.region.nodes) > 1
+
+    @property
+    def column(self) -> LoopDim:
+        return self.columns[0]
+
+    @property
+    def width(self) -> int:
+        return self.attributes["panel"] or self.lanes * self.target.tile_vectors
+
+    @property
+    def panels(self) -> int:
+        assert isinstance(self.column.extent, int)
+        return -(-self.column.extent // self.width)
+
+    def few_tiles(self) -> bool:
+        tiles = typical(element_count(x.extent for x in self.around)) * self.panels
+        tiles *= -(-typical(self.inner.extent) // self.target.tile_rows)
+        return tiles < FEW_TILES and typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
+
+    def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
+        return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]
+
+    def indices(self, positions: Sequence[tuple[LoopDim, Affine]]) -> Indices:
+        """Indices of the result for positions of loops; a joined loop counts in its last dimension."""
+        strides = row_major(self.shape)
+        indices = [Affine()] * len(self.shape)
+        for loop, position in positions:
+            if loop.dims:
+                d = loop.dims[-1]
+                indices[d] = indices[d] + position * (loop.out // strides[d])
+        return tuple(indices)
+
+    def epilogue(
+        self, positions: Sequence[tuple[LoopDim, Affine]], column: Affine
+    ) -> tuple[Epilogue | None, tuple[Extra, ...]]:
+        """The rest of the region, from an accumulator to the result, at row `row` of a tile."""
+        k = KernelBuilder()
+        k.buffers = {b.name: b for b in self.cluster.buffers}
+        accumulator = Var("accumulator", self.dtype, self.lanes)
+        evaluator = self.cluster.evaluator(k, self.lanes)
+        evaluator.bound[self.node.result] = accumulator
+        indices = self.indices([*positions, (self.inner, Affine.var("row")), (self.column, column + Affine.var(LANE))])
+        (output,) = self.cluster.outputs
+        result = evaluator.value(output, indices)
+        extras, names, body = [], [accumulator], []
+        for stmt in k.statements:
+            assert isinstance(stmt, Let)
+            if not isinstance(stmt.expr, Load):
+                body.append(stmt)
+                continue
+            load = stmt.expr
+            step = load.index.coefficient("row")
+            index = load.index - Affine.var("row") * step
+            extras.append(Extra(load.buffer, index, step, 1 if stmt.var.lanes > 1 else 0))
+            names.append(stmt.var)
+        return Epilogue(tuple(names), tuple(body), result), tuple(extras)

@@ -1,0 +1,91 @@
+"""The measuring stick: every case means the same to us and to a peer, and the protocol is what docs/measure.md says."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.case import Problem
+from benchmarks.cases import CASES
+from benchmarks.contender import OURS, PEERS
+from benchmarks.network import Recorder, Shape, channels_first_rows
+from benchmarks.report import best_peer, medians
+from benchmarks.timing import Protocol, interleave
+from benchmarks.worker import ANSWER_TOLERANCE
+
+PROBLEMS = [problem for case in CASES.values() for problem in case.problems()]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.label)
+def test_ours_and_jax_give_the_same_answer(problem: Problem):
+    ours, theirs = (PEERS[name].build(problem, 1).answer() for name in (OURS, "JAX"))
+
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= ANSWER_TOLERANCE * np.abs(theirs).max()
+
+
+def test_the_losses_that_are_compared_move():
+    losses = PEERS[OURS].build(Problem(CASES["mlp"], "training", 64), 1).answer()
+    assert np.unique(losses.round(2)).size == 3
+
+
+def test_flops_are_those_of_the_contractions():
+    recorder = Recorder()
+    CASES["mlp"].network(recorder, Shape((784,)))
+
+    layers = [2 * 784 * 512, 2 * 512 * 512, 2 * 512 * 10]
+    assert recorder.inference_flops == sum(layers)
+    assert recorder.training_flops == 3 * sum(layers) - layers[0]
+
+
+def test_a_dense_kernel_follows_its_image_into_channels_first():
+    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    kernel = np.random.default_rng(0).normal(size=(24, 5))
+
+    expected = image.ravel() @ kernel
+    np.testing.assert_allclose(image.transpose(2, 0, 1).ravel() @ channels_first_rows(kernel, (2, 3, 4)), expected)
+
+
+def test_contenders_take_turns():
+    order: list[str] = []
+
+    def contender(name: str):
+        return lambda: (order.append(name), time.sleep(0.002))
+
+    calls = {name: contender(name) for name in "abc"}
+    times = interleave(calls, Protocol(rounds=3, block=0.001, pause=0.0), lambda: order.append("|"))
+
+    rounds = "".join(order).split("|")[1:]
+    assert rounds == ["abc", "bca", "cab"]
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
+    assert min(min(found) for found in times.values()) >= 0.002
+
+
+def test_the_best_peer_is_the_one_of_the_lowest_median():
+    measurement = {"seconds": {OURS: [2.0, 2.0, 9.0], "A": [3.0, 3.0, 0.1], "B": [2.5, 9.0, 2.5]}}
+
+    assert medians(measurement) == {OURS: 2.0, "B": 2.5, "A": 3.0}
+    assert best_peer(measurement) == ("B", 2.5)
+
+
+def test_the_command_writes_a_result(tmp_path, capsys):
+    code = command.main(
+        ["mlp", "--quick", "--mode", "inference", "--threads", "1", "--peers", "--output", str(tmp_path)]
+    )
+
+    assert code == 0
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    assert set(result["measurements"]) == {"mlp inference b1, 1 thread", "mlp inference b64, 1 thread"}
+    assert result["machine"]["cpu"]
+    assert all(len(m["seconds"][OURS]) == len(m["peaks"]) == 3 for m in result["measurements"].values())
+    assert "FMA peak" in capsys.readouterr().out
+
+
+def test_an_unknown_case_is_an_error():
+    with pytest.raises(SystemExit, match="got 'nonsense'"):
+        command.main(["nonsense", "--quick", "--output", "/tmp"])
