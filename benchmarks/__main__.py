@@ -33,28 +33,31 @@ IMPORTS = {
     "lepton_jit": "lepton_jit",
     "numpy": "numpy",
     "lepton_jit, layers and models": "lepton_jit.models",
-    "lepton_jit and all that compiling needs": "lepton_jit.models, lepton_jit.compiler, llvmlite.binding, networkx",
+    "lepton_jit, all for compiling": "lepton_jit.models, lepton_jit.compiler, llvmlite.binding, networkx",
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    problems = _problems(options)
     options.output.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     print(f"{machine['cpu']} ({machine['target']}), {machine['processors']} processors, load {machine['load']:.1f}")
     print(f"Python {machine['python']}, {versions}")
     if machine["load"] > QUIET_LOAD:
-        # Seen here: PyTorch's step on two threads took 255 ms instead of 25, its workers spinning for a taken processor.
+        # Seen here: a step of PyTorch on two threads took 255 ms instead of 25, as its workers spin.
         print("Other programs are running: do not trust these figures, least of all those of several threads.")
     result: dict[str, Any] = {"machine": machine, "protocol": dataclasses.asdict(_protocol(options))}
-    result["import_seconds"] = {what: import_seconds(modules) for what, modules in IMPORTS.items()}
+    result["import_seconds"] = {
+        what: import_seconds(modules, 1 if options.quick else 5) for what, modules in IMPORTS.items()
+    }
     for what, seconds in result["import_seconds"].items():
         print(f"import {what}: {seconds * 1e3:.0f} ms")
-    result["measurements"] = _measure_all(options)
+    result["measurements"] = _measure_all(options, problems)
     report.print_summary(result["measurements"])
-    result["fresh"] = {} if options.quick and not options.fresh else _fresh_all(options)
+    result["fresh"] = {} if options.quick and not options.fresh else _fresh_all(options, problems)
     _write(options.output, result)
     return 0
 
@@ -97,10 +100,10 @@ def _request(problem: Problem, threads: int) -> dict[str, Any]:
     return {"case": problem.case.name, "mode": problem.mode, "batch": problem.batch, "threads": threads}
 
 
-def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
+def _measure_all(options: argparse.Namespace, problems: Sequence[Problem]) -> dict[str, Any]:
     protocol = dataclasses.asdict(_protocol(options))
     measurements = {}
-    for problem in _problems(options):
+    for problem in problems:
         for threads in options.threads:
             request = _request(problem, threads)
             found = run_process("benchmarks.worker", {**request, "peers": [OURS, *options.peers], "protocol": protocol})
@@ -110,11 +113,11 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
     return measurements
 
 
-def _fresh_all(options: argparse.Namespace) -> dict[str, Any]:
+def _fresh_all(options: argparse.Namespace, problems: Sequence[Problem]) -> dict[str, Any]:
     """At the largest number of threads, and of every mode at the first batch that the case has."""
     found: dict[str, Any] = {}
     seen = set()
-    for problem in _problems(options):
+    for problem in problems:
         if (problem.case.name, problem.mode) in seen:
             continue
         seen.add((problem.case.name, problem.mode))

@@ -18,6 +18,7 @@ import numpy as np
 from lepton_jit.codegen.generate import generate
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import Target, get_target
+from lepton_jit.describe import describe
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.types import TensorType
 from lepton_jit.runtime.linker import link
@@ -149,7 +150,7 @@ def native(op: str, target: Target) -> Program:
     b.output(b(op, b.input("x", TensorType.of("f32", "N"))), "y")
     generated = generate(b.build(), target)
     support = compile_object(support_text(target.triple.split("-")[0]), target, 1)
-    return Program(generated.manifest(), link(generated.object_code(), support, op), threads=1)
+    return Program(describe(generated.lowered, generated.target), link(generated.object_code(), support, op), threads=1)
 
 
 def sweep(op: str, target: Target, stride: int) -> Worst:

@@ -120,7 +120,7 @@ def exported_peak_bytes(request: Mapping[str, Any]) -> int:
     return _peak_of(done.stdout)
 
 
-def import_seconds(module: str, repeats: int = 5) -> float:
+def import_seconds(module: str, repeats: int) -> float:
     """The median time of importing a module in a new process, the interpreter's own start taken off."""
     code = f"import time; s = time.perf_counter(); import {module}; print(time.perf_counter() - s)"
     times = [

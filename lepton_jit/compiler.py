@@ -15,6 +15,7 @@ from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import Target, get_target
 from lepton_jit.compiled import CompiledModel
+from lepton_jit.describe import describe
 from lepton_jit.environment import read_environment
 from lepton_jit.errors import ArgumentError
 from lepton_jit.executable import Executable, Parts
@@ -177,7 +178,8 @@ def support_object(target: Target) -> bytes:
 
 
 def _parts(prepare: Generated, main: Generated) -> Parts:
-    return Parts(prepare.manifest(), prepare.object_code(), main.manifest(), main.object_code())
+    described = [describe(made.lowered, made.target) for made in (prepare, main)]
+    return Parts(described[0], prepare.object_code(), described[1], main.object_code())
 
 
 def _pack(parts: Parts) -> dict[str, bytes]:

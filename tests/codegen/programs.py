@@ -13,6 +13,7 @@ from lepton_jit.codegen.lower import Launch, Lowered, ProgramBuffer, Step
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import TARGETS, Target, host_features, native_target
 from lepton_jit.compiler import optimize
+from lepton_jit.describe import describe
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.types import TensorType, dim_value
@@ -49,12 +50,12 @@ def fused(graph: Graph, target: Target) -> Generated:
 
 def linked(generated: Generated, threads: int = 1) -> Program:
     code = link(generated.object_code(), support_object(), generated.lowered.name)
-    return Program(generated.manifest(), code, threads=threads)
+    return Program(describe(generated.lowered, generated.target), code, threads=threads)
 
 
 def run_native(generated: Generated, arrays: Arrays, threads: int = 1) -> dict[str, np.ndarray]:
     """All outputs by name, those that are written into a state as well."""
-    program, manifest = linked(generated, threads), generated.manifest()
+    program, manifest = linked(generated, threads), describe(generated.lowered, generated.target)
     state = {p.name: arrays[p.name].copy() for p in manifest.params}
     results = iter(program(*(arrays[i.name] for i in manifest.inputs), parameters=program.bind(state)))
     return {
