@@ -41,7 +41,7 @@ COMPILE_IN_NEW_PROCESS = """\
 import json, sys, time
 import numpy as np
 import lepton_jit as lpt
-import lepton_jit.compiler, llvmlite.binding, networkx
+import lepton_jit.compiler, llvmlite.binding
 model, image = lpt.load(sys.argv[1]), np.zeros((1, 28, 28, 1), np.float32)
 start = time.perf_counter()
 lpt.compile(model)(image)
