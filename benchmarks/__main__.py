@@ -21,7 +21,7 @@ from benchmarks.timing import Protocol
 
 EXAMPLES = """\
 examples:
-  python -m benchmarks                                everything; about half an hour on two cores
+  python -m benchmarks                                everything; about ten minutes on two cores
   python -m benchmarks mnist_cnn --threads 1          one case on one core
   python -m benchmarks mlp --quick                    does it run? The figures mean nothing.
   python -m benchmarks --mode training --peers PyTorch JAX

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from lepton_jit._version import __version__
 from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.loop_printer import print_kernels
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.compiled import CompiledModel
+from lepton_jit.compiled import PLANNED_BATCH, CompiledModel
 from lepton_jit.describe import describe
 from lepton_jit.environment import read_environment
 from lepton_jit.errors import ArgumentError
@@ -37,7 +39,9 @@ from lepton_jit.passes.phases import SplitStridedGradients
 from lepton_jit.passes.schedule_updates import ScheduleUpdates
 from lepton_jit.passes.split_prepare import split_prepare
 from lepton_jit.runtime.cache import open_cache
+from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 
 __all__ = ["Traceable", "build", "compile", "optimize", "pipeline", "support_object"]
@@ -86,10 +90,28 @@ def build(
     parts = _unpack(stored) if stored else None
     if parts is None:
         observer = _observer(verify, environment.dump)
-        parts = _parts(*(generate(g, target) for g in optimize(graph, target, observer)))
+        generated = [generate(g, target) for g in optimize(graph, target, observer)]
+        parts = _parts(*generated)
+        if environment.dump is not None:
+            dump_code(environment.dump, generated, support)
         if objects:
             objects.put(key, _pack(parts))
     return Executable(graph, target, parts, support, threads=threads, recompile=optimize_for_reading)
+
+
+def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) -> None:
+    """Write what comes after the graphs: loops, LLVM IR and assembly of each program, and the plan of its memory."""
+    plans = []
+    for made in programs:
+        name = made.lowered.name
+        kernels = [launch.kernel for step in made.lowered.steps for launch in step.launches]
+        (directory / f"{name}.loops").write_text(print_kernels(kernels))
+        (directory / f"{name}.ll").write_text(made.llvm)
+        (directory / f"{name}.s").write_text(made.assembly())
+        manifest = describe(made.lowered, made.target)
+        program = Program(manifest, link(made.object_code(), support, manifest.prefix))
+        plans.append(str(program.plan(**dict.fromkeys(manifest.symbols, PLANNED_BATCH))))
+    (directory / "memory.txt").write_text("\n\n".join(plans) + "\n")
 
 
 def pipeline(target: Target) -> tuple[Pass, ...]:
@@ -146,11 +168,18 @@ def cache_key(graph: Graph, target: Target) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Continued(Observer):
-    """The rest of a pipeline, without a second start."""
+class _Continued(Observers):
+    """The observers of a pipeline go on with its second half, which starts from other inputs."""
 
     def __init__(self, observer: Observer) -> None:
-        self.after = observer.after  # pyright: ignore[reportAttributeAccessIssue]
+        seen = observer.observers if isinstance(observer, Observers) else (observer,)
+        super().__init__(*(CheckNumerics() if isinstance(o, CheckNumerics) else o for o in seen))
+
+    def start(self, graph: Graph) -> None:
+        """Numbers are compared anew from here; all else has been told of its first graph."""
+        for observer in self.observers:
+            if isinstance(observer, CheckNumerics):
+                observer.start(graph)
 
 
 def _observer(verify: str | None, dump: object) -> Observer | None:

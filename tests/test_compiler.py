@@ -1,0 +1,149 @@
+"""compile(): its options, its stages, its cache, and answers that agree wherever they come from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lepton_jit as lpt
+from lepton_jit.codegen.target import get_target, native_target
+from lepton_jit.compiler import build
+from lepton_jit.ir.interpreter import run_graph
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.random((64, 12, 12, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> lpt.Sequential:
+    lpt.set_random_seed(3)
+    return lpt.Sequential(
+        [
+            lpt.Conv2D(8, 3, activation="relu", padding="same", input_shape=(12, 12, 3), name="stem"),
+            lpt.BatchNormalization(),
+            lpt.MaxPooling2D(),
+            lpt.Conv2D(16, 3, strides=2, activation="gelu"),
+            lpt.Flatten(),
+            lpt.Dense(10, activation="softmax", name="head"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def fast(model: lpt.Sequential) -> lpt.compiled.CompiledModel:
+    return lpt.compile(model, threads=1)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def test_it_agrees_with_the_interpreter(model: lpt.Sequential, fast: lpt.compiled.CompiledModel) -> None:
+    (expected,) = run_graph(model.trace(), {"input": IMAGES} | model.weights_by_name()).values()
+    assert relative_error(fast(IMAGES), expected) < 1e-5
+
+
+def test_threads_change_no_bit(model: lpt.Sequential, fast: lpt.compiled.CompiledModel) -> None:
+    for threads in (2, 3):
+        assert np.array_equal(lpt.compile(model, threads=threads)(IMAGES), fast(IMAGES))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 8, 33])
+def test_a_sample_has_the_same_bits_in_any_batch(fast: lpt.compiled.CompiledModel, batch: int) -> None:
+    assert np.array_equal(fast(IMAGES[:batch]), fast(IMAGES)[:batch])
+
+
+def test_the_exported_module_has_the_same_bits(fast: lpt.compiled.CompiledModel, tmp_path: Path) -> None:
+    _, header = fast.export(tmp_path / "net.so")
+    np.save(tmp_path / "in.npy", IMAGES)
+    code = (
+        "import sys, numpy as np, lepton_jit as lpt\n"
+        "np.save('out.npy', lpt.load('net.so')(np.load('in.npy')))\n"
+        "assert 'llvmlite' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), fast(IMAGES))
+    assert header.read_text().count("int net(") == 1
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4"])
+def test_levels_agree_within_rounding(model: lpt.Sequential, fast: lpt.compiled.CompiledModel, name: str) -> None:
+    target = get_target(name)
+    if target.vector_bytes > native_target().vector_bytes:
+        pytest.skip(f"this machine is {native_target().name}")
+    executable = build(model.trace(), target=target)
+    executable.bind(model.weights_by_name())
+    assert relative_error(executable.run(IMAGES)[0], fast(IMAGES)) < 1e-5
+
+
+def test_every_pass_can_be_verified(model: lpt.Sequential) -> None:
+    assert lpt.compile(model, verify="passes")(IMAGES).shape == (64, 10)
+    with pytest.raises(lpt.ArgumentError, match="verify: expected None or 'passes', got 'all'"):
+        lpt.compile(model, verify="all")
+
+
+def test_every_stage_prints_and_the_first_two_levels_read_back(fast: lpt.compiled.CompiledModel) -> None:
+    stages = fast.stages()
+    assert [stages[0], *stages[-4:]] == ["traced", "optimized", "loops", "llvm", "asm"]
+    for stage in stages[:-3]:
+        assert str(lpt.parse(fast.ir(stage))) == fast.ir(stage)
+    assert len(lpt.parse(fast.ir("loops"))) == fast.ir("loops").count("kernel @")
+    assert "define i32" in fast.ir("llvm")
+    assert "main_run:" in fast.ir("asm")
+    assert '@"head"' in fast.ir("optimized", layer="head")
+    assert '@"stem"' not in fast.ir("optimized", layer="head")
+    with pytest.raises(lpt.ArgumentError, match=r"expected a stage of traced, .*, got 'nonsense'"):
+        fast.ir("nonsense")
+
+
+def test_weights_are_a_snapshot_until_they_are_updated(model: lpt.Sequential) -> None:
+    fast = lpt.compile(model)
+    before = fast(IMAGES)
+    weights = model.get_weights()
+    model.set_weights([w * 1.5 for w in weights])
+    assert np.array_equal(fast(IMAGES), before)
+    fast.update_weights(model)
+    assert not np.array_equal(fast(IMAGES), before)
+    model.set_weights(weights)
+    fast.update_weights(model)
+    assert np.array_equal(fast(IMAGES), before)
+
+
+def test_the_plan_meets_its_lower_bound(fast: lpt.compiled.CompiledModel) -> None:
+    plan = fast.plan
+    assert plan.arena - plan.lower_bound == plan.gap
+    assert plan.gap <= 0.02 * plan.lower_bound
+    assert {b.layer.split("/")[0] for b in plan.buffers} >= {"stem", "head"}
+
+
+def test_a_cached_program_gives_the_same_bits(
+    model: lpt.Sequential, fast: lpt.compiled.CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEPTON_JIT_CACHE", str(tmp_path))
+    cold = lpt.compile(model)(IMAGES)
+    entries = sorted(tmp_path.rglob("*.entry"))
+    assert entries != []
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:-7])
+    assert np.array_equal(lpt.compile(model)(IMAGES), cold)
+    assert np.array_equal(lpt.compile(model)(IMAGES), fast(IMAGES))
+
+
+def test_stages_are_dumped(model: lpt.Sequential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEPTON_JIT_DUMP", str(tmp_path))
+    lpt.compile(model)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names[0] == "00-traced.ir"
+    assert any(name.endswith("-fuse.ir") for name in names)
+    assert {"main.loops", "main.ll", "main.s", "memory.txt"} <= set(names)
+
+
+def test_a_profile_names_every_layer(fast: lpt.compiled.CompiledModel) -> None:
+    profile = fast.profile(IMAGES)
+    assert {"stem", "head"} <= {step.layer for step in profile.steps}
+    assert profile.peak is not None
+    assert "of peak" in str(profile)
