@@ -100,9 +100,8 @@ class CompiledModel:
         if stage == "loops":
             from lepton_jit.codegen.loop_printer import print_kernel
 
-            steps = [s for s in main.lowered.steps if layer is None or _inside(s.layer, layer)]
-            kernels = [launch.kernel for s in steps for launch in s.launches]
-            return "\n".join(print_kernel(k) for k in kernels)
+            kernels = [launch.kernel for step in main.lowered.steps for launch in step.launches]
+            return "\n".join(print_kernel(k) for k in kernels if layer is None or _inside(k.layer, layer))
         graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]
         return print_graph(graph, layer=layer)
 

@@ -91,7 +91,7 @@ def build(
     if parts is None:
         observer = _observer(verify, environment.dump)
         generated = [generate(g, target) for g in optimize(graph, target, observer)]
-        parts = _parts(*generated)
+        parts = _parts(graph.name, *generated)
         if environment.dump is not None:
             dump_code(environment.dump, generated, support)
         if objects:
@@ -206,9 +206,10 @@ def support_object(target: Target) -> bytes:
     return code
 
 
-def _parts(prepare: Generated, main: Generated) -> Parts:
+def _parts(name: str, prepare: Generated, main: Generated) -> Parts:
     described = [describe(made.lowered, made.target) for made in (prepare, main)]
-    return Parts(described[0], prepare.object_code(), described[1], main.object_code())
+    manifest = replace(described[1], name=name)  # what messages call the program
+    return Parts(described[0], prepare.object_code(), manifest, main.object_code())
 
 
 def _pack(parts: Parts) -> dict[str, bytes]:

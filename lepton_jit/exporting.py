@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def export_program(
     parts = executable.parts
     return export(
         path,
-        parts.main_manifest,
+        replace(parts.main_manifest, name=Path(path).stem),
         program=parts.main_object,
         support=support_object(target),
         compile_text=partial(compile_object, target=target),

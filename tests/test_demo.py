@@ -35,7 +35,7 @@ def test_the_demo_shows_everything(output, tmp_path):
     assert float(accuracy) > 0.9
     for part in (
         "%input: f32[N,28,28,1]",
-        "memory plan of main at N = 64",
+        "memory plan of inference at N = 64",
         "gap",
         "the same answers, bit for bit",
         "compile for inference, cold",
