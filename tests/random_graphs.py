@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -57,6 +58,10 @@ class RandomGraph:
 
     def __repr__(self) -> str:
         return f"<{len(self.graph.nodes)} nodes, {dict(self.sizes)}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints: a graph with its arrays would be longer than it allows."""
+        printer.text(repr(self))
 
 
 def random_graph(seed: int, *, ops: int | None = None, gradient: bool | None = None) -> RandomGraph:

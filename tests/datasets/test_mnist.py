@@ -170,6 +170,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def answer_too_late(url: str, timeout: float) -> None:
+    time.sleep(1)
+    raise OSError("nobody waits any more")
+
+
 @pytest.fixture
 def server(contents, monkeypatch) -> Iterator[Server]:
     """A mirror on this machine, whose checksums mnist() expects."""
@@ -224,7 +229,7 @@ class TestDownload:
 
     def test_a_mirror_that_never_answers_is_given_up(self, monkeypatch, tmp_path):
         monkeypatch.setattr(download, "CONNECT_SECONDS", -0.9)
-        monkeypatch.setattr("requests.head", lambda url, timeout: time.sleep(1))
+        monkeypatch.setattr("requests.head", answer_too_late)
         start = time.perf_counter()
 
         with pytest.raises(download.DownloadError, match="no answer within"):
