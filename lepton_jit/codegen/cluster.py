@@ -191,44 +191,40 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
     return digits[::-1]
 
 
-def whole_vectors(extent: Dim, lanes: int) -> tuple[Dim | None, Dim | None]:
-    """The part of an extent that full vectors cover and the rest; None where only run time knows."""
+def is_whole(extent: Dim, lanes: int) -> bool:
+    """Full vectors cover the extent, whatever the symbols are."""
     if isinstance(extent, int):
-        return extent - extent % lanes, extent % lanes
-    if isinstance(extent, Poly) and all(c % lanes == 0 for _, c in extent.terms):
-        return extent, 0
-    return None, None
+        return extent % lanes == 0
+    return all(c % lanes == 0 for _, c in extent.terms)
 
 
-def vector_loop(kernel: KernelBuilder, start: Affine, stop: Affine, lanes: int, rest: Dim | None) -> Iterator[tuple]:
-    """Yield (first index, mask) blocks for [start, stop): full vectors in a loop, then one masked rest.
+def vector_loop(
+    kernel: KernelBuilder, start: Affine, stop: Affine, lanes: int, whole: bool = False
+) -> Iterator[tuple[Affine, Atom | None]]:
+    """Yield (first index, mask) for the parts of [start, stop): full vectors in a loop, then one masked rest.
 
-    `rest` is (stop - start) % lanes where it is known. Each block is to be filled before the next one is asked for.
+    Each part is to be filled before the next one is asked for. `whole`: full vectors are known to cover it.
     """
     count = stop - start
-    if count.terms == () and isinstance(count.constant, int):
-        full: Affine = start + (count.constant - count.constant % lanes)
-        rest = count.constant % lanes
-    elif rest == 0:
+    static = count.constant if not count.terms and isinstance(count.constant, int) else None
+    if static is not None:
+        full: Affine = start + (static - static % lanes)
+    elif whole:
         full = stop
     else:
-        total = kernel.index(count)
-        left = kernel.apply("modulo", total, kernel.index(Affine.of(lanes)))
+        left = kernel.apply("modulo", kernel.index(count), kernel.index(Affine.of(lanes)))
         full = stop - Affine.var(left.name)
-    if full - start != Affine():
+    if full != start:
         with kernel.loop(start, full, lanes) as i:
             yield i + Affine.var(LANE), None
-    if rest == 0:
+    if full == stop:
         return
-    if rest is not None:
-        with kernel.scope() as body:
-            yield full + Affine.var(LANE), tail_mask(kernel, rest, lanes)
-        for stmt in body:
-            kernel.append(stmt)
+    rest = full + Affine.var(LANE), tail_mask(kernel, stop - full, lanes)
+    if static is not None:
+        yield rest
         return
-    left_over = kernel.index(stop - full)
-    with kernel.when(kernel.compare(left_over, kernel.constant(0, "i64"), "GT")):
-        yield full + Affine.var(LANE), tail_mask(kernel, stop - full, lanes)
+    with kernel.when(kernel.compare(kernel.index(stop - full), kernel.constant(0, "i64"), "GT")):
+        yield rest
 
 
 def store_at(kernel: KernelBuilder, buffer: str, position: Affine, value: Atom, lanes: int, mask: Atom | None) -> None:

@@ -135,7 +135,7 @@ class Tiles:
             with k.loop(0, loops[0].extent) as i:
                 self._empty_sum(loops[1:], (*located, (loops[0], i)))
             return
-        for j, mask in vector_loop(k, Affine(), Affine.of(plan.column.extent), plan.lanes, None):
+        for j, mask in vector_loop(k, Affine(), Affine.of(plan.column.extent), plan.lanes):
             where = (*located, (plan.column, j))
             evaluator = plan.cluster.evaluator(k, plan.lanes, mask)
             evaluator.bound[plan.node.result] = Const(0, plan.dtype)

@@ -71,7 +71,7 @@ def _split_sum(plan: Plan) -> Planned:
         lead, _ = split_index(k, Affine.var("t"), [SPLITS, count])
         which = k.apply("modulo", k.index(Affine.var("t")), k.index(Affine.of(count)))
         with k.when(k.compare(which, Const(0, I64), "EQ")):
-            for i, mask in vector_loop(k, Affine(), Affine.of(elements), plan.lanes, None):
+            for i, mask in vector_loop(k, Affine(), Affine.of(elements), plan.lanes):
                 store_at(k, "s0", lead * elements + i, Const(0, plan.dtype), plan.lanes, mask)
     partial = cluster.kernel(k, extent, tiles.work(), plan.flops, [scratch])
 
@@ -138,7 +138,7 @@ def _vectors(plan: Plan) -> Planned:
         store(at(cluster.evaluator(k), positions), positions, 1, None)
     else:
         lanes = cluster.lanes(plan.target)
-        for inner, mask in vector_loop(k, Affine(), Affine.of(vector.extent), lanes, None):
+        for inner, mask in vector_loop(k, Affine(), Affine.of(vector.extent), lanes):
             located = [*positions, (vector, inner)]
             store(at(cluster.evaluator(k, lanes, mask), located), located, lanes, mask)
     length = typical(element_count(x.extent for x in plan.sums)) * (typical(vector.extent) if vector else 1)

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from lepton_jit.codegen.cluster import (
     Cluster,
     accesses_of,
+    is_whole,
     merge_dimensions,
     slice_count,
     split_index,
     spread,
     store_at,
     vector_loop,
-    whole_vectors,
 )
 from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel, Slices
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, element_count, row_major
+from lepton_jit.ir.types import element_count, row_major
 
 # A long one-dimensional map is cut into blocks of this many elements, 16 KB of float32.
 BLOCK = 4096
@@ -36,8 +36,8 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
     kernel.buffers |= {b.name: b for b in extra}
     work = len(cluster.region.nodes)
 
-    def block(outer: list[Affine], start: Affine, stop: Affine, rest: Dim | None) -> None:
-        for inner, mask in vector_loop(kernel, start, stop, lanes, rest):
+    def block(outer: list[Affine], start: Affine, stop: Affine) -> None:
+        for inner, mask in vector_loop(kernel, start, stop, lanes, is_whole(axes[-1].extent, lanes)):
             evaluator = cluster.evaluator(kernel, lanes, mask)
             indices = spread(axes, [*outer, inner], len(shape))
             values = [evaluator.value(v, indices) for v in results]
@@ -54,20 +54,18 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
         end = kernel.apply("minimum", kernel.index(start + BLOCK), kernel.index(Affine.of(inner)))
         if isinstance(inner, int) and inner <= BLOCK:
             extent = 1
-            block([], Affine(), Affine.of(inner), None)
+            block([], Affine(), Affine.of(inner))
         else:
-            _, rest = whole_vectors(inner, lanes)
-            block([], start, Affine.var(end.name), rest)
+            block([], start, Affine.var(end.name))
         size = min(BLOCK, inner) if isinstance(inner, int) else BLOCK
         return cluster.kernel(kernel, extent, size * work, extra=extra)
-    _, rest = whole_vectors(inner, lanes)
     outer = axes[:-2] if len(axes) > 2 else axes[:1]
     digits = split_index(kernel, Affine.var("t"), [a.extent for a in outer])
     if len(axes) > 2:
         with kernel.loop(0, axes[-2].extent) as i:
-            block([*digits, i], Affine(), Affine.of(inner), rest)
+            block([*digits, i], Affine(), Affine.of(inner))
     else:
-        block(digits, Affine(), Affine.of(inner), rest)
+        block(digits, Affine(), Affine.of(inner))
     total = element_count(a.extent for a in axes[len(outer) :])
     extent = element_count(a.extent for a in outer)
     count = slice_count(extent, shape) if outer[0].dimensions[0] == 0 else 0

@@ -38,7 +38,7 @@ def _copy_into(cluster: Cluster, target: Target, operand, start: Dim, dimension:
     lanes = target.lanes(8 * operand.type.dtype.bytes)
     outer = element_count(shape[:dimension])
     t = Affine.var("t")
-    for i, mask in vector_loop(k, Affine(), Affine.of(inner), lanes, None):
+    for i, mask in vector_loop(k, Affine(), Affine.of(inner), lanes):
         source = t * inner + i
         value = k.load(cluster.inputs[operand], source - Affine.var(LANE), lanes, 1, mask)
         store_at(k, "o0", t * pitch + offset + i, value, lanes, mask)
@@ -108,12 +108,12 @@ def schedule_pack(cluster: Cluster, target: Target) -> Planned:
             target_index = slice_ * strides[0] + which * strides[1]
             for position, step, stride in zip(index, a["strides"][1:], strides[2:-1], strict=True):
                 source, target_index = source + position * step, target_index + position * stride
-            for j, mask in vector_loop(k, Affine(), Affine.of(count), lanes, None):
+            for j, mask in vector_loop(k, Affine(), Affine.of(count), lanes):
                 at = source + (j - Affine.var(LANE)) * a["column_stride"]
                 value = k.load("a0", at, lanes, a["column_stride"], mask)
                 store_at(k, "o0", target_index + j, value, lanes, mask)
             if count < panel:
-                for j, mask in vector_loop(k, Affine.of(count), Affine.of(panel), lanes, None):
+                for j, mask in vector_loop(k, Affine.of(count), Affine.of(panel), lanes):
                     store_at(k, "o0", target_index + j, Const(0, operand.type.dtype), lanes, mask)
 
     last = columns - (panels - 1) * panel

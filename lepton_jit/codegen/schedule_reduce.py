@@ -94,7 +94,7 @@ def _rows(cluster: Cluster, reduces: Sequence[Node], target: Target) -> Kernel:
             k.store(buffer, linear(row, full[:-1]), scalar.value(value, row))
     wide = [(v, b) for v, b in cluster.outputs.items() if v.type.rank == len(full)]
     if wide:
-        blocks = _held_blocks(k, length, lanes) if held else vector_loop(k, Affine(), Affine.of(length), lanes, None)
+        blocks = _held_blocks(k, length, lanes) if held else vector_loop(k, Affine(), Affine.of(length), lanes)
         for inner, mask in blocks:
             values = [evaluator(mask).value(v, (*row, inner)) for v, _ in wide]
             for value, (_, buffer) in zip(values, wide, strict=True):
@@ -221,7 +221,7 @@ class _Reduction:
                 mask = tail_mask(k, left, self.lanes) if left < self.lanes else None
                 self._column_group(k, located, ranges, [Affine.of(s) for s in rest], mask, store)
             return
-        for inner, mask in vector_loop(k, Affine(), Affine.of(extent), self.lanes, None):
+        for inner, mask in vector_loop(k, Affine(), Affine.of(extent), self.lanes):
             self._column_group(k, located, ranges, [inner - Affine.var(LANE)], mask, store)
 
     def _column_group(

@@ -70,7 +70,7 @@ class _Scatter:
         if self.vector is None:
             body(k, position, None)
             return
-        for i, mask in vector_loop(k, Affine(), Affine.of(self.shape[self.vector]), self.lanes, None):
+        for i, mask in vector_loop(k, Affine(), Affine.of(self.shape[self.vector]), self.lanes):
             body(k, {**position, self.vector: i}, mask)
 
     def _tile(self, k: KernelBuilder, position: dict[int, Affine], mask: Atom | None) -> None:
@@ -103,7 +103,7 @@ class _Scatter:
         outer = split_index(k, Affine.var("t"), [self.shape[d] for d in self.outer])
         slab = element_count(self.shape[len(self.outer) :])
         base = linear((*outer, *([Affine()] * (len(self.shape) - len(outer)))), self.shape)
-        for i, mask in vector_loop(k, Affine(), Affine.of(slab), max(self.lanes, 2), None):
+        for i, mask in vector_loop(k, Affine(), Affine.of(slab), max(self.lanes, 2)):
             store_at(k, "o0", base + i, Const(0, self.operand.type.dtype), max(self.lanes, 2), mask)
 
         whole = {d: (Affine(), Affine.of(self.windows[d])) for d in self.inner}

@@ -171,6 +171,18 @@ def test_a_state_that_is_still_read_is_overwritten_last() -> None:
     assert kinds(agree(b.build())) == ["state", "arena", "state", "output", "arena", "state"]
 
 
+@pytest.mark.parametrize("size", [4096, 4099, 8195])
+def test_each_element_of_a_long_state_is_updated_once(size: int) -> None:
+    """Blocks of 4,096 elements: the rest behind the last full vector belongs to the last block alone."""
+    b = Builder("long")
+    s = b.input("s", TensorType.of("f32", size), "state")
+    b.output(b("multiply", s, 3.0), "s", donates="s")
+    made = fused(b.build(), native_target())
+    values = {"s": np.arange(size, dtype=np.float32)}
+    for found in (run_native(made, values), run_loops(made.lowered, values, {})):
+        assert np.array_equal(found["s"], 3 * values["s"])
+
+
 def test_a_state_whose_elements_change_places_is_not_updated_in_place() -> None:
     b, (w,) = states("w")
     b.output(b("transpose", w, permutation=(1, 0)), "w", donates="w")
