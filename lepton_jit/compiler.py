@@ -161,11 +161,20 @@ def optimize_for_reading(graph: Graph, target: Target) -> tuple[Stages, Generate
 
 
 def cache_key(graph: Graph, target: Target) -> str:
-    """What a program depends on: the graph without weights, the target and the versions."""
+    """What a program depends on: the graph without weights, the target, the versions and the compiler's own files."""
     import llvmlite
 
-    text = "\n".join((str(graph), repr(target), repr(pipeline(target)), __version__, llvmlite.__version__))
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = (str(graph), repr(target), repr(pipeline(target)), __version__, llvmlite.__version__, _compiler_files())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def _compiler_files() -> str:
+    """Names, sizes and times of the files that make programs: in a checkout they change without a new version."""
+    root = Path(__file__).parent
+    files = sorted(path for package in ("ir", "passes", "codegen") for path in (root / package).rglob("*.py"))
+    stats = [(path.relative_to(root).as_posix(), path.stat()) for path in (*files, Path(__file__))]
+    return repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
 
 
 class _Continued(Observers):
