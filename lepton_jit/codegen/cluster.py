@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, Provider, tail_mask
+from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, Provider, linear, tail_mask
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     Affine,
@@ -29,6 +29,8 @@ from lepton_jit.ir.types import Dim, Poly, Shape, element_count, typical
 
 # Iterations are handed to threads in chunks of about this many scalar operations, some ten microseconds of work.
 CHUNK_WORK = 32768
+# Parts of a long sum that are computed side by side.
+SPLITS = 8
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,28 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
             digits.append(Affine.var(kernel.apply("modulo", rest, size).name))
             rest = kernel.apply("floor_divide", rest, size)
     return digits[::-1]
+
+
+def part_of(kernel: KernelBuilder, part: Affine, extent: Dim) -> tuple[Var, Var]:
+    """First and last + 1 index of one of SPLITS parts of an extent; a part may be empty."""
+    total, parts = kernel.index(Affine.of(extent)), kernel.index(Affine.of(SPLITS))
+    bounds = (kernel.apply("multiply", kernel.index(part + i), total) for i in (0, 1))
+    begin, end = (kernel.apply("floor_divide", bound, parts) for bound in bounds)
+    return begin, end
+
+
+def combined_parts(value: Value, kind: str) -> Provider:
+    """`value` as the parts that lie one behind the other in the buffer s0, combined in order."""
+
+    def total(evaluator: Evaluator, indices: Indices) -> Atom:
+        position = linear(indices, value.type.shape)
+        result: Atom = evaluator.load_at("s0", position)
+        for part in range(1, SPLITS):
+            other = evaluator.load_at("s0", position + value.type.elements * part)
+            result = evaluator.kernel.apply(kind, result, other)
+        return result
+
+    return total
 
 
 def is_whole(extent: Dim, lanes: int) -> bool:

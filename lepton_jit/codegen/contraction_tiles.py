@@ -59,6 +59,12 @@ class Tiles:
         length = typical(element_count(x.extent for x in plan.sums))
         return length * plan.width * plan.panels * plan.dtype.bytes > RESIDENT_BYTES
 
+    def extents(self) -> list[Dim | Atom]:
+        """The digits of an iteration, slowest first: rows around, block of rows and panel, or the panel first."""
+        blocks, _ = self._blocks()
+        rows = [*(x.extent for x in self.plan.around), blocks]
+        return [self.plan.panels, *rows] if self.panel_first() else [*rows, self.plan.panels]
+
     def emit(
         self,
         leading: Sequence[Dim],
@@ -72,12 +78,8 @@ class Tiles:
         plan, k = self.plan, self.kernel
         around = [x.extent for x in plan.around]
         blocks, count = self._blocks()
-        if self.panel_first():
-            digits = split_index(k, Affine.var("t"), [*leading, plan.panels, *around, blocks])
-            panel, *rest = digits[len(leading) :]
-        else:
-            digits = split_index(k, Affine.var("t"), [*leading, *around, blocks, plan.panels])
-            *rest, panel = digits[len(leading) :]
+        digits = split_index(k, Affine.var("t"), [*leading, *self.extents()])[len(leading) :]
+        panel, rest = (digits[0], digits[1:]) if self.panel_first() else (digits[-1], digits[:-1])
         *positions, block = rest
         self._sums, self._shifts = sums, (lhs_shift, rhs_shift, out_shift)
         located = list(zip(plan.around, positions, strict=True))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
-from lepton_jit.codegen.cluster import Cluster, slice_count, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import (
+    SPLITS,
+    Cluster,
+    combined_parts,
+    part_of,
+    slice_count,
+    split_index,
+    store_at,
+    vector_loop,
+)
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.contraction_tiles import Tiles
-from lepton_jit.codegen.evaluate import Evaluator, Indices
+from lepton_jit.codegen.evaluate import Evaluator
 from lepton_jit.codegen.loop_ir import (
     I64,
     Affine,
@@ -19,10 +29,7 @@ from lepton_jit.codegen.loop_ir import (
 )
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, DType, element_count, row_major, typical
-
-# Parts of a long sum that are computed side by side.
-SPLITS = 8
+from lepton_jit.ir.types import Dim, DType, element_count, typical
 
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 
@@ -52,45 +59,22 @@ def _split_sum(plan: Plan) -> Planned:
     k.buffers["s0"] = scratch
     first = plan.sums[0]
     tiles = Tiles(plan, k, "s0", None)
-    count = tiles_count(plan)
-    part, _ = split_index(k, Affine.var("t"), [SPLITS, count])
-    begin, end = (
-        k.apply(
-            "floor_divide",
-            k.apply("multiply", k.index(part + i), k.index(Affine.of(first.extent))),
-            k.index(Affine.of(SPLITS)),
-        )
-        for i in (0, 1)
-    )
+    part, *rest = split_index(k, Affine.var("t"), [SPLITS, *tiles.extents()])
+    begin, end = part_of(k, part, first.extent)
     size = k.apply("subtract", end, begin)
     start = Affine.var(begin.name)
     sums = [(Affine.var(size.name), first.lhs, first.rhs), *plan.sums_whole()[1:]]
     with k.when(k.compare(size, Const(0, I64), "GT")):
         extent = tiles.emit([SPLITS], sums, start * first.lhs, start * first.rhs, part * elements, checked=True)
     with k.otherwise():  # fewer samples than parts: this part is empty
-        lead, _ = split_index(k, Affine.var("t"), [SPLITS, count])
-        which = k.apply("modulo", k.index(Affine.var("t")), k.index(Affine.of(count)))
-        with k.when(k.compare(which, Const(0, I64), "EQ")):
+        others = functools.reduce(Affine.__add__, rest, Affine())
+        with k.when(k.compare(k.index(others), Const(0, I64), "EQ")):
             for i, mask in vector_loop(k, Affine(), Affine.of(elements), plan.lanes):
-                store_at(k, "s0", lead * elements + i, Const(0, plan.dtype), plan.lanes, mask)
+                store_at(k, "s0", part * elements + i, Const(0, plan.dtype), plan.lanes, mask)
     partial = cluster.kernel(k, extent, tiles.work(), plan.flops, [scratch])
 
-    def total(evaluator: Evaluator, indices: Indices) -> Atom:
-        position = Affine()
-        for index, stride in zip(indices, row_major(plan.shape), strict=True):
-            position = position + index * stride
-        value: Atom = evaluator.load_at("s0", position)
-        for p in range(1, SPLITS):
-            value = evaluator.kernel.apply("add", value, evaluator.load_at("s0", position + elements * p))
-        return value
-
-    combined = replace(cluster, providers={plan.node.result: total})
+    combined = replace(cluster, providers={plan.node.result: combined_parts(plan.node.result, "add")})
     return (partial, schedule_map(combined, plan.target, [scratch])), ((plan.dtype, elements * SPLITS),)
-
-
-def tiles_count(plan: Plan) -> Dim:
-    """Iterations of one part of a split sum; its rows are few, so they are one block."""
-    return element_count([*(x.extent for x in plan.around), plan.panels])
 
 
 def _vectors(plan: Plan) -> Planned:

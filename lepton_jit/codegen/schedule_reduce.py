@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lepton_jit.codegen.cluster import (
+    SPLITS,
     Axis,
     Cluster,
     accesses_of,
+    combined_parts,
     merge_dimensions,
+    part_of,
     split_index,
     spread,
     store_at,
@@ -32,7 +35,6 @@ COLUMN_VECTORS = 4
 # A sum is cut into SPLITS parts, by its shape alone, where it is this long and few results could run in parallel.
 LONG_SUM = 4096
 FEW_RESULTS = 16
-SPLITS = 8
 
 Located = list[tuple[Axis, Affine]]
 Ranges = dict[Axis, tuple[Affine, Affine]]
@@ -301,14 +303,7 @@ class _Reduction:
         part, *positions = split_index(k, Affine.var("t"), [SPLITS, *(a.extent for a in self.around)])
         located = list(zip(self.around, positions, strict=True))
         first = self.reduced[0]
-        begin, end = (
-            k.apply(
-                "floor_divide",
-                k.apply("multiply", k.index(part + i), k.index(Affine.of(first.extent))),
-                k.index(Affine.of(SPLITS)),
-            )
-            for i in (0, 1)
-        )
+        begin, end = part_of(k, part, first.extent)
         ranges = {a: (Affine(), Affine.of(a.extent)) for a in self.reduced}
         ranges[first] = (Affine.var(begin.name), Affine.var(end.name))
 
@@ -320,14 +315,7 @@ class _Reduction:
         extent = element_count(a.extent for a in self.around) * SPLITS
         parts = cluster.kernel(k, extent, self._work() // SPLITS, extra=[scratch])
 
-        def total(evaluator: Evaluator, indices: Indices) -> Atom:
-            position = linear(indices, node.result.type.shape)
-            value: Atom = evaluator.load_at("s0", position)
-            for p in range(1, SPLITS):
-                value = evaluator.kernel.apply(self.kind, value, evaluator.load_at("s0", position + elements * p))
-            return value
-
-        combined = replace(cluster, providers={node.result: total})
+        combined = replace(cluster, providers={node.result: combined_parts(node.result, self.kind)})
         return (parts, schedule_map(combined, self.target, [scratch])), ((self.dtype, elements * SPLITS),)
 
 

@@ -112,6 +112,20 @@ def test_long_sums_of_any_length(rows: int) -> None:
             assert np.array_equal(db, dy.sum(0)), batch
 
 
+@pytest.mark.parametrize(("length", "columns"), [(4096, 10), (2500, 40)])
+def test_a_long_sum_with_rows_of_the_batch_is_split_for_any_batch(length: int, columns: int) -> None:
+    """Each part of the sum has as many blocks of rows as the batch needs."""
+    b = Builder("rows")
+    x, w = b.input("x", TensorType.of("f32", "N", length)), b.input("w", TensorType.of("f32", length, columns))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("dot_general", x, w, **sums), "y")
+    made = linked(fused(b.build(), native_target()), threads=2)
+    rng = np.random.default_rng(length)
+    for batch in (1, 3, 57, 64, 130):
+        x, w = (rng.integers(-3, 3, shape).astype(np.float32) for shape in ((batch, length), (length, columns)))
+        assert np.array_equal(made(x, w)[0], x @ w), batch
+
+
 # Two kernels, slice by slice of the batch
 
 
