@@ -9,7 +9,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import lepton_jit as lpt
 from lepton_jit.environment import read_environment
+from lepton_jit.writing import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,24 +177,11 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """One array as .npy, several as .npz under their names; the file appears when it is whole."""
     import numpy as np
 
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if len(arrays) == 1:
-                np.save(file, next(iter(arrays.values())))
-            else:
-                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (its stub forgets other keywords)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with whole_file(path) as file:
+        if len(arrays) == 1:
+            np.save(file, next(iter(arrays.values())))
+        else:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (its stub forgets other keywords)
 
 
 def _debug() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError
 from lepton_jit.ir.types import DTYPES
 from lepton_jit.layers import registry
 from lepton_jit.layers.weight import without_values
+from lepton_jit.writing import whole_file
 
 if TYPE_CHECKING:
     from lepton_jit.models import Model
@@ -115,24 +115,8 @@ def _write(filepath: PathLike, kind: str, config: dict[str, Any], tensors: Tenso
         "crc32": str(_checksum(document, contiguous)),
     }
     data = serialize_arrays(contiguous, metadata)
-    # In the same directory, so that the rename stays within one file system and replaces the old file in one step.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def _checksum(document: str, tensors: Mapping[str, np.ndarray]) -> int:
