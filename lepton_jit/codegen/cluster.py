@@ -25,10 +25,12 @@ from lepton_jit.codegen.loop_ir import (
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Graph, Value
-from lepton_jit.ir.types import Dim, Poly, Shape, element_count, typical
+from lepton_jit.ir.types import Dim, DType, Poly, Shape, element_count, typical
 
 # Iterations are handed to threads in chunks of about this many scalar operations, some ten microseconds of work.
 CHUNK_WORK = 32768
+# What a schedule makes of a node: its kernels, and the buffers that pass values from one to the next.
+Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 # Parts of a long sum that are computed side by side.
 SPLITS = 8
 

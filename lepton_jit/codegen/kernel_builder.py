@@ -120,9 +120,6 @@ class KernelBuilder:
         result = dtype or args[0].dtype
         return self.let(Apply(op, args, detail), result, max(a.lanes for a in args))
 
-    def as_affine(self, var: Var) -> Affine:
-        return Affine.var(var.name)
-
     @contextmanager
     def scope(self) -> Iterator[list[Stmt]]:
         """Statements of a nested block."""

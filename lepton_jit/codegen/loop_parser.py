@@ -12,12 +12,10 @@ from lepton_jit.codegen.loop_ir import (
     Atom,
     Buffer,
     Carry,
-    CeilDiv,
     Const,
     Contract,
     Epilogue,
     Expr,
-    Extent,
     Extra,
     Horizontal,
     If,
@@ -32,20 +30,24 @@ from lepton_jit.codegen.loop_ir import (
     Tile,
     Var,
 )
+from lepton_jit.codegen.loop_terms import (
+    read_affine,
+    read_dim,
+    read_dtype,
+    read_extent,
+    read_lanes,
+    read_type,
+    read_variable,
+)
 from lepton_jit.codegen.loop_verifier import ITERATION, verify_kernel
-from lepton_jit.errors import LeptonError
 from lepton_jit.ir.tokens import Reader, Token
-from lepton_jit.ir.types import DTYPES, Dim, DType, Poly
+from lepton_jit.ir.types import Dim
 
 __all__ = ["parse_kernel", "parse_kernels"]
 
 # Far above what any kernel needs, far below what Python's stack bears.
 MAX_DEPTH = 60
-MAX_FACTORS = 16
-MAX_TERMS = 256
-MAX_LANES = 4096
 
-_TYPE = re.compile(rf"({'|'.join(DTYPES)})(?:x([1-9][0-9]{{0,3}}))?")
 _ATOM_START = ("value", "number", "-", "inf", "nan", "true", "false")
 
 
@@ -81,11 +83,11 @@ def _kernel(reader: Reader) -> Kernel:
     for word in ("parallel", f"%{ITERATION}", "in", "0", "to"):
         if reader.next("word", "value", "number").text != word:
             raise reader.error(f"expected `parallel %{ITERATION} in 0 to` behind the buffers")
-    extent = _extent(reader)
+    extent = read_extent(reader)
     reader.expect("grain")
     grain = reader.integer()
     layer = reader.string() if reader.accept("layer") else ""
-    flops = _dim(reader) if reader.accept("flops") else 0
+    flops = read_dim(reader) if reader.accept("flops") else 0
     slices = _slices(reader) if reader.accept("slices") else None
     parser = _Body(reader)
     parser.known[ITERATION] = Var(ITERATION, I64)
@@ -103,107 +105,11 @@ def _slices(reader: Reader) -> Slices:
 def _buffer(reader: Reader) -> Buffer:
     name = reader.next("word").text
     reader.expect(":")
-    dtype = _dtype(reader)
+    dtype = read_dtype(reader)
     reader.expect("[")
-    size = _dim(reader)
+    size = read_dim(reader)
     reader.expect("]")
     return Buffer(name, dtype, size)
-
-
-def _dtype(reader: Reader) -> DType:
-    token = reader.next("word")
-    if token.text not in DTYPES:
-        raise reader.error(f"expected a dtype ({', '.join(DTYPES)}), got {token.text!r}", token)
-    return DTYPES[token.text]
-
-
-def _type(reader: Reader) -> tuple[DType, int]:
-    """`f32` or `f32x16`."""
-    token = reader.next("word")
-    found = _TYPE.fullmatch(token.text)
-    if found is None:
-        raise reader.error(f"expected a dtype, with lanes as in f32x16, got {token.text!r}", token)
-    return DTYPES[found[1]], _lanes(reader, token, found[2] or "1")
-
-
-def _lanes(reader: Reader, token: Token, text: str) -> int:
-    if not 1 <= int(text) <= MAX_LANES:
-        raise reader.error(f"expected at most {MAX_LANES} lanes, got {text}", token)
-    return int(text)
-
-
-def _extent(reader: Reader) -> Extent:
-    if not reader.accept("ceildiv"):
-        return _dim(reader)
-    reader.expect("(")
-    dividend = _dim(reader)
-    reader.expect(",")
-    divisor = reader.integer()
-    reader.expect(")")
-    factor: Dim = 1
-    if reader.accept("*"):
-        reader.expect("(")
-        factor = _dim(reader)
-        reader.expect(")")
-    return CeilDiv(dividend, divisor, factor)
-
-
-def _dim(reader: Reader) -> Dim:
-    return _sum(reader, None).constant
-
-
-def _sum(reader: Reader, known: dict[str, Var] | None) -> Affine:
-    """`32*%t + (4*N + 1)*%i2 - N*N`: signed terms; None of `known`: a dimension, without variables."""
-    start = reader.token
-    terms: dict[str, Dim] = {}
-    constant: Dim = 0
-    sign = -1 if reader.accept("-") else 1
-    for _ in range(MAX_TERMS):
-        at = reader.token
-        product, name = _term(reader, known)
-        if name in terms:
-            raise reader.error(f"%{name} occurs in two terms", at)
-        if name is None:
-            constant = product * sign + constant
-        else:
-            terms[name] = product * sign
-        if not reader.at("+", "-"):
-            return Affine(tuple(terms.items()), constant)
-        sign = 1 if reader.accept("+") else -1
-        if sign < 0:
-            reader.expect("-")
-    raise reader.error(f"an index of more than {MAX_TERMS} terms", start)
-
-
-def _term(reader: Reader, known: dict[str, Var] | None) -> tuple[Dim, str | None]:
-    """A product of numbers, symbols and perhaps, last, a variable; a sum in parentheses stands alone before it."""
-    start = reader.token
-    product: Dim = 1
-    if reader.accept("("):
-        product = _dim(reader)
-        reader.expect(")")
-        reader.expect("*")
-        return product, _index_variable(reader, known)
-    for _ in range(MAX_FACTORS):
-        if reader.at("value"):
-            return product, _index_variable(reader, known)
-        try:
-            factor = reader.integer() if reader.at("number") else Poly.symbol(reader.next("word").text)
-            product = factor * product
-        except LeptonError as error:
-            raise reader.error(str(error), start) from error
-        if not reader.accept("*"):
-            return product, None
-    raise reader.error(f"a term of more than {MAX_FACTORS} factors", start)
-
-
-def _index_variable(reader: Reader, known: dict[str, Var] | None) -> str:
-    token = reader.next("value")
-    if known is None:
-        raise reader.error(f"expected a dimension, got the variable {token.text}", token)
-    if token.text[1:] not in known:
-        raise reader.error(f"{token.text} is read, but nothing before defines it", token)
-    return token.text[1:]
 
 
 @dataclass
@@ -257,7 +163,7 @@ class _Body:
     def declared(self) -> tuple[Token, Var]:
         token = self.reader.next("value")
         self.reader.expect(":")
-        dtype, lanes = _type(self.reader)
+        dtype, lanes = read_type(self.reader)
         return token, Var(token.text[1:], dtype, lanes)
 
     def define(self, token: Token, var: Var) -> Var:
@@ -272,12 +178,12 @@ class _Body:
         match op:
             case "load":
                 buffer, index = self.place()
-                step = _dim(reader) if reader.accept("step") else 1
+                step = read_dim(reader) if reader.accept("step") else 1
                 mask = self.atom() if reader.accept("where") else None
                 return Load(buffer, index, step, mask, self.atom() if reader.accept("else") else None)
             case "index":
                 index = self.affine()
-                return Index(index, _dim(reader) if reader.accept("step") else 0)
+                return Index(index, read_dim(reader) if reader.accept("step") else 0)
             case "horizontal":
                 kind = reader.next("word").text
                 reader.expect("(")
@@ -295,7 +201,7 @@ class _Body:
             token = reader.next("word")
             if not re.fullmatch(r"x[1-9][0-9]{0,3}", token.text):
                 raise reader.error(f"expected lanes as in x16, got {token.text!r}", token)
-            lanes = _lanes(reader, token, token.text[1:])
+            lanes = read_lanes(reader, token, token.text[1:])
         reader.expect("=")
         value = self.atom()
         return Store(buffer, index, value, lanes, self.atom() if reader.accept("where") else None)
@@ -350,7 +256,7 @@ class _Body:
         columns = self.affine()
         reader.expect("{")
         reader.expect("tile")
-        dtype = _dtype(reader)
+        dtype = read_dtype(reader)
         reader.expect("vectors")
         vectors = reader.integer()
         reader.expect("panel")
@@ -361,20 +267,20 @@ class _Body:
         reader.expect("lhs")
         lhs = self.place()
         reader.expect("row")
-        apart = tuple(reader.separated("[", "]", self.offset)) if reader.at("[") else _dim(reader)
+        apart = tuple(reader.separated("[", "]", self.offset)) if reader.at("[") else read_dim(reader)
         reader.expect("from")
         start = self.affine()
         reader.expect("rhs")
         rhs = self.place()
         reader.expect("panel")
-        rhs_panel = _dim(reader)
+        rhs_panel = read_dim(reader)
         sums = []
         while reader.accept("sum"):
             extent = self.affine()
             reader.expect("lhs")
-            step = _dim(reader)
+            step = read_dim(reader)
             reader.expect("rhs")
-            sums.append((extent, step, _dim(reader)))
+            sums.append((extent, step, read_dim(reader)))
         extras = []
         while reader.at("extra"):
             extras.append(self.extra())
@@ -406,7 +312,7 @@ class _Body:
         self.reader.expect(name)
         place = self.place()
         self.reader.expect("row")
-        return place, _dim(self.reader)
+        return place, read_dim(self.reader)
 
     def extra(self) -> Extra:
         place, row_step = self.side("extra")
@@ -436,14 +342,14 @@ class _Body:
         return buffer, index
 
     def affine(self) -> Affine:
-        return _sum(self.reader, self.known)
+        return read_affine(self.reader, self.known)
 
     def atom(self) -> Atom:
         reader = self.reader
         if not reader.at(*_ATOM_START):
             raise reader.error("expected a variable or a number with its type, as in 0.5:f32")
         if reader.at("value"):
-            return self.known[_index_variable(reader, self.known)]
+            return self.known[read_variable(reader, self.known)]
         value: float | int | bool
         if reader.at("true", "false"):
             value = reader.next("word").text == "true"
@@ -454,5 +360,5 @@ class _Body:
                 number = sign * reader.integer()
             value = number
         reader.expect(":")
-        dtype, lanes = _type(reader)
+        dtype, lanes = read_type(reader)
         return Const(value, dtype, lanes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lepton_jit.codegen.cluster import Cluster
+from lepton_jit.codegen.cluster import Cluster, Planned
 from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.loop_ir import Affine, Kernel, Let, Load, walk
 from lepton_jit.codegen.schedule_contraction import schedule_contraction
@@ -54,7 +54,7 @@ def schedule(node: Node, target: Target) -> Schedule:
     return Schedule(op, operands, (schedule_map(cluster, target),))
 
 
-Scheduler = Callable[[Cluster, Target], tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]]
+Scheduler = Callable[[Cluster, Target], Planned]
 _SCHEDULES: dict[str, Scheduler] = {
     "affine_contraction": schedule_contraction,
     "reduce": schedule_reduce,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lepton_jit.codegen.cluster import (
     SPLITS,
     Cluster,
+    Planned,
     combined_parts,
     part_of,
     slice_count,
@@ -24,14 +25,11 @@ from lepton_jit.codegen.loop_ir import (
     Atom,
     Buffer,
     Const,
-    Kernel,
     Slices,
 )
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, DType, element_count, typical
-
-Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
+from lepton_jit.ir.types import element_count, typical
 
 
 def schedule_contraction(cluster: Cluster, target: Target) -> Planned:

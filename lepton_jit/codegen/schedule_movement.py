@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import Cluster, Planned, split_index, store_at, vector_loop
 from lepton_jit.codegen.evaluate import LANE, linear
 from lepton_jit.codegen.loop_ir import Affine, Const, Kernel
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, DType, Shape, element_count, row_major
-
-Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
+from lepton_jit.ir.types import Dim, Shape, element_count, row_major
 
 
 def schedule_concatenate(cluster: Cluster, target: Target) -> Planned:

@@ -10,6 +10,7 @@ from lepton_jit.codegen.cluster import (
     SPLITS,
     Axis,
     Cluster,
+    Planned,
     accesses_of,
     combined_parts,
     merge_dimensions,
@@ -40,7 +41,6 @@ Located = list[tuple[Axis, Affine]]
 Ranges = dict[Axis, tuple[Affine, Affine]]
 Element = Callable[[Affine, Atom | None], Atom]  # (index with lanes, mask) -> value
 Store = Callable[[Atom, Located, int, Atom | None], None]  # (value, where, lanes, mask)
-Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 
 
 def schedule_reduce(cluster: Cluster, target: Target) -> Planned:

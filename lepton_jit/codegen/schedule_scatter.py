@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import Cluster, Planned, split_index, store_at, vector_loop
 from lepton_jit.codegen.evaluate import LANE, Evaluator, inside_bounds, linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node
-from lepton_jit.ir.types import DTYPES, Dim, DType, element_count, typical
-
-Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
+from lepton_jit.ir.types import DTYPES, DType, element_count, typical
 
 
 def schedule_scatter(cluster: Cluster, target: Target) -> Planned:
