@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -97,11 +97,27 @@ def _solved(dim: Dim, size: int) -> tuple[str, int] | None:
 
 def _check_all_bound(graph: Graph, symbols: Mapping[str, int]) -> None:
     for value in graph.values():
-        unbound = symbols_of(value.type.shape) - set(symbols)
-        if unbound:
-            raise ShapeError(
-                f"graph {graph.name}: no input's shape gives the dimension {sorted(unbound)[0]} of {value!r}"
-            )
+        _check_bound(graph, value.type.shape, symbols, repr(value))
+    for node in graph.nodes:
+        for name, attribute in node.attributes.items():
+            _check_bound(graph, _dims(attribute), symbols, f"{node.op}'s {name}")
+        for region in node.regions:
+            _check_all_bound(region, symbols)
+
+
+def _check_bound(graph: Graph, dims: Iterable[Dim], symbols: Mapping[str, int], where: str) -> None:
+    unbound = symbols_of(dims) - set(symbols)
+    if unbound:
+        raise ShapeError(f"graph {graph.name}: no input's shape gives the dimension {sorted(unbound)[0]} of {where}")
+
+
+def _dims(attribute: object) -> Iterator[Dim]:
+    """The polynomials of an attribute, which may be a nested tuple."""
+    if isinstance(attribute, Poly):
+        yield attribute
+    elif isinstance(attribute, tuple):
+        for part in attribute:
+            yield from _dims(part)
 
 
 def _check_shape(entry: Input, shape: Shape, symbols: Mapping[str, int], origin: Mapping[str, str]) -> None:

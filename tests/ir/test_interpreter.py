@@ -68,6 +68,13 @@ def test_arrays_that_do_not_fit(graph: Graph, arrays: Any, error: type[LeptonErr
         run_graph(graph, arrays)
 
 
+def test_a_symbol_of_an_attribute_alone_is_named() -> None:
+    b = Builder()
+    b.output(b("dimension_value", value=2 * M, dtype=DTYPES["i32"]), "rows")
+    with pytest.raises(ShapeError, match="no input's shape gives the dimension M of dimension_value's value"):
+        run_graph(b.build(), {})
+
+
 def test_outputs_are_fresh_and_inputs_untouched() -> None:
     b = Builder()
     x = b.input("x", TensorType.of("f32", 2, 3))
