@@ -28,6 +28,7 @@ class Family(Enum):
     WINDOW = "window"
     CONTRACTION = "contraction"
     COMPOSITE = "composite"  # has a decomposition; codegen may claim it by name
+    LOOP = "loop"  # repeats its region
     STRUCTURAL = "structural"  # fusion, gradient: nodes that passes introduce or remove
 
 
@@ -102,7 +103,7 @@ def register(op: Op) -> Op:
     """
     if op.name in OPS:
         raise GraphError(f"op {op.name}: registered twice")
-    if not op.samples and op.family is not Family.STRUCTURAL:
+    if not op.samples and op.family not in (Family.STRUCTURAL, Family.LOOP):
         raise GraphError(f"op {op.name}: a record needs samples for the tests that run over the registry")
     if op.gradient is DECOMPOSED and op.decompose is None:
         raise GraphError(f"op {op.name}: the gradient of a decomposition that does not exist")

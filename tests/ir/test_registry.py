@@ -19,7 +19,16 @@ from tests.ir.jax_ops import JAX, run_all
 
 # What JAX does not have: structure, code generation's own forms, random bits keyed in our way (these have a test of
 # their own), and the numbers behind symbolic dimensions.
-WITHOUT_PEER = {"gradient", "fusion", "affine_contraction", "pack", "dropout", "rng_bit_generator", "dimension_value"}
+WITHOUT_PEER = {
+    "gradient",
+    "fusion",
+    "scan",
+    "affine_contraction",
+    "pack",
+    "dropout",
+    "rng_bit_generator",
+    "dimension_value",
+}
 
 
 def _only_ours(case: Case) -> bool:

@@ -15,6 +15,7 @@ from lepton_jit.ir.ops import (  # noqa: F401
     philox,
     pooling,
     reduction,
+    scan,
     structural,
     transcendental,
     window,
