@@ -15,7 +15,7 @@ from benchmarks.contender import OURS
 
 __all__ = ["best_peer", "medians", "print_fresh", "print_measurement", "print_summary", "write_chart"]
 
-WIDTH = 110
+WIDTH = 150
 
 
 def console() -> Console:

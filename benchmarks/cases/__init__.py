@@ -5,7 +5,9 @@ from __future__ import annotations
 from benchmarks.case import Case
 from benchmarks.cases.mlp import MLP
 from benchmarks.cases.mnist_cnn import MNIST_CNN
+from benchmarks.cases.mobilenetv2 import MOBILENETV2
+from benchmarks.cases.resnet import RESNET18, RESNET18_SMALL, RESNET50
 
 __all__ = ["CASES"]
 
-CASES: dict[str, Case] = {case.name: case for case in (MLP, MNIST_CNN)}
+CASES: dict[str, Case] = {case.name: case for case in (MLP, MNIST_CNN, RESNET18, RESNET50, MOBILENETV2, RESNET18_SMALL)}

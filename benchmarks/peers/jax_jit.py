@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.case import EPSILON, LEARNING_RATE, Problem
+from benchmarks.case import ADAM_EPSILON, Problem
 from benchmarks.contender import Contender, trainer
 
 __all__ = ["build"]
@@ -82,11 +82,12 @@ def _training(problem: Problem, weights: dict[str, jax.Array], x: jax.Array) -> 
         a = rate * jnp.sqrt(1 - BETA_2**count) / (1 - BETA_1**count)
         m = jax.tree.map(lambda m, g: m + (1 - BETA_1) * (g - m), m, gradients)
         v = jax.tree.map(lambda v, g: v + (1 - BETA_2) * (g * g - v), v, gradients)
-        values = jax.tree.map(lambda w, m, v: w - a * m / (jnp.sqrt(v) + EPSILON), values, m, v)
+        values = jax.tree.map(lambda w, m, v: w - a * m / (jnp.sqrt(v) + ADAM_EPSILON), values, m, v)
         return (values, m, v, count), loss
 
     zeros = [jax.tree.map(jnp.zeros_like, weights) for _ in range(2)]
-    held: dict[str, Any] = {"state": (weights, *zeros, jnp.zeros((), jnp.float32)), "rate": jnp.float32(LEARNING_RATE)}
+    rate = jnp.float32(problem.case.learning_rate)
+    held: dict[str, Any] = {"state": (weights, *zeros, jnp.zeros((), jnp.float32)), "rate": rate}
 
     def step() -> float:
         held["state"], loss = update(held["state"], held["rate"])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.case import EPSILON, LEARNING_RATE, Problem
+from benchmarks.case import ADAM_EPSILON, Problem
 from benchmarks.contender import Contender, trainer
 from benchmarks.network import Weights, channels_first_rows
 
@@ -105,7 +105,7 @@ def _inference(problem: Problem, network: Network, x: torch.Tensor, *, compiled:
 
 def _training(problem: Problem, network: Network, x: torch.Tensor, *, compiled: bool) -> Contender:
     labels = torch.from_numpy(problem.labels)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, eps=EPSILON, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=problem.case.learning_rate, eps=ADAM_EPSILON, fused=True)
 
     def loss_of(inputs: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(network(inputs), labels)
