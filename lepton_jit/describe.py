@@ -27,7 +27,10 @@ def describe(lowered: Lowered, target: Target) -> Manifest:
         outputs=tuple(_tensor(o.name, o.value, "output") for o in lowered.outputs),
         params=tuple(_tensor(p.name, p.value, "weight" if p.role == "parameter" else "state") for p in params),
         donations=donations,
-        steps=tuple(Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers))) for s in lowered.steps),
+        steps=tuple(
+            Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers)), s.checked) for s in lowered.steps
+        ),
+        errors=dict(enumerate(lowered.errors, 1)),
         buffers=tuple(
             Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer)
             for b in (lowered.buffers[n] for n in lowered.arena())

@@ -8,6 +8,7 @@ __all__ = [
     "FileFormatError",
     "GraphError",
     "LeptonError",
+    "OutOfRangeError",
     "ParseError",
     "ShapeError",
     "UnsupportedError",
@@ -24,6 +25,10 @@ class ShapeError(LeptonError, ValueError):
 
 class ArgumentError(LeptonError, ValueError):
     """An argument or a value in the data is out of its range (a NaN label, an unknown activation, an empty batch)."""
+
+
+class OutOfRangeError(ArgumentError, IndexError):
+    """An index or a label in the data names no row or class; the message has its position and the allowed range."""
 
 
 class DTypeError(LeptonError, TypeError):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_primitives import (
+    I32_TYPE,
     I64_TYPE,
     POINTER,
     Builder,
@@ -33,6 +34,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Report,
     Stmt,
     Store,
     Var,
@@ -110,6 +112,8 @@ class KernelEmitter:
                     self._affine_loop(stmt)
                 case If():
                     self._if(stmt)
+                case Report():
+                    self._report(stmt)
                 case Contract():
                     self._emit_contract(self, stmt)
 
@@ -172,6 +176,16 @@ class KernelEmitter:
         mask = None if store.mask is None else self.atom(store.mask, lanes)
         self.primitives.store(value, pointer, dtype, mask)
 
+    def _report(self, report: Report) -> None:
+        """`lpt_report` of docs/runtime.md; the context stands first in the frame."""
+        module = self.builder.module
+        name = "lpt_report"
+        function = module.globals.get(name) or ir.Function(
+            module, ir.FunctionType(ir.VoidType(), [POINTER, I32_TYPE, I64_TYPE]), name
+        )
+        context = self._slot(self.function.args[0], 0)
+        self.builder.call(function, [context, I32_TYPE(report.code), self.affine(report.index)])
+
     # Expressions
 
     def _expression(self, let: Let) -> Value:
@@ -192,8 +206,9 @@ class KernelEmitter:
         pointer = self.address(load.buffer, load.index)
         mask = None if load.mask is None else self.atom(load.mask, lanes)
         other = None if load.other is None else self.atom(load.other, lanes)
-        if lanes > 1 and load.step != 1:
-            offsets = self._index(Affine(), load.step, lanes)
+        if load.offsets is not None or (lanes > 1 and load.step != 1):
+            table = load.offsets
+            offsets = self._index(Affine(), load.step, lanes) if table is None else self.value_of(table)
             return self.primitives.gather(pointer, offsets, dtype, lanes, mask, other)
         return self.primitives.load(pointer, dtype, lanes, mask, other)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
-from lepton_jit.codegen.loop_ir import BOOL, I64, Affine, Atom, Const
+from lepton_jit.codegen.loop_ir import BOOL, I64, Affine, Atom, Const, Var
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
@@ -49,6 +49,8 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         self._producers = self.region.producers()
+        # looked-up numbers, one a lane: variables of an index, as LANE is
+        self._looked_up: dict[str, Var] = {}
 
     def value(self, value: Value, indices: Indices, guard: Atom | None = None) -> Atom:
         """`value[indices]`; where `guard` is false nothing is read and the result is of no matter."""
@@ -64,6 +66,9 @@ class Evaluator:
     def load_at(self, buffer: str, position: Affine, guard: Atom | None = None) -> Atom:
         """The element of a buffer at a linear position that may contain LANE."""
         k = self.kernel
+        base, offsets = self._looked_up_part(position)
+        if offsets is not None:
+            return k.load(buffer, base, self.lanes, mask=self.both(self.mask, guard), offsets=offsets)
         step = position.coefficient(LANE)
         base = position - Affine.var(LANE) * step
         if self.lanes == 1 or (step == 0 and (guard is None or guard.lanes == 1)):
@@ -104,11 +109,39 @@ class Evaluator:
 
     def position(self, index: Affine) -> Atom:
         """An index as an i64 value, a vector if it contains LANE."""
+        base, offsets = self._looked_up_part(index)
+        if offsets is not None:
+            return self.kernel.apply("add", self.kernel.index(base), offsets)
         step = index.coefficient(LANE)
         base = index - Affine.var(LANE) * step
         if self.lanes == 1 or step == 0:
             return self.kernel.index(base)
         return self.kernel.index(base, self.lanes, step)
+
+    def look_up(self, number: Atom, size: int) -> Affine:
+        """The index of a row by its number, clamped to those that exist."""
+        k = self.kernel
+        if number.dtype.name == "u64":
+            number = k.apply("minimum", number, Const(size - 1, number.dtype))
+        positive = k.apply("maximum", k.convert(number, I64), Const(0, I64))
+        row = k.apply("minimum", positive, Const(size - 1, I64))
+        if row.lanes > 1:
+            self._looked_up[row.name] = row
+        return Affine.var(row.name)
+
+    def _looked_up_part(self, index: Affine) -> tuple[Affine, Var | None]:
+        """The scalar rest and the offset of each lane, if a vector of looked-up numbers is part of the index."""
+        k = self.kernel
+        vectors = [(self._looked_up[name], c) for name, c in index.terms if name in self._looked_up]
+        if not vectors:
+            return index, None
+        step = index.coefficient(LANE)
+        base = index - Affine.var(LANE) * step
+        offsets: Var = k.index(Affine(), self.lanes, step)
+        for row, coefficient in vectors:
+            base = base - Affine.var(row.name) * coefficient
+            offsets = k.apply("add", offsets, k.apply("multiply", row, k.index(Affine.of(coefficient))))
+        return base, offsets
 
 
 def _broadcast(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom:
@@ -129,6 +162,14 @@ def _slice(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> At
     start, strides = node.attributes["start"], node.attributes["strides"]
     inner = tuple(index * step + first for index, first, step in zip(indices, start, strides, strict=True))
     return e.value(node.operands[0], inner, guard)
+
+
+def _take(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom:
+    table, numbers = node.operands
+    axis = node.attributes["axis"]
+    end = axis + numbers.type.rank
+    row = e.look_up(e.value(numbers, indices[axis:end], guard), table.type.shape[axis])
+    return e.value(table, (*indices[:axis], row, *indices[end:]), guard)
 
 
 def _reverse(e: Evaluator, node: Node, indices: Indices, guard: Atom | None) -> Atom:
@@ -245,6 +286,7 @@ _RULES: dict[str, Callable[[Evaluator, Node, Indices, Atom | None], Atom]] = {
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
     "slice": _slice,
+    "take": _take,
     "reverse": _reverse,
     "pad": _pad,
     "constant": _constant,

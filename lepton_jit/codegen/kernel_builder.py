@@ -22,6 +22,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Report,
     Stmt,
     Store,
     Var,
@@ -99,8 +100,9 @@ class KernelBuilder:
         step: Dim = 1,
         mask: Atom | None = None,
         other: Atom | None = None,
+        offsets: Var | None = None,
     ) -> Var:
-        return self.let(Load(buffer, index, step, mask, other), self.buffers[buffer].dtype, lanes)
+        return self.let(Load(buffer, index, step, mask, other, offsets), self.buffers[buffer].dtype, lanes)
 
     def store(self, buffer: str, index: Affine, value: Atom, lanes: int = 1, mask: Atom | None = None) -> None:
         self._scopes[-1].append(Store(buffer, index, value, lanes, mask))
@@ -108,6 +110,10 @@ class KernelBuilder:
         for memo in self._memo:
             for key in [k for k in memo if isinstance(k, tuple) and isinstance(k[0], Load) and k[0].buffer == buffer]:
                 del memo[key]
+
+    def report(self, code: int, index: Affine) -> None:
+        """The data is bad at this element."""
+        self.append(Report(code, index))
 
     def index(self, index: Affine, lanes: int = 1, step: Dim = 0) -> Var:
         """The index as an i64 value."""

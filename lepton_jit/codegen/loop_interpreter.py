@@ -24,6 +24,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Report,
     Slices,
     Stmt,
     Store,
@@ -31,7 +32,7 @@ from lepton_jit.codegen.loop_ir import (
 )
 from lepton_jit.codegen.loop_printer import print_statement
 from lepton_jit.codegen.loop_verifier import ITERATION
-from lepton_jit.errors import GraphError
+from lepton_jit.errors import GraphError, OutOfRangeError
 from lepton_jit.ir.op import get_op
 from lepton_jit.ir.types import Dim, DType, dim_value
 
@@ -55,7 +56,8 @@ def run_kernel(
     `undefined` names the buffers that hold nothing yet; `fused=False` is a target without fused multiply-add. Raises
     GraphError, naming kernel, statement and index, for an index outside its buffer, an element that is read before
     anything wrote it, one that an iteration reads or writes after another wrote it (so any order gives the same), and
-    one that is not in the iteration's slice where the kernel says that it has slices.
+    one that is not in the iteration's slice where the kernel says that it has slices; OutOfRangeError where the kernel
+    reports bad data.
 
     >>> from lepton_jit.codegen.loop_parser import parse_kernel
     >>> kernel = parse_kernel('''kernel @double(a0: f32[N], o0: f32[N]) parallel %t in 0 to N grain 64 {
@@ -155,6 +157,10 @@ class _Iteration:
                     self.loop(stmt)
                 case If():
                     self.run(stmt.then if self.atom(stmt.condition) else stmt.orelse)
+                case Report():
+                    raise OutOfRangeError(
+                        f"kernel {self.kernel}: report {stmt.code} at element {self.affine(stmt.index)}"
+                    )
                 case Contract():
                     self.contract(stmt)
 
@@ -230,7 +236,8 @@ class _Iteration:
             case Apply():
                 return self.apply(var, expr, _shape(var.lanes))
             case Load():
-                indices = self.affine(expr.index) + np.arange(var.lanes) * self.dim(expr.step)
+                steps = np.arange(var.lanes) * self.dim(expr.step) if expr.offsets is None else self.atom(expr.offsets)
+                indices = self.affine(expr.index) + np.broadcast_to(steps, var.lanes)
                 other = None if expr.other is None else self.atom(expr.other)
                 loaded = self.read(expr.buffer, indices, self.mask(expr.mask, var.lanes), other)
                 return loaded.reshape(_shape(var.lanes))

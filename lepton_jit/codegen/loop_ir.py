@@ -1,13 +1,14 @@
 """The loop IR: one kernel at a time, as loops over buffers with affine indices, scalars and explicit vectors.
 
     kernel    = name(buffer...) parallel t in 0..extent grain g { stmt... }
-    stmt      = let | store | loop | if | contract
+    stmt      = let | store | loop | if | report | contract
     let       = var = expr
     expr      = op(atom...) | load | index | horizontal
-    load      = buffer[affine] (lane i reads affine + i*step) where mask else other
+    load      = buffer[affine] (lane i reads affine + i*step, or affine + offsets[i]) where mask else other
     store     = buffer[affine] = atom where mask
     loop      = for var in affine..affine step int carry (var = init -> next)... { stmt... }
     if        = if atom { stmt... } else { stmt... }
+    report    = report code at affine                 bad data; the run ends behind this kernel
     contract  = call of a micro-kernel: a register tile of a contraction
     atom      = var | constant
     affine    = dim + dim*var + ...          with i64 variables; dims are polynomials of the program's symbols
@@ -114,13 +115,17 @@ class Apply:
 
 @dataclass(frozen=True)
 class Load:
-    """Lane i reads `buffer[index + i*step]`; lanes whose mask is false read nothing and give `other`."""
+    """Lane i reads `buffer[index + i*step]`; lanes whose mask is false read nothing and give `other`.
+
+    With `offsets`, a vector of i64, lane i reads `buffer[index + offsets[i]]` in place of that.
+    """
 
     buffer: str
     index: Affine
     step: Dim = 1
     mask: Atom | None = None
     other: Atom | None = None
+    offsets: Var | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,14 @@ class If:
 
 
 @dataclass(frozen=True)
+class Report:
+    """The data is bad at the element `index`: the program ends behind this kernel, with the error code `code`."""
+
+    code: int
+    index: Affine
+
+
+@dataclass(frozen=True)
 class Extra:
     """An operand of a tile's epilogue: element (i, j) reads `buffer[index + row_step*i + column_step*j]`."""
 
@@ -248,7 +261,7 @@ class Contract:
     extras: tuple[Extra, ...] = ()
 
 
-Stmt = Let | Store | Loop | If | Contract
+Stmt = Let | Store | Loop | If | Report | Contract
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Report,
     Slices,
     Stmt,
     Store,
@@ -149,9 +150,13 @@ class _Body:
                 condition = self.atom()
                 then = self.block()
                 return If(condition, then, self.block() if reader.accept("else") else ())
+            case "report":
+                code = reader.integer()
+                reader.expect("at")
+                return Report(code, self.affine())
             case "contract":
                 return self.contract()
-        raise reader.error(f"expected a definition, store, for, if or contract, got {token.text!r}", token)
+        raise reader.error(f"expected a definition, store, for, if, report or contract, got {token.text!r}", token)
 
     def let(self) -> Let:
         # the name is known behind its expression
@@ -179,8 +184,10 @@ class _Body:
             case "load":
                 buffer, index = self.place()
                 step = read_dim(reader) if reader.accept("step") else 1
+                offsets = self.variable() if reader.accept("at") else None
                 mask = self.atom() if reader.accept("where") else None
-                return Load(buffer, index, step, mask, self.atom() if reader.accept("else") else None)
+                other = self.atom() if reader.accept("else") else None
+                return Load(buffer, index, step, mask, other, offsets)
             case "index":
                 index = self.affine()
                 return Index(index, read_dim(reader) if reader.accept("step") else 0)
@@ -344,12 +351,15 @@ class _Body:
     def affine(self) -> Affine:
         return read_affine(self.reader, self.known)
 
+    def variable(self) -> Var:
+        return self.known[read_variable(self.reader, self.known)]
+
     def atom(self) -> Atom:
         reader = self.reader
         if not reader.at(*_ATOM_START):
             raise reader.error("expected a variable or a number with its type, as in 0.5:f32")
         if reader.at("value"):
-            return self.known[read_variable(reader, self.known)]
+            return self.variable()
         value: float | int | bool
         if reader.at("true", "false"):
             value = reader.next("word").text == "true"

@@ -24,6 +24,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Report,
     Stmt,
     Store,
     Var,
@@ -131,6 +132,8 @@ def _statement(stmt: Stmt) -> Iterator[str]:
                 yield "} else {"
                 yield from _indented(_body(stmt.orelse))
             yield "}"
+        case Report(code, index):
+            yield f"report {code} at {print_affine(index)}"
         case Contract():
             yield from _contract(stmt)
 
@@ -145,6 +148,7 @@ def _expression(expr: Expr) -> str:
             return f"{_word(op)}({_atoms(args)})" + (f" {_word(detail)}" if detail else "")
         case Load():
             step = f" step {_dim(expr.step)}" if expr.step != 1 else ""
+            step = f" at {_atom(expr.offsets)}" if expr.offsets is not None else step
             other = f" else {_atom(expr.other)}" if expr.other is not None else ""
             return f"load {_at(expr.buffer, expr.index)}{step}{_where(expr.mask)}{other}"
         case Index(index, step):

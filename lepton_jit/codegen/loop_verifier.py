@@ -23,6 +23,7 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Report,
     Stmt,
     Store,
     Var,
@@ -36,6 +37,7 @@ __all__ = ["ITERATION", "verify_kernel"]
 ITERATION = "t"
 MAX_HEIGHT = 64
 MAX_SUMS = 3
+MAX_CODE = 127  # docs/runtime.md
 
 _FLOAT_ONLY = {"sqrt": 1, "floor": 1, "ceil": 1, "round_nearest_even": 1, "fma": 3}
 _INTEGER_ONLY = {
@@ -121,6 +123,9 @@ class _Verifier:
                     for side in (stmt.then, stmt.orelse):
                         with self.scope():
                             self.block(side)
+                case Report():
+                    self.check(1 <= stmt.code <= MAX_CODE, f"expected a code from 1 to {MAX_CODE}, got {stmt.code}")
+                    self.affine(stmt.index)
                 case Contract():
                     self.contract(stmt)
 
@@ -183,6 +188,10 @@ class _Verifier:
             case Load():
                 dtype = self.place(expr.buffer, expr.index)
                 self.check(var.dtype == dtype, f"expected {dtype}, the dtype of {expr.buffer}, got {var.dtype}")
+                if expr.offsets is not None:
+                    same = expr.offsets.lanes == var.lanes and expr.step == 1
+                    self.check(same, f"expected an offset for each of {var.lanes} lanes and no step")
+                    self.atom(expr.offsets, I64, var.lanes)
                 if expr.mask is not None:
                     self.atom(expr.mask, BOOL, var.lanes)
                 if expr.other is not None:

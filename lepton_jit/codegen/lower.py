@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
+from lepton_jit.codegen.schedule_indexing import schedule_check
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
 
 # A slice that is read back from an L2 cache; larger ones leave it before they are read.
 SLICE_BYTES = 1 << 19
+# Operations whose result is their operand's memory.
+ALIASES = frozenset({"reshape", "check_indices"})
+# A program has this many error codes (docs/runtime.md).
+CODES = 127
 
 BufferKind = Literal["input", "parameter", "state", "output", "arena", "constant"]
 
@@ -51,6 +57,7 @@ class Step:
     launches: tuple[Launch, ...]
     layer: str
     op: str
+    checked: str = ""  # the input whose elements a check reads
 
     @property
     def buffers(self) -> tuple[int, ...]:
@@ -74,6 +81,7 @@ class Lowered:
     buffers: tuple[ProgramBuffer, ...]
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
+    errors: tuple[str, ...] = ()  # what the codes from 1 on mean
 
     def arena(self) -> list[int]:
         """The buffers that the memory plan places."""
@@ -82,7 +90,19 @@ class Lowered:
 
 def lower(graph: Graph, target: Target) -> Lowered:
     """Schedule every node of a graph of fusions and contractions, and decide where each value lives."""
-    return _Lowering(graph, target).run()
+    return _Lowering(replace(graph, nodes=checks_first(graph.nodes)), target).run()
+
+
+def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes with checks, and what they read, in front: bad data leaves the weights as they were."""
+    producers = {v: node for node in nodes for v in node.results}
+    early: set[Value] = set()
+    pending = [node for node in nodes if node.op == "check_indices"]
+    while pending:
+        node = pending.pop()
+        early.update(node.results)
+        pending += [producers[v] for v in node.operands if v in producers and v not in early]
+    return tuple(sorted(nodes, key=lambda node: node.results[0] not in early))
 
 
 @dataclass
@@ -92,13 +112,14 @@ class _Lowering:
     buffers: list[ProgramBuffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     home: dict[Value, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> Lowered:
         graph = self.graph
         for kind in ("input", "parameter", "state"):
             for index, entry in enumerate(graph.inputs_of(kind)):
                 self.home[entry.value] = self._buffer(kind, entry.name, entry.value, index)
-        self._aliases = {n.result: n.operands[0] for n in graph.nodes if n.op == "reshape"}
+        self._aliases = {n.result: n.operands[0] for n in graph.nodes if n.op in ALIASES}
         self._last_use = self._last_uses()
         self._claim_outputs()
         for position, node in enumerate(graph.nodes):
@@ -106,7 +127,8 @@ class _Lowering:
         self._finish_outputs()
         self._pair_steps()
         symbols = sorted({s for v in graph.values() for s in symbols_of(v.type.shape)})
-        return Lowered(graph.name, tuple(symbols), tuple(self.steps), self._lifetimes(), graph.inputs, graph.outputs)
+        steps, errors = tuple(self.steps), tuple(self.errors)
+        return Lowered(graph.name, tuple(symbols), steps, self._lifetimes(), graph.inputs, graph.outputs, errors)
 
     def _buffer(self, kind: BufferKind, name: str, value: Value, index: int = 0, layer: str = "") -> int:
         self.buffers.append(ProgramBuffer(kind, name, value.type.dtype, value.type.elements, index, layer=layer))
@@ -127,7 +149,7 @@ class _Lowering:
 
     def _claim_outputs(self) -> None:
         """A value that is computed here and leaves as one output is written where the output lies."""
-        produced = {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op != "reshape"}
+        produced = {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op not in ALIASES}
         self._claimed: dict[Value, int] = {}
         self._output_buffers: dict[str, int] = {}
         for index, output in enumerate(self.graph.outputs):
@@ -152,8 +174,10 @@ class _Lowering:
         return last < position or (last == position and reads_in_place(node, state))
 
     def _node(self, position: int, node: Node) -> None:
-        if node.op == "reshape":
+        if node.op in ALIASES:
             self.home[node.result] = self.home[node.operands[0]]
+            if node.op == "check_indices":
+                self._check(node)
             return
         if node.op == "constant" and node.result.type.rank:
             self.home[node.result] = self._constant(node)
@@ -165,6 +189,17 @@ class _Lowering:
             if self.home[value] < 0:
                 self.home[value] = self._buffer("arena", value.name, value, layer=node.layer)
         self._schedule(node)
+
+    def _check(self, node: Node) -> None:
+        number = self.home[node.result]
+        text = f"expected integers from {node.attributes['low']} to {node.attributes['high']}"
+        if text not in self.errors and len(self.errors) >= CODES - 1:
+            text = "an integer is outside of the range that its layer allows"
+        code = self.errors.setdefault(text, len(self.errors) + 1)
+        launch = Launch(schedule_check(node, code, self.target), (number,))
+        buffer = self.buffers[number]
+        checked = buffer.name if buffer.kind == "input" else ""
+        self.steps.append(Step((launch,), node.layer, node.op, checked))
 
     def _constant(self, node: Node) -> int:
         value = node.attributes["value"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lepton_jit.codegen.cluster import Cluster, Planned
 from lepton_jit.codegen.evaluate import linear
-from lepton_jit.codegen.loop_ir import Affine, Kernel, Let, Load, walk
+from lepton_jit.codegen.loop_ir import Affine, Atom, Const, Kernel, Let, Load, walk
 from lepton_jit.codegen.schedule_contraction import schedule_contraction
+from lepton_jit.codegen.schedule_indexing import schedule_scatter_add
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pack, schedule_pad
 from lepton_jit.codegen.schedule_reduce import schedule_reduce
@@ -59,6 +60,7 @@ _SCHEDULES: dict[str, Scheduler] = {
     "affine_contraction": schedule_contraction,
     "reduce": schedule_reduce,
     "select_and_scatter": schedule_scatter,
+    "scatter_add": schedule_scatter_add,
     "concatenate": schedule_concatenate,
     "pack": schedule_pack,
     "pad": schedule_pad,
@@ -68,17 +70,29 @@ _SCHEDULES: dict[str, Scheduler] = {
 def reads_in_place(node: Node, operand: Value) -> bool:
     """Each element of `operand` is read only when the same element of every result is computed."""
     cluster, operands = cluster_of(node)
-    if any(n.op in _SCHEDULES for n in cluster.region.nodes):
-        return False
-    entry = cluster.region.inputs[operands.index(operand)].value
-    builder = cluster.builder()
-    evaluator = cluster.evaluator(builder)
-    for value in cluster.outputs:
-        evaluator.value(value, tuple(Affine.var(f"d{i}") for i in range(value.type.rank)))
+    entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
+    scheduled = [n for n in cluster.region.nodes if n.op in _SCHEDULES]
+    bound: dict[Value, Atom] = {}
+    for inner in scheduled:
+        if inner.op != "scatter_add" or _loads(cluster, inner.operands, entry):
+            return False
+        bound[inner.result] = Const(0, inner.result.type.dtype)  # each element is finished before it is written
     result = next(iter(cluster.outputs))
     here = linear(tuple(Affine.var(f"d{i}") for i in range(result.type.rank)), result.type.shape)
+    return all(load.index == here for load in _loads(cluster, cluster.outputs, entry, bound))
+
+
+def _loads(
+    cluster: Cluster, values: Iterable[Value], buffer: str, bound: Mapping[Value, Atom] | None = None
+) -> list[Load]:
+    """What computing an element of each value reads of a buffer."""
+    builder = cluster.builder()
+    evaluator = cluster.evaluator(builder)
+    evaluator.bound |= bound or {}
+    for value in values:
+        evaluator.value(value, tuple(Affine.var(f"d{i}") for i in range(value.type.rank)))
     loads = [s.expr for s in walk(builder.statements) if isinstance(s, Let) and isinstance(s.expr, Load)]
-    return all(load.index == here for load in loads if load.buffer == cluster.inputs[entry])
+    return [load for load in loads if load.buffer == buffer]
 
 
 def copy_kernel(value: Value, target: Target) -> Kernel:

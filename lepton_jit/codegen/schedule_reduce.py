@@ -87,7 +87,7 @@ def _rows(cluster: Cluster, reduces: Sequence[Node], target: Target) -> Kernel:
         def element(inner: Affine, mask: Atom | None, value=operand) -> Atom:
             return evaluator(mask).value(value, (*row, inner))
 
-        total = _fold_vector(k, kind, operand.type.dtype, length, lanes, element, held)
+        total = fold_vector(k, kind, operand.type.dtype, length, lanes, element, held)
         bound[node.result] = k.horizontal(kind, total)
     for value, buffer in cluster.outputs.items():
         if value.type.rank < len(full):
@@ -116,7 +116,7 @@ def _held_blocks(k: KernelBuilder, length: Dim, lanes: int) -> list[tuple[Affine
     return blocks
 
 
-def _fold_vector(
+def fold_vector(
     k: KernelBuilder,
     kind: str,
     dtype: DType,
@@ -276,7 +276,7 @@ class _Reduction:
                 where = self._indices([*located, *inner, (last, start + i)])
                 return self.cluster.evaluator(k, self.lanes, mask).value(self.operand, where)
 
-            return _fold_vector(k, self.kind, self.dtype, stop - start, self.lanes, element, False, total)
+            return fold_vector(k, self.kind, self.dtype, stop - start, self.lanes, element, False, total)
 
         return level(0, init, [])
 

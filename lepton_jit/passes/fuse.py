@@ -17,7 +17,7 @@ __all__ = ["Fuse"]
 # Computed again by every kernel that reads them: cheaper than the memory between.
 DUPLICATED = frozenset({"constant", "broadcast_in_dim", "iota", "dimension_value", "rng_bit_generator"})
 EPILOGUE_OF = {"affine_contraction": "contraction", "reduce_window": "window", "select_and_scatter": "scatter"}
-MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad"})
+MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad", "take"})
 # A reduction over few and long rows is left to the general schedule, which can split a row.
 LONG_ROW = 4096
 FEW_ROWS = 16
@@ -34,6 +34,7 @@ class Fuse(Pass):
     - maps: elementwise operations and movements of one shape; a value that others read too becomes one more result
     - rows: maps with reductions over the last dimension
     - reduce: one reduction over any dimensions, what feeds it, and elementwise operations on its result
+    - scatter_add: what feeds it, and elementwise operations on the result, with any number of results
     - contraction, window, scatter: elementwise operations on the result
 
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
@@ -50,7 +51,7 @@ class _Group:
     """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
 
     number: int
-    kind: str  # "map", "rows", "reduce", "contraction", "window", "scatter", "single"
+    kind: str  # "map", "rows", "reduce", "scatter_add", "contraction", "window", "scatter", "single"
     domain: Shape
     members: set[int] = field(default_factory=set)
 
@@ -109,7 +110,7 @@ class _Fusion:
                 return
         node = self.nodes[i]
         group = _Group(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
-        if group.kind in ("rows", "reduce"):
+        if group.kind in ("rows", "reduce", "scatter_add"):
             group.domain = node.operands[0].type.shape
         self.groups[i] = group
         self._add(i, group)
@@ -127,6 +128,9 @@ class _Fusion:
         private = self.readers[i] <= group.members and node.result not in self.outputs
         if node.op == "reduce":
             return self._joined_reduce(node, group, private)
+        if node.op == "scatter_add":
+            fits = group.kind == "map" and shape == group.domain and private and self._is_elementwise(group)
+            return ("scatter_add", node.operands[0].type.shape) if fits else None
         if node.op in EPILOGUE_OF and _takes_epilogue(node):
             fits = group.kind == "map" and shape == group.domain and private and self._is_epilogue(i, group)
             return (EPILOGUE_OF[node.op], shape) if fits else None
@@ -136,9 +140,9 @@ class _Fusion:
             return ("map", shape) if shape == group.domain else None
         if group.kind == "rows":
             return ("rows", group.domain) if shape in (group.domain, group.domain[:-1]) else None
-        if group.kind == "reduce":
+        if group.kind in ("reduce", "scatter_add"):
             feeds = private and shape == group.domain
-            return ("reduce", group.domain) if feeds else None
+            return (group.kind, group.domain) if feeds else None
         return None  # contractions and windows take no prologue
 
     def _joined_reduce(self, node: Node, group: _Group, private: bool) -> tuple[str, Shape] | None:
@@ -149,21 +153,21 @@ class _Fusion:
                 return "rows", full
             if group.kind == "map" and group.domain == result and self._may_widen(group, full):
                 return "rows", full
-        elementwise = all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
-        if group.kind == "map" and group.domain == result and private and elementwise:
+        if group.kind == "map" and group.domain == result and private and self._is_elementwise(group):
             return "reduce", full
         return None
 
     def _may_widen(self, group: _Group, full: Shape) -> bool:
         """Members that have the shape of the rows are computed once a row; none may look like a whole row."""
-        return full != group.domain and all(
-            get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members
-        )
+        return full != group.domain and self._is_elementwise(group)
+
+    def _is_elementwise(self, group: _Group) -> bool:
+        return all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
 
     def _is_epilogue(self, i: int, group: _Group) -> bool:
         """The group has one result and reads everything else at the position that it writes."""
         results = [j for j in group.members if self._leaves(j, group)]
-        if len(results) != 1 or any(get_op(self.nodes[j].op).family is not Family.ELEMENTWISE for j in group.members):
+        if len(results) != 1 or not self._is_elementwise(group):
             return False
         return all(_aligned(n) for n in self._feeding(group))
 
@@ -265,7 +269,7 @@ class _Fusion:
             tuple(nodes),
             tuple(Output(v, v.name) for v in results),
         )
-        main = next((n for n in nodes if n.op in EPILOGUE_OF or n.op == "reduce"), root)
+        main = next((n for n in nodes if n.op in EPILOGUE_OF or n.op in ("reduce", "scatter_add")), root)
         return Node("fusion", captured, results, {"kind": group.kind}, main.layer, (region,))
 
 
@@ -293,6 +297,8 @@ def _is_map(node: Node) -> bool:
 def _kind_alone(node: Node) -> str:
     if _is_map(node):
         return "map"
+    if node.op == "scatter_add":
+        return "scatter_add"
     if node.op == "reduce":
         return "rows" if _is_row_reduction(node) else "reduce"
     return "single"

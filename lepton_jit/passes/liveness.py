@@ -11,7 +11,9 @@ from lepton_jit.ir.types import dim_value, symbols_of
 __all__ = ["FREE", "Liveness"]
 
 # What code generation computes in place of reading it, or reads in place of its operand.
-FREE = frozenset({"constant", "iota", "dimension_value", "broadcast_in_dim", "reshape", "bitcast_convert"})
+FREE = frozenset({
+    "constant", "iota", "dimension_value", "broadcast_in_dim", "reshape", "bitcast_convert", "check_indices",
+})  # fmt: skip
 
 
 class Liveness:

@@ -195,11 +195,19 @@ class _Schedule:
 
 
 def _units(graph: Graph) -> list[int | None]:
-    """For each node the number of its unit, which is that of its last node; None for nodes that cost nothing."""
+    """For each node the number of its unit, which is that of its last node; None for nodes that cost nothing.
+
+    What leaves the program is a unit even so: nothing would say when it has to read the state that it repeats.
+    """
+    leaving = {output.value for output in graph.outputs}
     groups = _update_of_node(graph)
     last = {group: i for i, group in enumerate(groups) if group is not None}
     return [
-        None if node.op in FREE else i if (group := groups[i]) is None else last[group]
+        None
+        if node.op in FREE and leaving.isdisjoint(node.results)
+        else i
+        if (group := groups[i]) is None
+        else last[group]
         for i, node in enumerate(graph.nodes)
     ]
 

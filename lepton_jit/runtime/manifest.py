@@ -49,12 +49,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel launch: the kernel, the layer that it came from, its floating-point operations and bytes moved."""
+    """One kernel launch: the kernel, the layer that it came from, its floating-point operations and bytes moved.
+
+    `checked` names the input of which it reports bad elements, if that is what it does.
+    """
 
     kernel: str
     layer: str
     flops: Dim = 0
     bytes: Dim = 0
+    checked: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ def _tensor(reader: _Reader) -> Tensor:
 
 
 def _step(reader: _Reader) -> Step:
-    return Step(reader.text("kernel"), reader.text("layer"), reader.dim("flops"), reader.dim("bytes"))
+    flops, moved = reader.dim("flops"), reader.dim("bytes")
+    return Step(reader.text("kernel"), reader.text("layer"), flops, moved, reader.text("checked"))
 
 
 def _buffer(reader: _Reader) -> Buffer:

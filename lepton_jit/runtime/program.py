@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, ShapeError
+from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, OutOfRangeError, ShapeError
 from lepton_jit.runtime import threads as thread_settings
 from lepton_jit.runtime.arguments import Shapes, Signature, address_of, aligned_empty, check_parameters
 from lepton_jit.runtime.dimensions import dim_value
@@ -120,7 +120,7 @@ class Program:
         for i, array in zip(self._slots, outputs, strict=True):
             pointers[i] = address_of(array)
         if call.run():
-            raise self._error(call.record)
+            raise self._error(call.record, inputs)
 
     def plan(self, **symbols: int) -> MemoryPlan:
         """The memory plan at given symbols: `program.plan(N=64)`."""
@@ -149,18 +149,27 @@ class Program:
         )
         return Profile(self.manifest.name, calls, call.threads, steps)
 
-    def _error(self, record: ContextRecord) -> LeptonError:
+    def _error(self, record: ContextRecord, inputs: Sequence[np.ndarray]) -> LeptonError:
         """What a nonzero return code means."""
         name, code, index = self.manifest.name, record.code, record.index
         if code > 0:
             step = self.manifest.steps[record.step]
             message = self.manifest.errors.get(code, f"error {code}")
-            return ArgumentError(f"{name}: {step.layer or step.kernel}: {message} (at element {index})")
+            message = f"{name}: {step.layer or step.kernel}: {message}"
+            return OutOfRangeError(message + self._found(step.checked, index, inputs))
         if code == -1:
             return LeptonError(f"{name}: out of memory: the arena needs {index:,} bytes")
         if code in (-2, -3):
             return ShapeError(f"{name}: a dimension is too large: its buffers are beyond any memory")
         return FileFormatError(f"{name}: error {code}: the program was built for another version of the runtime")
+
+    def _found(self, checked: str, index: int, inputs: Sequence[np.ndarray]) -> str:
+        """The element that a kernel reported, where it is one of an input's."""
+        for tensor, array in zip(self.manifest.inputs, inputs, strict=True):
+            if tensor.name == checked:
+                place = [int(i) for i in np.unravel_index(index, array.shape)]
+                return f", got {array.reshape(-1)[index]} at {place} of input {checked!r}"
+        return f" (at element {index})"
 
 
 class _Call:

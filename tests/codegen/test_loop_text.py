@@ -160,7 +160,7 @@ def test_nan_is_read_back() -> None:
         ("store o0[%t + %t] = 1.0:f32", "line 2, column 15: %t occurs in two terms"),
         ("%v: f32 = load a0[0]\n%v: f32 = load a0[1]", "line 3, column 1: %v is defined twice"),
         ("for %i in 0 to 4 step %t { }", "line 2, column 23: expected a number, got '%t'"),
-        ("while %t { }", "line 2, column 1: expected a definition, store, for, if or contract, got 'while'"),
+        ("while %t { }", "line 2, column 1: expected a definition, store, for, if, report or contract, got 'while'"),
         ("%v: i64 = index 4 step %t", "line 2, column 24: expected a dimension, got the variable %t"),
         ("%v: i64 = index f32", "line 2, column 17: dimension: expected a number or an identifier, got 'f32'"),
         ("if %t {" * 70, "line 2, column 421: blocks nested more than 60 deep"),

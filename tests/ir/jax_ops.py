@@ -212,3 +212,21 @@ def _batch_norm_inference(x: Any, gamma: Any, beta: Any, mean: Any, variance: An
     shape[axis] = -1
     gamma, beta, mean, variance = (v.reshape(shape) for v in (gamma, beta, mean, variance))
     return (x - mean) / jnp.sqrt(variance + epsilon) * gamma + beta
+
+
+# Indexing
+
+
+@jax_op("take")
+def _take(table: jax.Array, indices: jax.Array, axis: int) -> jax.Array:
+    return jnp.take(table, indices, axis, mode="clip")
+
+
+@jax_op("scatter_add")
+def _scatter_add(updates: jax.Array, indices: jax.Array, axis: int, size: int) -> jax.Array:
+    shape = (*updates.shape[:axis], size, *updates.shape[axis + indices.ndim :])
+    at = jnp.zeros(shape, updates.dtype).at[(*[slice(None)] * axis, indices)]
+    return at.add(updates, mode="clip")
+
+
+JAX["check_indices"] = lambda indices, low, high: indices

@@ -8,6 +8,7 @@ from lepton_jit.ir.ops import (  # noqa: F401
     contraction,
     convolution,
     elementwise,
+    indexing,
     losses,
     movement,
     normalization,
