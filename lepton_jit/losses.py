@@ -53,18 +53,26 @@ class Loss(Configurable):
         raise NotImplementedError
 
     def trace(self, t: Tracer, y_true: Value, y_pred: Value, sample_weight: Value | None = None) -> Value:
-        """The reduced loss."""
+        """The reduced loss; values that the mask of `y_pred` leaves out count neither in the sum nor in the mean."""
         values = self.values(t, y_true, y_pred)
-        if sample_weight is not None:
-            weights = t.b.broadcast(t.convert(sample_weight, values.type.dtype), values.type.shape, dimensions=(0,))
-            values = t("multiply", values, weights)
+        mask = mask_of_values(self.name, t, y_pred, values)
+        weights = None if sample_weight is None else t.convert(sample_weight, values.type.dtype)
+        if weights is not None:
+            values = t("multiply", values, t.b.broadcast(weights, values.type.shape, dimensions=(0,)))
+        if mask is not None:
+            values = t("multiply", values, mask)
         if self.reduction == "none":
             return values
         total = t.sum(values)
         if self.reduction == "sum":
             return total
-        if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
-            return t("divide", total, t.sum(t.convert(sample_weight, total.type.dtype)))
+        if self.reduction == "mean_with_sample_weight" and weights is not None:
+            if mask is not None:
+                weights = t("multiply", t.b.broadcast(weights, mask.type.shape, dimensions=(0,)), mask)
+            return t("divide", total, t.sum(weights))
+        if mask is not None:
+            # An entirely masked batch costs 0 / 1.
+            return t("divide", total, t("maximum", t.sum(mask), 1.0))
         return t("divide", total, t.size(element_count(values.type.shape), total.type.dtype))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> np.ndarray:
@@ -236,6 +244,17 @@ def same_form(owner: str, y_true: Value, y_pred: Value) -> Value:
     if y_true.type.shape != y_pred.type.shape:
         raise ShapeError(f"{owner}: expected y_true of shape {y_pred.type.shape}, got {y_true.type.shape}")
     return y_true
+
+
+def mask_of_values(owner: str, t: Tracer, y_pred: Value, values: Value) -> Value | None:
+    """1 for each of `values` that the mask of `y_pred` lets count and 0 for the others, or None without a mask."""
+    mask = t.mask_of(y_pred)
+    if mask is None:
+        return None
+    shape = values.type.shape
+    if shape[: mask.type.rank] != mask.type.shape:
+        raise UnsupportedError(f"{owner}: values of shape {shape} do not fit the mask {mask.type} of the output")
+    return t.convert(t.b.broadcast(mask, shape, dimensions=tuple(range(mask.type.rank))), values.type.dtype)
 
 
 def last_mean(t: Tracer, x: Value) -> Value:

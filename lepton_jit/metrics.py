@@ -62,12 +62,19 @@ class Metric(Configurable):
     ) -> tuple[Value, Value]:
         """What a batch adds to total and count: `f64[]`, `f64[]`."""
         values = self.values(t, y_true, y_pred)
-        values = t.mean(values, tuple(range(1, values.type.rank))) if values.type.rank > 1 else values
-        if sample_weight is None:
-            return t.convert(t.sum(values), DTYPES["f64"]), t.size(values.type.shape[0], DTYPES["f64"])
-        weights = t.convert(sample_weight, values.type.dtype)
-        total = t.convert(t.sum(t("multiply", values, weights)), DTYPES["f64"])
-        return total, t.convert(t.sum(weights), DTYPES["f64"])
+        mask = losses.mask_of_values(self.name, t, y_pred, values)
+        positions = tuple(range(1, values.type.rank))
+        totals, counts = t.mean(values if mask is None else t("multiply", values, mask), positions), None
+        if mask is not None:
+            counts = t.mean(mask, positions)  # a row counts as much as the share of its positions that do
+        if sample_weight is not None:
+            weights = t.convert(sample_weight, values.type.dtype)
+            totals = t("multiply", totals, weights)
+            counts = weights if counts is None else t("multiply", counts, weights)
+        count = (
+            t.size(values.type.shape[0], DTYPES["f64"]) if counts is None else t.convert(t.sum(counts), DTYPES["f64"])
+        )
+        return t.convert(t.sum(totals), DTYPES["f64"]), count
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch of arrays."""

@@ -10,10 +10,12 @@ import numpy as np
 from lepton_jit import arguments
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.types import DTYPES
 from lepton_jit.layers import registry
+from lepton_jit.layers.calling import CallSignature, map_leaves
 from lepton_jit.layers.core import Input, InputLayer
 from lepton_jit.layers.layer import Layer, Spec
-from lepton_jit.layers.symbolic import ShapeTuple, SymbolicTensor, as_list
+from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.naming import auto_name, uniquify
 from lepton_jit.network import Network
 from lepton_jit.saving import Saveable
@@ -147,7 +149,7 @@ class Model(Trainer, Saveable, Layer):
 
     # A model as a layer
 
-    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
         wanted = self.network.inputs
         if len(inputs) != len(wanted):
             raise ArgumentError(f"{self.label}: expected {len(wanted)} inputs, got {len(inputs)}")
@@ -158,30 +160,46 @@ class Model(Trainer, Saveable, Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.output_shape
 
-    def output_specs(self, inputs: Sequence[Spec]) -> list[Spec]:
+    def output_specs(self, inputs: Sequence[Spec], **arguments: Any) -> list[Spec]:
         batch = inputs[0][0][0]
         return [((batch, *x.shape[1:]), x.dtype) for x in self.network.outputs]
 
-    def __call__(self, inputs: Any, training: bool = False) -> Any:
+    def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The outputs for arrays or symbolic tensors; `mask` is that of the input, or a list of one for each."""
         tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
         if any(isinstance(x, SymbolicTensor) for x in tensors):
             if isinstance(inputs, Mapping):
                 tensors = [inputs[key] for key in self.input_keys]
-            return Layer.__call__(self, tensors)
-        return self.call_on_arrays(inputs, arguments.boolean(self.label, "training", training))
+            return Layer.__call__(self, tensors, training=training, mask=mask)
+        if mask is not None:
+            raise UnsupportedError(f"{self.label}: mask= on arrays; make it an input of the model")
+        return self.call_on_arrays(inputs, arguments.boolean(self.label, "training", training or False))
 
-    def trace_call(self, t: Tracer, *inputs: Value) -> tuple[Value, ...]:
-        with t.b.layer(self.name):
+    @classmethod
+    def call_signature(cls) -> CallSignature:
+        return CallSignature((), {"mask": None}, many=True)
+
+    def trace_call(
+        self, t: Tracer, *inputs: Value, training: bool | None = None, mask: Any = None, **_: Any
+    ) -> tuple[Value, ...]:
+        with t.b.layer(self.name), t.mode(training):
+            for x, own in zip(inputs, as_list(mask), strict=False):
+                if own is not None:
+                    t.set_mask(x, t.convert(own, DTYPES["bool"]))
             return self.trace_network(t, inputs)
 
     def trace_network(self, t: Tracer, inputs: Sequence[Value]) -> tuple[Value, ...]:
         """Trace every call, without a layer path of the model's own."""
         values: dict[SymbolicTensor, Value] = {}
-        for x, value in zip(self.network.inputs, inputs, strict=True):
-            dtype = x.call.layer.compute_dtype
-            values[x] = t.convert(value, dtype)
+
+        def value(x: Any) -> Any:
+            return values[x] if isinstance(x, SymbolicTensor) else x
+
+        for x, given in zip(self.network.inputs, inputs, strict=True):
+            values[x] = t.convert(given, x.call.layer.compute_dtype)
         for call in self.network.calls:
-            results = call.layer.trace_call(t, *(values[x] for x in call.inputs))
+            named = {name: map_leaves(value, argument) for name, argument in call.arguments.items()}
+            results = call.layer.trace_call(t, *map(value, call.inputs), **named)
             values.update(zip(call.outputs, results, strict=True))
         return tuple(values[x] for x in self.network.outputs)
 
@@ -203,12 +221,20 @@ class Model(Trainer, Saveable, Layer):
         def reference(x: SymbolicTensor) -> list[int]:
             return [position[x.call], x.index]
 
+        def described(call: Call) -> dict[str, Any]:
+            entry = {"layer": call.layer.name, "inputs": [reference(x) for x in call.inputs]}
+            named = {
+                name: map_leaves(lambda x: {"tensor": reference(x)} if isinstance(x, SymbolicTensor) else x, value)
+                for name, value in call.arguments.items()
+            }
+            return {**entry, "arguments": named} if named else entry
+
         return {
             "name": self.name,
             "trainable": self._trainable,
             "layers": [registry.serialize(layer) for layer in self.layers],
             "inputs": [x.name for x in self.network.inputs],
-            "calls": [{"layer": c.layer.name, "inputs": [reference(x) for x in c.inputs]} for c in calls],
+            "calls": [described(c) for c in calls],
             "outputs": [reference(x) for x in self.network.outputs],
         }
 
@@ -226,12 +252,22 @@ class Model(Trainer, Saveable, Layer):
                 raise ArgumentError(f"Model: expected a reference to an input or an earlier call, got {reference!r}")
             return produced[call][index]
 
+        def resolve_leaf(leaf: Any) -> Any:
+            if not isinstance(leaf, Mapping):
+                return leaf
+            expect_keys("Model: argument", leaf, ("tensor",))
+            return resolve(leaf["tensor"])
+
         for call in arguments.sequence("Model", "calls", config["calls"]):
-            expect_keys("Model: call", call, ("layer", "inputs"))
+            named = call.get("arguments", {}) if isinstance(call, Mapping) else {}
+            expect_keys("Model: call", call, ("layer", "inputs", "arguments")[: 3 if named else 2])
+            if not isinstance(named, Mapping):
+                raise ArgumentError(f"Model: expected a call's arguments by name, got {named!r}")
             if not isinstance(call["layer"], str) or call["layer"] not in layers:
                 raise ArgumentError(f"Model: expected a call of one of {list(layers)}, got {call['layer']!r}")
-            result = layers[call["layer"]]([resolve(r) for r in arguments.sequence("Model", "inputs", call["inputs"])])
-            produced.append(as_list(result))
+            tensors = [resolve(r) for r in arguments.sequence("Model", "inputs", call["inputs"])]
+            given = {str(name): map_leaves(resolve_leaf, value) for name, value in named.items()}
+            produced.append(as_list(layers[call["layer"]](tensors, **given)))
         outputs = [resolve(r) for r in arguments.sequence("Model", "outputs", config["outputs"])]
         return cls(inputs, outputs, name=config["name"], trainable=config["trainable"])
 
@@ -294,10 +330,10 @@ class Sequential(Model):
         """Add the weights for inputs of this shape, whose first entry is the batch."""
         self._build_for(tuple(input_shape), "float32" if self._stack[0].dtype is None else self._stack[0].dtype)
 
-    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
         if self._network is None and len(inputs) == 1:
             self._build_for(*inputs[0])
-        super().ensure_built(inputs)
+        super().ensure_built(inputs, **arguments)
 
     def _build_for(self, shape: ShapeTuple, dtype: str) -> None:
         if self._network is not None:

@@ -66,7 +66,7 @@ def _walk(
                 f"{owner}: an output needs the input {call.layer.name!r}, which is not among the inputs"
             )
         stack.append((call, True))
-        stack.extend((x.call, False) for x in reversed(call.inputs) if x.call not in finished)
+        stack.extend((x.call, False) for x in reversed(call.tensors) if x.call not in finished)
     return list(finished), met
 
 
@@ -76,7 +76,7 @@ def _keras_order(finished: list[Call], met: dict[Layer, int], inputs: Sequence[S
     for call in reversed(finished):
         own = max(call_depth.get(call, 0), depth.get(call.layer, 0))
         call_depth[call] = depth[call.layer] = own
-        for x in call.inputs:
+        for x in call.tensors:
             call_depth[x.call] = max(own + 1, call_depth.get(x.call, 0))
     for x in inputs:
         if x.call.layer not in depth:

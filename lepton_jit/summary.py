@@ -48,8 +48,8 @@ def summary_table(model: Model, line_length: int | None = None) -> str:
 
 def _has_branches(model: Model) -> bool:
     calls = model.network.calls
-    chained = all(len(c.inputs) == 1 and len(c.outputs) == 1 for c in calls)
-    return not chained or len({x for c in calls for x in c.inputs}) != len(calls) or len(model.outputs) > 1
+    chained = all(len(c.tensors) == 1 and len(c.outputs) == 1 for c in calls)
+    return not chained or len({x for c in calls for x in c.tensors}) != len(calls) or len(model.outputs) > 1
 
 
 def _shape(layer: Layer) -> str:
@@ -58,7 +58,7 @@ def _shape(layer: Layer) -> str:
 
 
 def _sources(model: Model, layer: Layer) -> str:
-    return ", ".join(x.name for c in model.network.calls if c.layer is layer for x in c.inputs) or "-"
+    return ", ".join(x.name for c in model.network.calls if c.layer is layer for x in c.tensors) or "-"
 
 
 def _bytes(size: int) -> str:

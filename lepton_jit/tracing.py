@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_jit.errors import GraphError
+from lepton_jit.errors import GraphError, ShapeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
@@ -23,7 +24,8 @@ class Tracer:
     """Traces layers into one builder.
 
     `t(op, x, ...)` adds an operation, `t.weight(w)` is a weight's value, `t.assign(w, value)` its new value after
-    the step, `t.add_loss(value)` a scalar that training adds to the loss.
+    the step, `t.add_loss(value)` a scalar that training adds to the loss. `t.mask_of(x)` tells which positions of x
+    count, where a layer has said so.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Tracer:
         self.updates: dict[Weight, Value] = {}
         self.losses: list[Value] = []
         self.applied: dict[Value, tuple[str, Value]] = {}  # result of an activation -> (operation, operand)
+        self._masks: dict[Value, Value] = {}
         self._weights = weights or {}
         self._randomness = randomness
         self._streams = 0
@@ -65,13 +68,43 @@ class Tracer:
     def random(self) -> tuple[Value, Value, int]:
         """Seed, step and the next stream of random bits; streams are numbered in the order of the trace."""
         if self._randomness is None:
-            raise GraphError(f"layer {self.b.current_layer!r}: random bits outside of training")
+            raise UnsupportedError(f"layer {self.b.current_layer!r}: random numbers outside of training")
         self._streams += 1
         return *self._randomness(), self._streams - 1
 
+    @contextmanager
+    def mode(self, training: bool | None) -> Iterator[None]:
+        """What is traced inside is in training, or not; None leaves it as it is."""
+        saved = self.training
+        self.training = saved if training is None else training
+        try:
+            yield
+        finally:
+            self.training = saved
+
+    def mask_of(self, x: Value) -> Value | None:
+        """Which positions of `x: [N, T, ...]` count: `bool[N, T]`, or None if nothing is said about it."""
+        return self._masks.get(x)
+
+    def set_mask(self, x: Value, mask: Value | None) -> None:
+        """Say which positions of `x` count; its shape begins with the mask's."""
+        if mask is None:
+            self._masks.pop(x, None)
+            return
+        if mask.type.dtype != DTYPES["bool"] or x.type.shape[: mask.type.rank] != mask.type.shape:
+            raise ShapeError(
+                f"layer {self.b.current_layer!r}: expected a mask of bool and the first dimensions of {x.type}, "
+                f"got {mask.type}"
+            )
+        self._masks[x] = mask
+
     def convert(self, x: Value, dtype: DType) -> Value:
-        """`x` with another element type."""
-        return x if x.type.dtype == dtype else self.b("convert", x, dtype=dtype)
+        """`x` with another element type, and the same mask."""
+        if x.type.dtype == dtype:
+            return x
+        result = self.b("convert", x, dtype=dtype)
+        self.set_mask(result, self.mask_of(x))
+        return result
 
     def size(self, dim: Dim, dtype: DType) -> Value:
         """A dimension, or a product of some, as a scalar."""

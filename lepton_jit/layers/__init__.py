@@ -5,6 +5,7 @@ from __future__ import annotations
 from lepton_jit.layers.convolution import Conv2D, DepthwiseConv2D
 from lepton_jit.layers.core import Activation, Dense, Dropout, Input, InputLayer
 from lepton_jit.layers.layer import Layer
+from lepton_jit.layers.masking import Masking
 from lepton_jit.layers.merging import Add, Concatenate
 from lepton_jit.layers.normalization import BatchNormalization
 from lepton_jit.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
@@ -27,6 +28,7 @@ __all__ = [
     "Input",
     "InputLayer",
     "Layer",
+    "Masking",
     "MaxPooling2D",
     "Reshape",
     "SymbolicTensor",

@@ -62,6 +62,7 @@ def Input(  # noqa: N802  Keras' name
 class Dense(Layer):
     """`activation(x @ kernel + bias)` over the last axis: `x: [N, ..., C]`, `kernel: [C, units]`."""
 
+    supports_masking = True
     fields = (
         "units",
         "activation",
@@ -138,6 +139,7 @@ class Dense(Layer):
 class Activation(Layer):
     """An activation function as a layer: `Activation("relu")`."""
 
+    supports_masking = True
     fields = ("activation",)
     accepts = ("activity_regularizer",)
 
@@ -152,6 +154,7 @@ class Activation(Layer):
 class Dropout(Layer):
     """In training, sets a share `rate` of the elements to 0 and divides the others by `1 - rate`."""
 
+    supports_masking = True
     fields = ("rate", "seed")
     accepts = ("activity_regularizer", "noise_shape")
 

@@ -15,6 +15,8 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
+from lepton_jit.layers.calling import CallSignature, as_array, leaves, map_leaves, signature_of
+from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.layers.weight import Weight
 from lepton_jit.naming import auto_name
@@ -50,8 +52,12 @@ class Layer:
     """A function with weights.
 
     A subclass has `fields` (the constructor's arguments that make its configuration), `build(input_shape)`, which
-    adds weights, `compute_output_shape(input_shape)` and `trace(t, *inputs)`, which adds operations to a graph.
-    Shapes are Keras': tuples whose first entry, the batch, is None.
+    adds weights, `compute_output_shape(input_shape)` and `trace(t, *inputs, **arguments)`, which adds operations to a
+    graph and whose parameters are what the layer can be called on. Shapes are Keras': tuples whose first entry, the
+    batch, is None.
+
+    Masks, `bool[N, T]`, follow the tensors through a trace: a layer whose `trace` has a parameter `mask` (with several
+    inputs: `<input>_mask`) gets its input's, and one that `supports_masking` passes it on to its first result.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +65,7 @@ class Layer:
     takes_list: ClassVar[bool] = False  # a merging layer: called on a list of tensors
     keeps_integers: ClassVar[bool] = False  # moves data only, so that integer tensors stay what they are
     rank: ClassVar[int | None] = None  # of the input, batch included
+    supports_masking: bool = False  # what `trace_mask` returns is the mask of the result
 
     def __init__(
         self,
@@ -184,13 +191,13 @@ class Layer:
         """The output's shape for an input's."""
         return input_shape
 
-    def output_specs(self, inputs: Sequence[Spec]) -> list[Spec]:
-        """Shapes and element types of the outputs."""
+    def output_specs(self, inputs: Sequence[Spec], **arguments: Any) -> list[Spec]:
+        """Shapes and element types of the outputs; tensors among the arguments are such pairs too."""
         shape = self.compute_output_shape(self._shapes(inputs))
         self._check_output(shape)
         return [(shape, self._input_dtype([d for _, d in inputs]).numpy.name)]
 
-    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
         """Check the inputs' shapes; the first time, add the weights."""
         self._check_rank(inputs)
         if not self.built:
@@ -205,14 +212,27 @@ class Layer:
 
     # Calls and traces
 
-    def __call__(self, inputs: Any, training: bool = False) -> Any:
-        tensors = as_list(inputs)
-        symbolic = [isinstance(x, SymbolicTensor) for x in tensors]
-        if not any(symbolic):
-            return self._call_on_arrays(tensors, training)
-        if not all(symbolic):
+    def __call__(self, *tensors: Any, **arguments: Any) -> Any:
+        """The layer on symbolic tensors or on arrays; a merging layer takes a list of them.
+
+        Arguments are those of `trace`, and `training`: False makes the layer behave as in inference wherever it stands.
+        """
+        if "inputs" in arguments and not tensors:
+            tensors = (arguments.pop("inputs"),)
+        flat = [*as_list(tensors[0]), *tensors[1:]] if tensors else []
+        inputs, named = self.call_signature().bind(self.label, flat, arguments)
+        if "training" in named:
+            named["training"] = _boolean(self.label, "training", named["training"])
+        if not any(isinstance(x, SymbolicTensor) for x in leaves([*inputs, *named.values()])):
+            return self._call_on_arrays(inputs, named)
+        if not all(isinstance(x, SymbolicTensor) for x in inputs):
             raise ArgumentError(f"{self.label}: expected symbolic tensors or arrays, got some of each")
-        return self._call_symbolically(tensors)
+        return self.call_symbolically(inputs, named)
+
+    @classmethod
+    def call_signature(cls) -> CallSignature:
+        """What the layer is called on."""
+        return signature_of(cls.trace, cls.takes_list)
 
     @property
     def input(self) -> SymbolicTensor | list[SymbolicTensor]:
@@ -230,12 +250,29 @@ class Layer:
         """Add the layer's operations to the graph; inputs have the layer's element type."""
         raise NotImplementedError(f"{type(self).__name__}.trace")
 
-    def trace_call(self, t: Tracer, *inputs: Value) -> tuple[Value, ...]:
-        """Trace under the layer's name, with inputs converted."""
-        with t.b.layer(self.name):
-            dtype = self._input_dtype([v.type.dtype.numpy.name for v in inputs])
-            results = self.trace(t, *(t.convert(v, dtype) for v in inputs))
-        return results if isinstance(results, tuple) else (results,)
+    def trace_call(
+        self, t: Tracer, *inputs: Value, training: bool | None = None, **arguments: Any
+    ) -> tuple[Value, ...]:
+        """Trace under the layer's name, with inputs converted and masks handed on."""
+        with t.b.layer(self.name), t.mode(training):
+            dtype, signature = self._input_dtype([v.type.dtype.numpy.name for v in inputs]), self.call_signature()
+            operands = [t.convert(v, dtype) for v in inputs]
+            given = with_masks(t, signature, operands, convert_arguments(t, arguments, dtype))
+            masks = masks_of(t, signature, operands, given)
+            results = self.trace(t, *operands, **given)
+            return hand_on(self, t, operands, masks, results if isinstance(results, tuple) else (results,))
+
+    # Masks
+
+    def trace_mask(
+        self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]
+    ) -> Value | Sequence[Value | None] | None:
+        """The mask of the result, or of each, from the inputs and theirs; asked for if the layer supports masking."""
+        return masks[0]
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask of the result for arrays, or None; of a merging layer, `mask` is a list."""
+        return compute_mask(self, inputs, mask)
 
     # Configuration
 
@@ -272,8 +309,6 @@ class Layer:
         return self.compute_dtype
 
     def _check_rank(self, inputs: Sequence[Spec]) -> None:
-        if not self.takes_list and len(inputs) != 1:
-            raise ArgumentError(f"{self.label}: expected one tensor, got {len(inputs)}")
         for shape, _ in inputs:
             if self.rank is not None and len(shape) != self.rank:
                 raise ShapeError(f"{self.label}: expected an input of rank {self.rank} (batch included), got {shape}")
@@ -282,27 +317,41 @@ class Layer:
         if any(d is not None and d < 0 for d in shape):
             raise ShapeError(f"{self.label}: the output would have the negative shape {shape}")
 
-    def _call_symbolically(self, tensors: Sequence[SymbolicTensor]) -> Any:
-        specs = [(x.shape, x.dtype) for x in tensors]
-        self.ensure_built(specs)
-        call = Call(self, tensors, self.output_specs(specs))
+    def call_symbolically(self, inputs: Sequence[SymbolicTensor], arguments: Mapping[str, Any]) -> Any:
+        """Note the call, for a model to trace."""
+        for name, value in arguments.items():
+            for leaf in leaves(value):
+                if not isinstance(leaf, (SymbolicTensor, bool, int, float, str)):
+                    raise ArgumentError(f"{self.label}: {name}: expected a symbolic tensor or an option, got {leaf!r}")
+        specs = [(x.shape, x.dtype) for x in inputs]
+        named = {k: map_leaves(_spec, v) for k, v in arguments.items()}
+        self.ensure_built(specs, **named)
+        call = Call(self, inputs, self.output_specs(specs, **named), arguments)
         self.calls.append(call)
         return call.outputs[0] if len(call.outputs) == 1 else list(call.outputs)
 
-    def _call_on_arrays(self, arrays: Sequence[Any], training: bool) -> Any:
+    def _call_on_arrays(self, arrays: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
         """The layer on NumPy arrays, through the graph interpreter: for trying things out, not for speed."""
-        if training:
+        if arguments.get("training"):
             raise UnsupportedError(f"{self.label}: training=True on arrays; put the layer into a model and call that")
-        operands = [_as_supported(np.asarray(a), self.label) for a in arrays]
-        self.ensure_built([((None, *a.shape[1:]), a.dtype.name) for a in operands])
-        builder = Builder("eager")
-        values = [builder.input(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(operands)]
-        feeds = {f"x{i}": a for i, a in enumerate(operands)}
+        builder, feeds = Builder("eager"), {}
+
+        def declare(array: Any) -> Any:
+            if not isinstance(array, np.ndarray):
+                return array
+            feeds[name := f"x{len(feeds)}"] = _as_supported(array, self.label)
+            return builder.input(name, TensorType(dtype_of(array.dtype), array.shape))
+
+        operands = [declare(np.asarray(a)) for a in arrays]
+        named = {k: map_leaves(declare, as_array(v)) for k, v in arguments.items()}
+        self.ensure_built(
+            [_value_spec(x) for x in operands], **{k: map_leaves(_value_spec, v) for k, v in named.items()}
+        )
         weights = {}
         for path, weight in self.weight_paths().items():
             weights[weight] = builder.input(path, weight.type, "parameter")
             feeds[path] = weight.array
-        results = self.trace_call(Tracer(builder, weights=weights), *values)
+        results = self.trace_call(Tracer(builder, weights=weights), *operands, **named)
         for i, result in enumerate(results):
             builder.output(result, str(i))
         computed = run_graph(builder.build(), feeds)
@@ -337,6 +386,17 @@ def _checked_name(kind: str, name: Any) -> str:
     if "/" in name or any(ord(c) < 32 for c in name):
         raise ArgumentError(f"{kind}: name: expected a name without '/' and control characters, got {name!r}")
     return name
+
+
+_boolean = arguments.boolean  # where `arguments` are a call's
+
+
+def _spec(x: Any) -> Any:
+    return (x.shape, x.dtype) if isinstance(x, SymbolicTensor) else x
+
+
+def _value_spec(x: Any) -> Any:
+    return ((None, *x.type.shape[1:]), x.type.dtype.numpy.name) if isinstance(x, Value) else x
 
 
 def _as_supported(array: np.ndarray, owner: str) -> np.ndarray:

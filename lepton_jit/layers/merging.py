@@ -9,7 +9,7 @@ from typing import Any
 from lepton_jit import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
-from lepton_jit.ir.types import Shape
+from lepton_jit.ir.types import DTYPES, Shape, TensorType
 from lepton_jit.layers.layer import Layer, Spec
 from lepton_jit.layers.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
@@ -20,14 +20,20 @@ __all__ = ["Add", "Concatenate"]
 class _Merging(Layer):
     takes_list = True
     keeps_integers = True
+    supports_masking = True
 
-    def ensure_built(self, inputs: Sequence[Spec]) -> None:
+    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
         if len(inputs) < 2:
             raise ArgumentError(f"{self.label}: expected a list of two tensors or more, got {len(inputs)}")
-        super().ensure_built(inputs)
+        super().ensure_built(inputs, **arguments)
 
     def build(self, input_shape: Sequence[ShapeTuple]) -> None:
         self.compute_output_shape(input_shape)
+
+    def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> Value | None:
+        """A position counts if it does in some input; nothing is masked if one input is not."""
+        known = [mask for mask in masks if mask is not None]
+        return reduce(lambda a, b: t("or", a, b), known) if len(known) == len(masks) else None
 
 
 class Add(_Merging):
@@ -78,10 +84,32 @@ class Concatenate(_Merging):
     def trace(self, t: Tracer, *inputs: Value) -> Value:
         return t("concatenate", *inputs, dimension=self.axis % inputs[0].type.rank)
 
+    def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> Value | None:
+        """The masks one after the other, inputs without one counting everywhere.
+
+        Along the last axis, a position counts if it does in some input.
+        """
+        if all(mask is None for mask in masks):
+            return None
+        shapes = [x.type.shape[: x.type.rank - 1] for x in inputs]
+        whole = [
+            t.b.full(True, TensorType(DTYPES["bool"], shape)) if mask is None else _behind(t, mask, shape)
+            for mask, shape in zip(masks, shapes, strict=True)
+        ]
+        axis = self.axis % inputs[0].type.rank
+        if axis == inputs[0].type.rank - 1:
+            return reduce(lambda a, b: t("or", a, b), whole)
+        return t("concatenate", *whole, dimension=axis)
+
 
 def _aligned(shape: Sequence[Any], rank: int) -> tuple[Any, ...]:
     """The shape with ones behind the batch, up to a rank."""
     return (*shape[:1], *[1] * (rank - len(shape)), *shape[1:])
+
+
+def _behind(t: Tracer, mask: Value, shape: Shape) -> Value:
+    """A mask of the first dimensions, repeated to `shape`."""
+    return t.b.broadcast(mask, shape, dimensions=tuple(range(mask.type.rank)))
 
 
 def _repeated(t: Tracer, x: Value, shape: Shape) -> Value:

@@ -14,13 +14,18 @@ from lepton_jit.tracing import Tracer
 
 __all__ = ["BatchNormalization"]
 
+_SMALL = 1e-7  # Keras' epsilon()
+
 
 class BatchNormalization(Layer):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` per entry of `axis`.
 
     Mean and variance are the batch's in training, where they also move the moving averages
-    (`moving = moving * momentum + batch * (1 - momentum)`), and the moving averages in inference.
+    (`moving = moving * momentum + batch * (1 - momentum)`), and the moving averages in inference. Positions that a
+    mask leaves out do not count in the batch's.
     """
+
+    supports_masking = True
 
     fields = (
         "axis",
@@ -92,7 +97,7 @@ class BatchNormalization(Layer):
             self.check_input("channels", self.moving_mean.shape[0], input_shape[self.axis], input_shape)
         return input_shape
 
-    def trace(self, t: Tracer, x: Value) -> Value:
+    def trace(self, t: Tracer, x: Value, mask: Value | None = None) -> Value:
         vector = self.moving_mean.type
         gamma = t.b.full(1.0, vector) if self.gamma is None else t.weight(self.gamma)
         beta = t.b.full(0.0, vector) if self.beta is None else t.weight(self.beta)
@@ -100,10 +105,28 @@ class BatchNormalization(Layer):
         if not (t.training and self.trainable):
             moments = t.weight(self.moving_mean), t.weight(self.moving_variance)
             return t("batch_norm_inference", x, gamma, beta, *moments, **options)
-        y, mean, variance = t.b.emit("batch_norm_training", x, gamma, beta, **options)
+        if mask is None:
+            y, mean, variance = t.b.emit("batch_norm_training", x, gamma, beta, **options)
+        else:
+            mean, variance = self._masked_moments(t, x, mask)
+            y = t("batch_norm_inference", x, gamma, beta, mean, variance, **options)
         self._move(t, self.moving_mean, mean)
         self._move(t, self.moving_variance, variance)
         return y
+
+    def _masked_moments(self, t: Tracer, x: Value, mask: Value) -> tuple[Value, Value]:
+        """Mean and variance of the positions that count, a small number keeping their count from 0, as in Keras."""
+        axis = self.axis % x.type.rank
+        others = tuple(d for d in range(x.type.rank) if d != axis)
+        counted = t.b.broadcast(mask, x.type.shape, dimensions=tuple(range(mask.type.rank)))
+        count = t("add", t.sum(t.convert(counted, x.type.dtype), others), _SMALL)
+
+        def mean_of(values: Value) -> Value:
+            return t("divide", t.sum(t("select", counted, values, 0.0), others), count)
+
+        mean = mean_of(x)
+        centered = t("subtract", x, t.along(mean, x, axis))
+        return mean, mean_of(t("multiply", centered, centered))
 
     def _move(self, t: Tracer, average: Weight, batch: Value) -> None:
         kept = t("multiply", t.weight(average), self.momentum)

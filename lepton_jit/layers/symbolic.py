@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lepton_jit.errors import ArgumentError
+from lepton_jit.layers.calling import leaves
 
 if TYPE_CHECKING:
     from lepton_jit.layers.layer import Layer
@@ -43,14 +44,25 @@ class SymbolicTensor:
 
 
 class Call:
-    """One use of a layer: its inputs and outputs."""
+    """One use of a layer: its inputs, its other arguments, and its outputs."""
 
     def __init__(
-        self, layer: Layer, inputs: Sequence[SymbolicTensor], outputs: Sequence[tuple[ShapeTuple, str]]
+        self,
+        layer: Layer,
+        inputs: Sequence[SymbolicTensor],
+        outputs: Sequence[tuple[ShapeTuple, str]],
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self.layer = layer
         self.inputs = tuple(inputs)
+        self.arguments = dict(arguments or {})
         self.outputs = tuple(SymbolicTensor(shape, dtype, self, i) for i, (shape, dtype) in enumerate(outputs))
+
+    @property
+    def tensors(self) -> tuple[SymbolicTensor, ...]:
+        """All that the call reads: inputs, then the tensors among its arguments."""
+        named = (x for x in leaves(list(self.arguments.values())) if isinstance(x, SymbolicTensor))
+        return (*self.inputs, *named)
 
     def __repr__(self) -> str:
         return f"<Call of {self.layer.name!r} on {[x.name for x in self.inputs]}>"
