@@ -62,7 +62,16 @@ class ContractUnit:
 
     def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
         """The micro-kernels by their number of rows."""
-        key = (contract.tile, contract.heights, layout, contract.accumulate, _terms(contract), contract.rows_apart)
+        ahead = contract.ahead is not None
+        key = (
+            contract.tile,
+            contract.heights,
+            layout,
+            contract.accumulate,
+            _terms(contract),
+            contract.rows_apart,
+            ahead,
+        )
         if key not in self._tables:
             null = ir.Constant(POINTER, None)
             entries: list[Any] = [null] * (max(contract.heights) + 1)
@@ -83,7 +92,8 @@ class ContractUnit:
         tile = contract.tile
         terms = _terms(contract)
         row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
-        key = (tile, rows, layout, contract.accumulate, terms, row_step)
+        ahead = contract.ahead is not None
+        key = (tile, rows, layout, contract.accumulate, terms, row_step, ahead)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -96,6 +106,7 @@ class ContractUnit:
                 masked=tile.masked,
                 b_masked=tile.rhs_masked,
                 accumulate=contract.accumulate,
+                ahead=ahead,
                 terms=terms,
                 row_step=row_step,
             )
@@ -115,6 +126,8 @@ class ContractUnit:
             "c_row": Affine.of(contract.out_row),
             "active": contract.columns - (contract.tile.vectors - 1) * lanes,
         }
+        distance, step = contract.ahead or (Affine(), Affine())
+        values |= {"ahead": distance, "ahead_step": step}
         for level, (extent, lhs, rhs) in zip((2, 1, 0), sums, strict=True):
             values |= {f"n{level}": extent, f"a{level}": Affine.of(lhs), f"b{level}": Affine.of(rhs)}
         return kernel.table([values[name] for name in SHAPE])

@@ -242,7 +242,8 @@ class Contract:
     lhs element: lhs_index + row_offset(i) + sum(k * lhs_step); rhs element: rhs_index + column(j) + sum(k * rhs_step),
     where column j of a tile of several panels of width w lies at j // w * rhs_panel + j % w.
     row_offset(i) is `rows_apart * i`, or entry `row_start + i` of the table `rows_apart`. `accumulate`: the sum goes on
-    from what `out` holds.
+    from what `out` holds. `ahead` = (distance, step): after its n-th innermost sum the tile asks for the lines at
+    `rhs_index + distance + n*step`, which a later tile will need; it changes no value.
     """
 
     tile: Tile
@@ -259,6 +260,7 @@ class Contract:
     accumulate: bool
     rhs_panel: Dim = 0
     extras: tuple[Extra, ...] = ()
+    ahead: tuple[Affine, Affine] | None = None
 
 
 Stmt = Let | Store | Loop | If | Report | Contract

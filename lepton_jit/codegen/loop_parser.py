@@ -281,6 +281,7 @@ class _Body:
         rhs = self.place()
         reader.expect("panel")
         rhs_panel = read_dim(reader)
+        ahead = self.ahead() if reader.accept("ahead") else None
         sums = []
         while reader.accept("sum"):
             extent = self.affine()
@@ -310,7 +311,13 @@ class _Body:
             accumulate=accumulate,
             rhs_panel=rhs_panel,
             extras=tuple(extras),
+            ahead=ahead,
         )
+
+    def ahead(self) -> tuple[Affine, Affine]:
+        distance = self.affine()
+        self.reader.expect("step")
+        return distance, self.affine()
 
     def offset(self) -> int:
         return -self.reader.integer() if self.reader.accept("-") else self.reader.integer()

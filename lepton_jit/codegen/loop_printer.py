@@ -183,7 +183,8 @@ def _contract(stmt: Contract) -> Iterator[str]:
     apart = stmt.rows_apart
     table = f"[{', '.join(map(str, apart))}]" if isinstance(apart, tuple) else _dim(apart)
     yield f"  lhs {_at(*stmt.lhs)} row {table} from {print_affine(stmt.row_start)}"
-    yield f"  rhs {_at(*stmt.rhs)} panel {_dim(stmt.rhs_panel)}"
+    ahead = "" if stmt.ahead is None else f" ahead {print_affine(stmt.ahead[0])} step {print_affine(stmt.ahead[1])}"
+    yield f"  rhs {_at(*stmt.rhs)} panel {_dim(stmt.rhs_panel)}{ahead}"
     for extent, lhs, rhs in stmt.sums:
         yield f"  sum {print_affine(extent)} lhs {_dim(lhs)} rhs {_dim(rhs)}"
     for extra in stmt.extras:

@@ -24,6 +24,10 @@ POINTER = ir.PointerType()
 ELEMENTS = {"f32": ir.FloatType(), "f64": ir.DoubleType()}
 BITS = {"f32": 32, "f64": 64}
 
+LINE_BYTES = 64
+# Lines that a kernel that looks `ahead` asks for after each innermost sum.
+LINES_AHEAD = 4
+
 ARGUMENTS = ("a", "b", "c", "shape", "row_offsets", "extras", "row", "column")
 
 # The i64 table behind the argument `shape`; steps and strides count elements.
@@ -34,6 +38,7 @@ SHAPE = (
     "b_panel",  # from one panel of B to the next
     "c_row",  # from one row of C to the next
     "active",  # lanes of the last vector that exist (masked kernels), 1..lanes
+    *("ahead", "ahead_step"),  # kernels that look `ahead`: from `b` to the lines that a later tile will need
 )
 
 ALayout = Literal["rows", "columns"]
@@ -81,7 +86,8 @@ class MicroKernel:
 
     With `masked`, only `active` lanes of the last vector of C are read and written; with `b_masked` also of B (where a
     target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
-    `prefetch` asks for packed B that many k ahead (unpacked B neither gains nor loses); 0 leaves it out.
+    `prefetch` asks for packed B that many k ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead` asks
+    far memory for what a later tile needs, after the n-th innermost sum at `b + ahead + n*ahead_step`.
 
     A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`,
     in order, `row_step` that of neighbouring rows of A, and trip counts, steps and `row_offsets` are not read.
@@ -102,6 +108,7 @@ class MicroKernel:
     b_masked: bool = False
     accumulate: bool = False
     prefetch: int = 32
+    ahead: bool = False
     terms: tuple[tuple[int, int], ...] = ()
     row_step: int = 0
 
@@ -228,11 +235,13 @@ class _Emitter:
         innermost_steps = self.shape("a0"), self.shape("b0")
         trips = [self.shape(f"n{level}") for level in range(3)]
         starts = [self.initial_row(row) for row in range(self.kernel.rows)]
+        far_start = self.offset(b, self.shape("ahead")) if self.kernel.ahead else None
         builder.branch(body)
 
         builder.position_at_end(body)
         walk = [_Walk(*(builder.phi(t) for t in (POINTER, POINTER, I64))) for _ in range(3)]
         sums = [[builder.phi(t) for t in self.fragment_types] for _ in starts]
+        far = far_next = builder.phi(POINTER) if self.kernel.ahead else None
         totals = self.multiply_add(walk[0].a, walk[0].b, sums)
         for level in range(3):
             walk[level].enter(a, b, trips[level], entry)
@@ -241,6 +250,8 @@ class _Emitter:
             a_step, b_step = innermost_steps if level == 0 else (self.shape(f"a{level}"), self.shape(f"b{level}"))
             a_next, b_next = self.offset(walk[level].a, a_step), self.offset(walk[level].b, b_step)
             left = builder.sub(walk[level].left, I64(1))
+            if far and level == 1:
+                far_next = self.prefetch_ahead(far)
             builder.cbranch(builder.icmp_signed("!=", left, I64(0)), body, after)
             for inner in range(level):
                 walk[inner].enter(a_next, b_next, trips[inner], latch)
@@ -251,6 +262,9 @@ class _Emitter:
             for phi, start, total in zip(*row, strict=True):
                 for value, block in ((start, entry), (total, body), (total, next1), (total, next2)):
                     phi.add_incoming(value, block)
+        if far:
+            for value, block in ((far_start, entry), (far, body), (far_next, next1), (far_next, next2)):
+                far.add_incoming(value, block)
 
         builder.position_at_end(finish)
         self.store_tile(c, totals, epilogue)
@@ -303,12 +317,21 @@ class _Emitter:
         """
         if not self.kernel.prefetch or self.kernel.terms:
             return
-        i32 = ir.IntType(32)
-        prefetch = _intrinsic(self.builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
         distance = I64(self.kernel.prefetch * self.kernel.panel_vectors * self.kernel.lanes)
         for offset in self.panel_offsets:
-            ahead = self.offset(self.offset(b, offset), distance)
-            self.builder.call(prefetch, [ahead, i32(0), i32(3), i32(1)])  # a read, into every cache, data
+            self.prefetch(self.offset(self.offset(b, offset), distance), locality=3)
+
+    def prefetch_ahead(self, far: Value) -> Value:
+        """Ask for a few lines of far memory into the second cache; gives the place of the next ones."""
+        line = LINE_BYTES * 8 // BITS[self.kernel.dtype]
+        for i in range(LINES_AHEAD):
+            self.prefetch(self.offset(far, I64(i * line)), locality=2)
+        return self.offset(far, self.shape("ahead_step"))
+
+    def prefetch(self, pointer: Value, locality: int) -> None:
+        i32 = ir.IntType(32)
+        prefetch = _intrinsic(self.builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
+        self.builder.call(prefetch, [pointer, i32(0), i32(locality), i32(1)])  # a read of data
 
     def load_b(self, b: Value, group: _Group, vector: ir.VectorType) -> Value:
         if group.panel:

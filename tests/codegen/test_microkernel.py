@@ -92,6 +92,7 @@ class Problem:
         steps = {f"a{i}": s for i, s in enumerate(self.a_steps)} | {f"b{i}": s for i, s in enumerate(self.b_steps)}
         trips = {f"n{i}": n for i, n in enumerate(reversed(self.trips))}
         values = steps | trips | {"c_row": self.c_row, "b_panel": self.b_panel, "active": self.active}
+        values |= {"ahead": len(self.b), "ahead_step": 16}
         shape = np.array([values[key] for key in SHAPE], np.int64)
         arrays = (self.a, self.b, self.c, shape, self.row_offsets, self.extra)
         function(*(array.ctypes.data for array in arrays), 0, 0)
@@ -147,6 +148,11 @@ def test_flags(target: Target) -> None:
 def test_tiles_over_several_panels(target: Target, vectors: int, panel_vectors: int, masked: bool) -> None:
     kernel = MicroKernel(target, "f32", 2, vectors, panel_vectors, masked=masked)
     check(Problem(kernel, (1, 2, 5), 3), link({"k": kernel})["k"])
+
+
+def test_looking_ahead_changes_nothing(target: Target) -> None:
+    kernel = MicroKernel(target, "f32", 3, 2, 2, ahead=True)
+    check(Problem(kernel, (2, 3, 5), kernel.lanes), link({"k": kernel})["k"])
 
 
 def test_masked_f64(target: Target) -> None:
