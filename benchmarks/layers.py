@@ -54,17 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     native.run()
     calls = max(1, round(SECONDS_A_ROUND / (time.perf_counter() - start)))
     peak = fma_peak(options.threads)
-    profile = fastest([native.profile(calls) for _ in range(options.rounds)], max(peak, fma_peak(options.threads)))
+    profile = fastest([native.profile(calls) for _ in range(options.rounds)])
+    profile = replace(profile, peak=max(peak, fma_peak(options.threads)))
     _print(problem, profile, options)
     return 0
 
 
-def fastest(profiles: Sequence[Profile], peak: float) -> Profile:
+def fastest(profiles: Sequence[Profile]) -> Profile:
     """Each step's least time of several profiles of one program."""
     first = profiles[0]
     times = [min(p.steps[i].seconds for p in profiles) for i in range(len(first.steps))]
     steps = tuple(replace(s, seconds=t) for s, t in zip(first.steps, times, strict=True))
-    return replace(first, steps=steps, peak=peak)
+    return replace(first, steps=steps)
 
 
 def rows_by_step(profile: Profile) -> list[Row]:
