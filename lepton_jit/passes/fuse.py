@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -169,6 +169,9 @@ class _Fusion:
         results = [j for j in group.members if self._leaves(j, group)]
         if len(results) != 1 or not self._is_elementwise(group):
             return False
+        if self.nodes[i].op == "affine_contraction":  # a tile is stored as what it accumulates
+            if self.nodes[results[0]].result.type.dtype != self.nodes[i].result.type.dtype:
+                return False
         return all(_aligned(n) for n in self._feeding(group))
 
     def _feeding(self, group: _Group) -> Iterator[Node]:
@@ -206,6 +209,10 @@ class _Fusion:
         return False
 
     # Emission
+
+    def _computed_inside(self, j: int) -> Sequence[Value]:
+        """The operands of node j that its kernel can compute where it reads them."""
+        return () if self.nodes[j].op == "affine_contraction" else self.nodes[j].operands
 
     def _emit(self) -> list[Node]:
         """The groups in an order in which they can run, as close to the old order as that allows."""
@@ -250,7 +257,8 @@ class _Fusion:
         if group.kind == "single":
             return root
         inside = set(group.members)
-        pending = [v for j in group.members for v in self.nodes[j].operands]
+        # a tile reads its two sides from memory
+        pending = [v for j in group.members for v in self._computed_inside(j)]
         while pending:
             value = pending.pop()
             i = self.position.get(value, -1)

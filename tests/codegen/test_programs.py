@@ -13,7 +13,7 @@ from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.ir.types import Poly, TensorType
+from lepton_jit.ir.types import DTYPES, Poly, TensorType
 from lepton_jit.runtime.program import Program
 from tests.codegen.models import SHAPES, arrays_of, convolution, dense, model, softmax
 from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops, run_native, unfused
@@ -310,3 +310,26 @@ def test_aarch64_is_compiled_to_vector_multiply_adds() -> None:
     # ELF, 64 bits, little-endian, machine 183
     header = made.object_code()[:20]
     assert (header[:6], int.from_bytes(header[18:20], "little")) == (b"\x7fELF\x02\x01", 183)
+
+
+def _product(b: Builder, lhs: Value, rhs: Value) -> Value:
+    return b("dot_general", lhs, rhs, lhs_batching=(), rhs_batching=(), lhs_contracting=(1,), rhs_contracting=(0,))
+
+
+def test_a_product_that_is_read_as_integers_is_stored_first() -> None:
+    b = Builder()
+    x = b.input("x", TensorType.of("f32", "N", 5))
+    w = b.input("w", TensorType.of("f32", 5, 4))
+    b.output(b("convert", _product(b, x, w), dtype=DTYPES["u64"]), "y")
+    arrays = {"x": np.arange(15, dtype=np.float32).reshape(3, 5), "w": np.eye(5, 4, dtype=np.float32)}
+    assert run_native(fused(b.build(), native_target()), arrays)["y"].tolist() == arrays["x"][:, :4].tolist()
+
+
+def test_a_repeated_row_is_a_side_of_a_product_with_an_epilogue() -> None:
+    b = Builder()
+    x = b.input("x", TensorType.of("f32", 1, 2, 5))
+    row = b.broadcast(b.input("row", TensorType.of("f32", 6)), (1, 2, 6), (2,))
+    y = b("dot_general", x, row, lhs_batching=(), rhs_batching=(), lhs_contracting=(0, 1), rhs_contracting=(0, 1))
+    b.output(b("multiply", y, y), "y")
+    arrays = {"x": np.arange(10, dtype=np.float32).reshape(1, 2, 5), "row": np.arange(6, dtype=np.float32)}
+    assert differences(run_native(fused(b.build(), native_target()), arrays), run_graph(b.build(), arrays)) == []
