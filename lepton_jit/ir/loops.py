@@ -1,15 +1,17 @@
-"""Build loops: the region of a `scan` from a Python function."""
+"""Loops: a `scan` from a Python function, and a `scan` taken apart, for what rewrites loops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.builder import Builder
-from lepton_jit.ir.graph import Value
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim
 
-__all__ = ["Body", "scan"]
+__all__ = ["Body", "Captured", "Carry", "Loop", "Scanned", "Stacked", "scan"]
 
 # body(builder, carries, slices, captured) -> new carries, values to stack
 Body = Callable[[Builder, Sequence[Value], Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
@@ -68,3 +70,98 @@ def scan(
         reverse=reverse,
     )
     return list(results[: len(carries)]), list(results[len(carries) :])
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A value that the region reads as `inner` and returns as `new`: `initial` in the first round, `final` at last."""
+
+    inner: Value
+    initial: Value
+    new: Value
+    final: Value
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """An array outside, and its slice inside."""
+
+    inner: Value
+    array: Value
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A value outside, and the name that the region knows it by."""
+
+    inner: Value
+    outer: Value
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """What a round returns, and the array outside that collects it."""
+
+    step: Value
+    stack: Value
+
+
+@dataclass
+class Loop:
+    """A `scan` taken apart; `Loop.of(node).node() == node` but for the names of the region's inputs and outputs."""
+
+    carries: list[Carry]
+    scanned: list[Scanned]
+    captured: list[Captured]
+    stacked: list[Stacked]
+    nodes: list[Node]
+    length: Dim
+    reverse: bool
+    layer: str = ""
+
+    @staticmethod
+    def of(node: Node) -> Loop:
+        """The parts of a `scan`."""
+        attributes: Any = node.attributes
+        (region,) = node.regions
+        carries, arrays = attributes["carries"], attributes["carries"] + attributes["scanned"]
+        inner = [entry.value for entry in region.inputs]
+        returned = [output.value for output in region.outputs]
+        outer, results = node.operands, node.results
+        return Loop(
+            [Carry(inner[i], outer[i], returned[i], results[i]) for i in range(carries)],
+            [Scanned(inner[i], outer[i]) for i in range(carries, arrays)],
+            [Captured(inner[i], outer[i]) for i in range(arrays, len(outer))],
+            [Stacked(returned[i], results[i]) for i in range(carries, len(results))],
+            list(region.nodes),
+            attributes["length"],
+            attributes["reverse"],
+            node.layer,
+        )
+
+    def node(self) -> Node:
+        """The `scan` of the parts."""
+        outputs = [("carry", [carry.new for carry in self.carries]), ("stacked", [s.step for s in self.stacked])]
+        region = Graph(
+            "region",
+            tuple(
+                Input(part.inner, f"{name}{i}")
+                for name, parts in (("carry", self.carries), ("slice", self.scanned), ("captured", self.captured))
+                for i, part in enumerate(parts)
+            ),
+            tuple(self.nodes),
+            tuple(Output(value, f"{name}{i}") for name, values in outputs for i, value in enumerate(values)),
+        )
+        return Node(
+            "scan",
+            (*(c.initial for c in self.carries), *(s.array for s in self.scanned), *(c.outer for c in self.captured)),
+            (*(carry.final for carry in self.carries), *(stacked.stack for stacked in self.stacked)),
+            {
+                "carries": len(self.carries),
+                "length": self.length,
+                "reverse": self.reverse,
+                "scanned": len(self.scanned),
+            },
+            self.layer,
+            (region,),
+        )

@@ -16,7 +16,19 @@ from lepton_jit.ir.types import TensorType
 if TYPE_CHECKING:
     from lepton_jit.ir.builder import Builder
 
-__all__ = ["DECOMPOSED", "NOT_DIFFERENTIABLE", "OPS", "Family", "Kind", "NoRule", "Op", "Sample", "get_op", "register"]
+__all__ = [
+    "DECOMPOSED",
+    "NOT_DIFFERENTIABLE",
+    "OF_REGION",
+    "OPS",
+    "Family",
+    "Kind",
+    "NoRule",
+    "Op",
+    "Sample",
+    "get_op",
+    "register",
+]
 
 
 class Family(Enum):
@@ -37,6 +49,7 @@ class NoRule(Enum):
 
     NOT_DIFFERENTIABLE = "the operation has no gradient"
     DECOMPOSED = "the gradient of a composite is that of its decomposition"
+    OF_REGION = "the gradient of a loop is a loop over the gradient of its region, which autodiff writes"
 
     def __repr__(self) -> str:
         return self.name
@@ -44,6 +57,7 @@ class NoRule(Enum):
 
 NOT_DIFFERENTIABLE = NoRule.NOT_DIFFERENTIABLE
 DECOMPOSED = NoRule.DECOMPOSED
+OF_REGION = NoRule.OF_REGION
 
 InferRule = Callable[[Sequence[TensorType], Attributes], Sequence[TensorType]]
 # reference(arrays, attributes, symbols) -> arrays; symbols are the numbers of the symbolic dimensions

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.passes.matching import reads_symbols
 
-__all__ = ["Facts", "of_parameters_alone"]
+__all__ = ["Facts", "of_parameters_alone", "varied_values"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,12 @@ def of_parameters_alone(graph: Graph) -> set[Value]:
         elif all(v in constant or v in found for v in node.operands):
             found.update(node.results)
     return found - parameters
+
+
+def varied_values(nodes: Iterable[Node], targets: Iterable[Value]) -> set[Value]:
+    """The float values that depend on the targets through float values, targets included."""
+    varied = set(targets)
+    for node in nodes:
+        if any(operand in varied for operand in node.operands):
+            varied.update(value for value in node.results if value.type.dtype.is_float)
+    return varied

@@ -48,7 +48,11 @@ def reads_symbols(node: Node) -> bool:
     def symbolic(attribute: object) -> bool:
         return isinstance(attribute, Poly) or (isinstance(attribute, tuple) and any(map(symbolic, attribute)))
 
-    return any(map(symbolic, node.attributes.values())) or any(symbols_of(v.type.shape) for v in node.results)
+    return (
+        any(map(symbolic, node.attributes.values()))
+        or any(symbols_of(v.type.shape) for v in node.results)
+        or any(reads_symbols(inner) for region in node.regions for inner in region.nodes)
+    )
 
 
 def flat_elements(value: Attribute) -> list[Number]:

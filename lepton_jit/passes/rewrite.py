@@ -9,6 +9,7 @@ from dataclasses import replace
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Node, Output, Value
+from lepton_jit.ir.types import TensorType
 
 __all__ = ["Rewriter", "Rule", "rewrite", "without_dead_nodes"]
 
@@ -57,6 +58,16 @@ class Rewriter(Builder):
                 raise GraphError(f"rewrite of %{before.name}: expected {before.type}, got {after.type}")
             if self.current(after) != before:
                 self._replaced[before] = after
+
+    def fresh(self, type: TensorType) -> Value:
+        """A value of a name that nothing has, for a node put together by hand."""
+        return Value(self._fresh(), type)
+
+    def exchange(self, node: Node, other: Node) -> None:
+        """Put `other` where `node` stands; it defines the same values and perhaps more, from the same operands."""
+        self._nodes[self._nodes.index(node)] = other
+        self._taken.update(value.name for value in other.results)
+        self._indexed = 0
 
     def take_since(self, mark: int) -> list[Node]:
         """Remove the nodes from position `mark` on, and return them."""

@@ -10,7 +10,7 @@ import numpy as np
 from lepton_jit.errors import GraphError, ShapeError
 from lepton_jit.ir.graph import Attributes, Graph
 from lepton_jit.ir.interpreter import run_nodes
-from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Op, register
+from lepton_jit.ir.op import OF_REGION, Family, Op, register
 from lepton_jit.ir.ops.rules import BOOL, DIM, INT, expect_shape, resolved
 from lepton_jit.ir.ops.structural import REGIONS
 from lepton_jit.ir.types import Dim, TensorType
@@ -78,7 +78,7 @@ register(
         attributes={"length": DIM, "carries": INT, "scanned": INT, "reverse": BOOL, "_regions": REGIONS},
         infer=_infer_scan,
         reference=_run_scan,
-        gradient=NOT_DIFFERENTIABLE,
+        gradient=OF_REGION,
         samples=(),
     )
 )
