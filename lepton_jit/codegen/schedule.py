@@ -14,6 +14,7 @@ from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pack, schedule_pad
 from lepton_jit.codegen.schedule_reduce import schedule_reduce
 from lepton_jit.codegen.schedule_scatter import schedule_scatter
+from lepton_jit.codegen.schedule_window import schedule_depthwise, schedule_pooling
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim, DType
@@ -58,7 +59,9 @@ def schedule(node: Node, target: Target) -> Schedule:
 Scheduler = Callable[[Cluster, Target], Planned]
 _SCHEDULES: dict[str, Scheduler] = {
     "affine_contraction": schedule_contraction,
+    "convolution": schedule_depthwise,
     "reduce": schedule_reduce,
+    "reduce_window": schedule_pooling,
     "select_and_scatter": schedule_scatter,
     "scatter_add": schedule_scatter_add,
     "concatenate": schedule_concatenate,

@@ -16,7 +16,12 @@ __all__ = ["Fuse"]
 
 # Computed again by every kernel that reads them: cheaper than the memory between.
 DUPLICATED = frozenset({"constant", "broadcast_in_dim", "iota", "dimension_value", "rng_bit_generator"})
-EPILOGUE_OF = {"affine_contraction": "contraction", "reduce_window": "window", "select_and_scatter": "scatter"}
+EPILOGUE_OF = {
+    "affine_contraction": "contraction",
+    "convolution": "window",  # of each channel by itself; others are contractions by now
+    "reduce_window": "window",
+    "select_and_scatter": "scatter",
+}
 MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad", "take"})
 # A reduction over few and long rows is left to the general schedule, which can split a row.
 LONG_ROW = 4096

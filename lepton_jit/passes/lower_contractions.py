@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import Dim, element_count, row_major, typical
+from lepton_jit.ir.windows import channel_windows
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.rewrite import Rewriter, rewrite
 
@@ -57,7 +58,9 @@ class LowerContractions(Pass):
         return rewrite(graph, {"convolution": [lower(_convolution)], "dot_general": [lower(_dot_general)]})
 
 
-def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value:
+def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value | None:
+    if channel_windows(node) is not None:
+        return None  # each channel by itself: code generation slides windows over it
     a: Any = node.attributes
     lhs, rhs = node.operands
     lhs = _padded(rewriter, lhs, a)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
+from lepton_jit.ir.windows import channel_windows
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.rewrite import Rewriter, rewrite
 
@@ -54,7 +55,7 @@ def _split(rewriter: Rewriter, node: Node) -> Value | None:
     """law: see SplitStridedGradients; y[d q + p] == convolution(x, w[r::d])[q]"""
     attributes: Any = node.attributes
     spatial = [i for i in range(len(attributes["strides"])) if _can_split(attributes, i)]
-    if not spatial:
+    if not spatial or channel_windows(node) is not None:
         return None
     counts = [attributes["lhs_dilation"][i] for i in spatial]
     sizes = [_ceil(_out_size(node, i), d) for i, d in zip(spatial, counts, strict=True)]

@@ -23,8 +23,8 @@ def strided_convolution(
 ) -> Graph:
     """The gradient of a strided convolution by its input."""
     b = Builder()
-    x = b.input("x", TensorType.of("f32", "N", *size, 2))
-    kernel = b.input("kernel", TensorType.of("f32", *window, 2 // groups, 2), "parameter")
+    x = b.input("x", TensorType.of("f32", "N", *size, 4))
+    kernel = b.input("kernel", TensorType.of("f32", *window, 4 // groups, 4), "parameter")
     y = b(
         "convolution",
         x,
@@ -62,4 +62,4 @@ def test_phases_compute_the_same_without_dilation(seed: int) -> None:
 def test_as_many_products_as_the_forward_pass_has() -> None:
     graph = SplitStridedGradients().apply(strided_convolution((8, 8), (4, 4), (2, 2), 1, 1))
     kernels = [node.operands[1].type.shape for node in graph.nodes if node.op == "convolution"]
-    assert kernels == [(4, 4, 2, 2), *[(2, 2, 2, 2)] * 4]
+    assert kernels == [(4, 4, 4, 4), *[(2, 2, 4, 4)] * 4]
