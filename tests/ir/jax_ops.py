@@ -214,6 +214,13 @@ def _batch_norm_inference(x: Any, gamma: Any, beta: Any, mean: Any, variance: An
     return (x - mean) / jnp.sqrt(variance + epsilon) * gamma + beta
 
 
+@jax_op("layer_norm")
+def _layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    mean, variance = jnp.mean(x, axes, keepdims=True), jnp.var(x, axes, keepdims=True)
+    shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
+    return (x - mean) / jnp.sqrt(variance + epsilon) * gamma.reshape(shape) + beta.reshape(shape)
+
+
 # Indexing
 
 

@@ -9,6 +9,7 @@ from lepton_jit.ir.ops import (  # noqa: F401
     convolution,
     elementwise,
     indexing,
+    layer_norm,
     losses,
     movement,
     normalization,
