@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from lepton_jit.layers.convolution import Conv2D, DepthwiseConv2D
 from lepton_jit.layers.core import Activation, Dense, Dropout, Input, InputLayer
+from lepton_jit.layers.embedding import Embedding
+from lepton_jit.layers.global_pooling import (
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+)
 from lepton_jit.layers.layer import Layer
 from lepton_jit.layers.masking import Masking
-from lepton_jit.layers.merging import Add, Concatenate
-from lepton_jit.layers.normalization import BatchNormalization
-from lepton_jit.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
+from lepton_jit.layers.merging import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
+from lepton_jit.layers.normalization import BatchNormalization, LayerNormalization
+from lepton_jit.layers.pooling import AveragePooling2D, MaxPooling2D
 from lepton_jit.layers.reshaping import Flatten, Reshape, ZeroPadding2D
 from lepton_jit.layers.symbolic import SymbolicTensor
 from lepton_jit.layers.weight import Weight
@@ -16,6 +23,7 @@ from lepton_jit.layers.weight import Weight
 __all__ = [
     "Activation",
     "Add",
+    "Average",
     "AveragePooling2D",
     "BatchNormalization",
     "Concatenate",
@@ -23,14 +31,23 @@ __all__ = [
     "Dense",
     "DepthwiseConv2D",
     "Dropout",
+    "Embedding",
     "Flatten",
+    "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
     "Input",
     "InputLayer",
     "Layer",
+    "LayerNormalization",
     "Masking",
     "MaxPooling2D",
+    "Maximum",
+    "Minimum",
+    "Multiply",
     "Reshape",
+    "Subtract",
     "SymbolicTensor",
     "Weight",
     "ZeroPadding2D",

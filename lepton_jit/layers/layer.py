@@ -33,6 +33,7 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "kernel_constraint": (None,),
     "bias_constraint": (None,),
     "depthwise_constraint": (None,),
+    "embeddings_constraint": (None,),
     "beta_constraint": (None,),
     "gamma_constraint": (None,),
     "lora_rank": (None,),
@@ -45,6 +46,7 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "renorm": (False,),
     "renorm_clipping": (None,),
     "renorm_momentum": (0.99,),
+    "rms_scaling": (False,),
 }
 
 

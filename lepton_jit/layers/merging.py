@@ -1,10 +1,10 @@
-"""Add and Concatenate: layers of several inputs."""
+"""Add, Subtract, Multiply, Average, Maximum, Minimum and Concatenate: layers of several inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 from lepton_jit import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
@@ -14,7 +14,7 @@ from lepton_jit.layers.layer import Layer, Spec
 from lepton_jit.layers.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
-__all__ = ["Add", "Concatenate"]
+__all__ = ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"]
 
 
 class _Merging(Layer):
@@ -33,11 +33,18 @@ class _Merging(Layer):
     def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> Value | None:
         """A position counts if it does in some input; nothing is masked if one input is not."""
         known = [mask for mask in masks if mask is not None]
-        return reduce(lambda a, b: t("or", a, b), known) if len(known) == len(masks) else None
+        if len(known) < len(masks):
+            return None
+        return reduce(lambda a, b: t("or", a, b), _alike(t, known))
 
 
-class Add(_Merging):
-    """The elementwise sum; dimensions of 1 are repeated, tensors of lower rank get ones behind the batch."""
+class _Elementwise(_Merging):
+    """One operation between the inputs.
+
+    Dimensions of 1 are repeated, and tensors of lower rank get ones behind the batch.
+    """
+
+    _operation: ClassVar[str]
 
     def compute_output_shape(self, input_shape: Sequence[ShapeTuple]) -> ShapeTuple:
         rank = max(len(s) for s in input_shape)
@@ -51,10 +58,52 @@ class Add(_Merging):
         return tuple(result)
 
     def trace(self, t: Tracer, *inputs: Value) -> Value:
-        rank = max(x.type.rank for x in inputs)
-        shapes = [_aligned(x.type.shape, rank) for x in inputs]
-        shape = tuple(next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True))
-        return reduce(lambda x, y: t("add", x, y), (_repeated(t, x, shape) for x in inputs))
+        return reduce(lambda x, y: t(self._operation, x, y), _alike(t, inputs))
+
+
+class Add(_Elementwise):
+    """The elementwise sum."""
+
+    _operation = "add"
+
+
+class Subtract(_Elementwise):
+    """The first input minus the second."""
+
+    _operation = "subtract"
+
+    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
+        if len(inputs) != 2:
+            raise ArgumentError(f"{self.label}: expected a list of two tensors, got {len(inputs)}")
+        super().ensure_built(inputs, **arguments)
+
+
+class Multiply(_Elementwise):
+    """The elementwise product."""
+
+    _operation = "multiply"
+
+
+class Average(_Elementwise):
+    """The elementwise mean."""
+
+    keeps_integers = False
+    _operation = "add"
+
+    def trace(self, t: Tracer, *inputs: Value) -> Value:
+        return t("divide", super().trace(t, *inputs), float(len(inputs)))
+
+
+class Maximum(_Elementwise):
+    """The elementwise maximum."""
+
+    _operation = "maximum"
+
+
+class Minimum(_Elementwise):
+    """The elementwise minimum."""
+
+    _operation = "minimum"
 
 
 class Concatenate(_Merging):
@@ -110,6 +159,14 @@ def _aligned(shape: Sequence[Any], rank: int) -> tuple[Any, ...]:
 def _behind(t: Tracer, mask: Value, shape: Shape) -> Value:
     """A mask of the first dimensions, repeated to `shape`."""
     return t.b.broadcast(mask, shape, dimensions=tuple(range(mask.type.rank)))
+
+
+def _alike(t: Tracer, values: Sequence[Value]) -> list[Value]:
+    """The values, aligned and repeated to their common shape."""
+    rank = max(x.type.rank for x in values)
+    shapes = [_aligned(x.type.shape, rank) for x in values]
+    shape = tuple(next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True))
+    return [_repeated(t, x, shape) for x in values]
 
 
 def _repeated(t: Tracer, x: Value, shape: Shape) -> Value:

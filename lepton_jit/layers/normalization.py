@@ -1,7 +1,8 @@
-"""BatchNormalization."""
+"""BatchNormalization and LayerNormalization."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lepton_jit import arguments, initializers, regularizers
@@ -12,7 +13,7 @@ from lepton_jit.layers.symbolic import ShapeTuple
 from lepton_jit.layers.weight import Weight
 from lepton_jit.tracing import Tracer
 
-__all__ = ["BatchNormalization"]
+__all__ = ["BatchNormalization", "LayerNormalization"]
 
 _SMALL = 1e-7  # Keras' epsilon()
 
@@ -131,3 +132,82 @@ class BatchNormalization(Layer):
     def _move(self, t: Tracer, average: Weight, batch: Value) -> None:
         kept = t("multiply", t.weight(average), self.momentum)
         t.assign(average, t("add", kept, t("multiply", batch, 1.0 - self.momentum)))
+
+
+class LayerNormalization(Layer):
+    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, mean and variance over `axis`, one axis or several.
+
+    Gamma and beta have the shape of these axes.
+    """
+
+    fields = (
+        "axis",
+        "epsilon",
+        "center",
+        "scale",
+        "beta_initializer",
+        "gamma_initializer",
+        "beta_regularizer",
+        "gamma_regularizer",
+    )
+    accepts = ("beta_constraint", "gamma_constraint", "rms_scaling")
+    supports_masking = True
+
+    def __init__(
+        self,
+        axis: int | Sequence[int] = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if isinstance(axis, Sequence) and not isinstance(axis, str):
+            self.axis: Any = list(arguments.integer_tuple(self.label, "axis", axis, low=None))
+        else:
+            self.axis = arguments.integer(self.label, "axis", axis, low=None)
+        self.epsilon = arguments.number(self.label, "epsilon", epsilon, low=0)
+        self.center = arguments.boolean(self.label, "center", center)
+        self.scale = arguments.boolean(self.label, "scale", scale)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.gamma: Weight | None = None
+        self.beta: Weight | None = None
+
+    def build(self, input_shape: ShapeTuple) -> None:
+        shape = tuple(input_shape[a] for a in self._axes(input_shape))
+        self._normalized_shape = shape
+        if self.scale:
+            self.gamma = self.add_weight("gamma", shape, self.gamma_initializer, self.gamma_regularizer)
+        if self.center:
+            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)
+
+    def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
+        shape = tuple(input_shape[a] for a in self._axes(input_shape))
+        if self.built:
+            self.check_input(f"as its axes {self.axis}", self._normalized_shape, shape, input_shape)
+        return input_shape
+
+    def _axes(self, shape: ShapeTuple) -> tuple[int, ...]:
+        """The axes counted from the front, in order."""
+        rank = len(shape)
+        given = self.axis if isinstance(self.axis, list) else [self.axis]
+        axes = tuple(sorted({a % rank for a in given if -rank <= a < rank}))
+        if not given or len(axes) != len(given) or axes[0] == 0:
+            raise ShapeError(
+                f"{self.label}: expected an input with different axes {given} behind the batch, got {shape}"
+            )
+        return axes
+
+    def trace(self, t: Tracer, x: Value) -> Value:
+        axes = self._axes(x.type.shape)  # pyright: ignore[reportArgumentType]
+        vector = x.type.with_shape(tuple(x.type.shape[a] for a in axes))
+        gamma = t.b.full(1.0, vector) if self.gamma is None else t.weight(self.gamma)
+        beta = t.b.full(0.0, vector) if self.beta is None else t.weight(self.beta)
+        return t("layer_norm", x, gamma, beta, axes=axes, epsilon=self.epsilon)

@@ -1,4 +1,4 @@
-"""MaxPooling2D, AveragePooling2D and GlobalAveragePooling2D on `x: [N, H, W, C]`."""
+"""MaxPooling2D and AveragePooling2D on `x: [N, H, W, C]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lepton_jit.layers.symbolic import ShapeTuple
 from lepton_jit.layers.window import same_padding, window_output
 from lepton_jit.tracing import Tracer
 
-__all__ = ["AveragePooling2D", "GlobalAveragePooling2D", "MaxPooling2D"]
+__all__ = ["AveragePooling2D", "MaxPooling2D"]
 
 
 class _Pooling(Layer):
@@ -55,24 +55,3 @@ class AveragePooling2D(_Pooling):
     """The mean of every window; padding is not counted."""
 
     _operation = "average_pool"
-
-
-class GlobalAveragePooling2D(Layer):
-    """The mean over height and width: `[N, C]`, or `[N, 1, 1, C]` with `keepdims`."""
-
-    fields = ("keepdims",)
-    accepts = ("data_format",)
-    rank = 4
-
-    def __init__(self, data_format: str | None = None, keepdims: bool = False, **options: Any) -> None:
-        super().__init__(data_format=data_format, **options)
-        self.keepdims = arguments.boolean(self.label, "keepdims", keepdims)
-
-    def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        batch, _, _, channels = input_shape
-        return (batch, 1, 1, channels) if self.keepdims else (batch, channels)
-
-    def trace(self, t: Tracer, x: Value) -> Value:
-        batch, _, _, channels = x.type.shape
-        mean = t.mean(x, (1, 2))
-        return t.reshape(mean, (batch, 1, 1, channels)) if self.keepdims else mean

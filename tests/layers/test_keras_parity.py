@@ -31,6 +31,10 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("AveragePooling2D", {"pool_size": 3, "strides": 2, "padding": "same"}, IMAGE),
     ("GlobalAveragePooling2D", {}, IMAGE),
     ("GlobalAveragePooling2D", {"keepdims": True}, IMAGE),
+    ("GlobalMaxPooling2D", {}, IMAGE),
+    ("GlobalAveragePooling1D", {}, (6, 4)),
+    ("GlobalAveragePooling1D", {"keepdims": True}, (6, 4)),
+    ("GlobalMaxPooling1D", {"keepdims": True}, (6, 4)),
     ("ZeroPadding2D", {}, IMAGE),
     ("ZeroPadding2D", {"padding": (2, 1)}, IMAGE),
     ("ZeroPadding2D", {"padding": ((1, 2), (0, 3))}, IMAGE),
@@ -46,6 +50,14 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("BatchNormalization", {"axis": 1, "epsilon": 0.1}, IMAGE),
     ("BatchNormalization", {"scale": False}, (5,)),
     ("BatchNormalization", {"center": False}, (5,)),
+    ("LayerNormalization", {}, (6, 4)),
+    ("LayerNormalization", {"axis": 1, "epsilon": 0.1}, IMAGE),
+    ("LayerNormalization", {"axis": (-1, -2), "scale": False}, IMAGE),
+    ("LayerNormalization", {"axis": [1, 3], "center": False}, IMAGE),
+    ("Masking", {}, (6, 4)),
+    ("Embedding", {"input_dim": 7, "output_dim": 4}, ()),
+    ("Embedding", {"input_dim": 7, "output_dim": 4, "mask_zero": True}, (5,)),
+    ("Embedding", {"input_dim": 7, "output_dim": 4, "embeddings_initializer": "ones"}, (2, 5)),
     *[("Activation", {"activation": name}, (3, 5)) for name in (
         "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "silu", "swish", "gelu", "softplus", "softsign",
         "sigmoid", "hard_sigmoid", "hard_silu", "mish", "tanh", "exponential", "softmax", "log_softmax",
@@ -56,6 +68,8 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
 @pytest.mark.parametrize("kind, arguments, shape", CASES)
 def test_a_layer_computes_what_keras_computes(kind: str, arguments: dict[str, Any], shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(3).normal(0, 2, (3, *shape)).astype("float32")
+    if kind == "Embedding":
+        x = np.random.default_rng(3).integers(0, 7, (3, *shape))
     peer = getattr(keras.layers, kind)(**arguments)
     ours = getattr(lpt.layers, kind)(**arguments)
     peer.build(x.shape)
@@ -72,6 +86,11 @@ MERGING: list[tuple[str, dict[str, Any], list[tuple[int, ...]]]] = [
     ("Add", {}, [(4, 3), (4, 3)]),
     ("Add", {}, [(4, 3), (1, 3), (4, 1)]),
     ("Add", {}, [(2, 4, 3), (3,)]),
+    ("Subtract", {}, [(4, 3), (1, 3)]),
+    ("Multiply", {}, [(4, 3), (4, 3), (3,)]),
+    ("Average", {}, [(4, 3), (4, 3), (4, 1)]),
+    ("Maximum", {}, [(4, 3), (4, 3)]),
+    ("Minimum", {}, [(4, 3), (1, 3)]),
     ("Concatenate", {}, [(4, 3), (4, 2), (4, 1)]),
     ("Concatenate", {"axis": 1}, [(4, 3), (2, 3)]),
 ]
@@ -95,6 +114,11 @@ def test_default_arguments_are_keras_defaults() -> None:
         ("DepthwiseConv2D", {"kernel_size": 3}),
         ("Dense", {"units": 2}),
         ("BatchNormalization", {}),
+        ("LayerNormalization", {}),
+        ("Embedding", {"input_dim": 3, "output_dim": 2}),
+        ("Masking", {}),
+        ("GlobalAveragePooling1D", {}),
+        ("GlobalMaxPooling1D", {}),
         ("MaxPooling2D", {}),
         ("AveragePooling2D", {"pool_size": 2}),
         ("GlobalAveragePooling2D", {}),

@@ -70,6 +70,9 @@ def test_an_argument_that_only_keras_has_is_unsupported_not_ignored() -> None:
         (lpt.MaxPooling2D(4, name="p"), (None, 3, 3, 1), r"layer 'p': .*\(4, 4\), got shape \(None, 3, 3, 1\)"),
         (lpt.Reshape((7, -1), name="r"), (None, 5, 3), r"layer 'r': expected samples that fit the shape \(7, -1\)"),
         (lpt.BatchNormalization(axis=3, name="b"), (None, 5), r"layer 'b': expected an input with an axis 3"),
+        (lpt.LayerNormalization(axis=(1, 1), name="l"), (None, 5), r"layer 'l': expected an input with different axes"),
+        (lpt.LayerNormalization(axis=0, name="l"), (None, 5), r"layer 'l': .* \[0\] behind the batch, got \(None, 5\)"),
+        (lpt.Masking(name="m"), (None, 5), r"layer 'm': expected an input of rank 3 or more"),
     ],
 )
 def test_a_wrong_shape_names_layer_expected_and_got(layer: Any, shape: tuple[Any, ...], message: str) -> None:
@@ -116,6 +119,13 @@ EVERY_LAYER = [
     lpt.Concatenate(axis=1, name="m"),
     lpt.Activation(lpt.activations.leaky_relu.with_options(negative_slope=0.3), name="n"),
     lpt.InputLayer((3, 2), dtype="int32", name="o"),
+    lpt.Embedding(7, 3, embeddings_initializer="he_normal", embeddings_regularizer="l2", mask_zero=True, name="p"),
+    lpt.LayerNormalization(axis=(1, 2), epsilon=1e-5, scale=False, beta_initializer="ones", name="q"),
+    lpt.Masking(2.0, name="r"),
+    lpt.GlobalAveragePooling1D(keepdims=True, name="s"),
+    lpt.GlobalMaxPooling1D(name="t"),
+    lpt.GlobalMaxPooling2D(name="u"),
+    *[kind() for kind in (lpt.Subtract, lpt.Multiply, lpt.Average, lpt.Maximum, lpt.Minimum)],
 ]
 
 
@@ -163,6 +173,14 @@ def test_element_types_follow_the_layer_or_its_input() -> None:
     assert lpt.Flatten()(x.astype("uint8")).dtype == np.uint8
     with pytest.raises(lpt.DTypeError, match="layer 'd': dtype: expected one of f32"):
         lpt.Dense(2, dtype="complex64", name="d")
+
+
+def test_numbers_of_rows_are_checked_and_keep_their_element_type() -> None:
+    layer = lpt.Embedding(10, 3, weights=np.arange(30).reshape(10, 3), name="words")
+    assert layer(np.array([[1, 9]], "uint8")).tolist() == [[[3, 4, 5], [27, 28, 29]]]
+    assert layer(np.array([[1.0]])).dtype == np.float32
+    with pytest.raises(lpt.OutOfRangeError, match=r"words: expected integers from 0 to 9, got 10"):
+        layer(np.array([10]))
 
 
 def test_activations_work_on_arrays_and_say_what_options_they_have() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.layers import registry
-from tests.keras_peer import relative_error, sequential_pair
+from tests.keras_peer import copy_weights, relative_error, sequential_pair
 
 RNG = np.random.default_rng(5)
 
@@ -82,6 +82,37 @@ def test_batch_normalization_leaves_masked_positions_out() -> None:
 
     for actual, expected in zip(ours.get_weights(), peer.get_weights(), strict=True):
         assert relative_error(actual, expected) < 2e-5
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_a_mean_over_words_leaves_padding_out(keepdims: bool) -> None:
+    def layers(namespace: Any) -> list[Any]:
+        return [
+            namespace.Embedding(20, 5, mask_zero=True),
+            namespace.LayerNormalization(),
+            namespace.GlobalAveragePooling1D(keepdims=keepdims),
+            namespace.Dense(3),
+        ]
+
+    peer = keras.Sequential([keras.Input((6,), dtype="int32"), *layers(keras.layers)])
+    ours = lpt.Sequential([lpt.Input((6,), dtype="int32"), *layers(lpt.layers)])
+    copy_weights(peer, ours)
+    x = RNG.integers(1, 20, (8, 6)) * (np.arange(6) < RNG.integers(1, 7, (8, 1)))
+    y = RNG.normal(size=ours(x).shape).astype("float32")
+    losses = []
+    for model, library in ((peer, keras), (ours, lpt)):
+        model.compile(library.optimizers.Adam(0.01), "mse")
+        losses.append([model.train_on_batch(x, y) for _ in range(3)])
+
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
+    assert relative_error(ours(x), peer.predict(x, verbose=0)) < 2e-5
+
+
+def test_a_mask_can_be_given_to_the_call() -> None:
+    x, mask = RNG.normal(size=(4, 6, 3)).astype("float32"), np.array([[True] * 4 + [False] * 2] * 4)
+
+    np.testing.assert_allclose(lpt.GlobalAveragePooling1D()(x, mask=mask), x[:, :4].mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(lpt.GlobalAveragePooling1D()(x, mask=mask.tolist()), x[:, :4].mean(axis=1), rtol=1e-5)
 
 
 def test_a_layer_without_masking_says_that_the_mask_ends_there() -> None:

@@ -1,0 +1,71 @@
+"""Embedding: integers as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lepton_jit import arguments, initializers, regularizers
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.types import DTYPES, DType
+from lepton_jit.layers.layer import Layer, Spec
+from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.tracing import Tracer
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Layer):
+    """Row `x` of the matrix `embeddings: [input_dim, output_dim]`: `x: [N, ...]` becomes `[N, ..., output_dim]`.
+
+    A number that is not from 0 to `input_dim - 1` is an OutOfRangeError, before a training step writes anything. With
+    `mask_zero`, 0 stands for no step at all: these positions are masked in what follows.
+    """
+
+    fields = ("input_dim", "output_dim", "embeddings_initializer", "embeddings_regularizer", "mask_zero")
+    accepts = ("embeddings_constraint", "lora_rank", "lora_alpha", "quantization_config")
+    keeps_integers = True
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        weights: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(embeddings_constraint=embeddings_constraint, **options)
+        self.input_dim = arguments.integer(self.label, "input_dim", input_dim)
+        self.output_dim = arguments.integer(self.label, "output_dim", output_dim)
+        self.embeddings_initializer = initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
+        self.mask_zero = self.supports_masking = arguments.boolean(self.label, "mask_zero", mask_zero)
+        if weights is not None:
+            self.ensure_built([((None,), "int32")])
+            self.set_weights(weights if isinstance(weights, list) and len(weights) == 1 else [weights])
+
+    def build(self, input_shape: ShapeTuple) -> None:
+        shape = (self.input_dim, self.output_dim)
+        self.embeddings = self.add_weight("embeddings", shape, self.embeddings_initializer, self.embeddings_regularizer)
+
+    def compute_output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
+        return (*input_shape, self.output_dim)
+
+    def output_specs(self, inputs: Sequence[Spec], **arguments: Any) -> list[Spec]:
+        return [(self.compute_output_shape(inputs[0][0]), self.compute_dtype.numpy.name)]
+
+    def _resolve_dtype(self, dtypes: Sequence[str]) -> DType:
+        """Numbers of rows say nothing about the element type of the rows."""
+        return super()._resolve_dtype([])
+
+    def trace(self, t: Tracer, x: Value) -> Value:
+        indices = t.convert(x, DTYPES["i32"]) if x.type.dtype.kind in ("float", "bool") else x
+        checked = t("check_indices", indices, low=0, high=self.input_dim - 1)
+        return t("take", t.weight(self.embeddings), checked, axis=0)
+
+    def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> Value | None:
+        """Where the number is not 0."""
+        return t("compare", inputs[0], 0, direction="NE") if self.mask_zero else None
