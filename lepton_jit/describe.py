@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_jit.codegen.lower import Lowered
+from lepton_jit.codegen.lowered import Lowered, memory_of
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import Dim, Poly
@@ -41,7 +41,7 @@ def describe(lowered: Lowered, target: Target) -> Manifest:
 def sum_bytes(lowered: Lowered, buffers: tuple[int, ...]) -> Dim:
     """The bytes that a step touches, each buffer once."""
     total: Dim = 0
-    for number in dict.fromkeys(buffers):
+    for number in memory_of(lowered.buffers, buffers):
         total = lowered.buffers[number].bytes + total
     return total
 

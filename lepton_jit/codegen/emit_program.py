@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_contract import ContractUnit
+from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kernel
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate
-from lepton_jit.codegen.loop_ir import CeilDiv, Extent, Kernel
-from lepton_jit.codegen.lower import Lowered, ProgramBuffer, Step
+from lepton_jit.codegen.emit_scan import ScanUnit, block_count
+from lepton_jit.codegen.loop_ir import Kernel
+from lepton_jit.codegen.lowered import Lowered, ProgramBuffer, Scan, Step, memory_of
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, Poly
+from lepton_jit.ir.types import Poly
 
 CONTRACT_VERSION = 1  # of docs/runtime.md
 # Byte offsets of a context's public fields, as docs/runtime.md has them.
@@ -82,7 +85,7 @@ class _ProgramEmitter:
             self.module, ir.FunctionType(ir.VoidType(), [POINTER, POINTER]), f"{self.lowered.name}_sizes"
         )
         builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
-        symbols = _Symbols(builder, function.args[0], self.lowered.symbols)
+        symbols = Symbols(builder, function.args[0], self.lowered.symbols)
         for i, number in enumerate(self.arena):
             slot = builder.gep(function.args[1], [I64_TYPE(i)], source_etype=I64_TYPE)
             builder.store(symbols.value(self.lowered.buffers[number].bytes, saturate=True), slot, align=8)
@@ -113,7 +116,15 @@ class _ProgramEmitter:
             "lpt_parallel_for",
         )
         builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
-        slots = max((len(x.buffers) for s in lowered.steps for x in s.launches), default=0)
+        launched = [x.buffers for s in lowered.steps for x in s.launches]
+        scanned = [memory_of(lowered.buffers, s.buffers) for s in lowered.steps if isinstance(s, Scan)]
+        slots = max((len(buffers) for buffers in launched + scanned), default=0)
+        by_launch = {
+            id(launch): made
+            for step, kernels in zip(lowered.steps, functions, strict=True)
+            for launch, made in zip(step.launches, kernels, strict=True)
+        }
+        self.scans = ScanUnit(self.module, lowered, by_launch, self.parallel)
         self.frames = [allocate(builder, POINTER, FRAME_BUFFERS + slots) for _ in range(2)]
         self.pair_frame = allocate(builder, POINTER, FRAME_BUFFERS)
         code = builder.call(enter, [context, self.descriptor, dims])
@@ -124,7 +135,7 @@ class _ProgramEmitter:
             builder.store(dims, self._slot(builder, frame, 1), align=8)
         for i, frame in enumerate(self.frames):
             builder.store(frame, self._slot(builder, self.pair_frame, i), align=8)
-        self.symbols = _Symbols(builder, dims, lowered.symbols)
+        self.symbols = Symbols(builder, dims, lowered.symbols)
         self.arena_base = builder.load(context, align=8, typ=POINTER)
         self.offsets = builder.load(self._slot(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
         self.tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
@@ -132,7 +143,10 @@ class _ProgramEmitter:
         self.done = function.append_basic_block("done")
         self.exits: list[tuple[Value, Value]] = []
         for number, (step, kernels) in enumerate(zip(lowered.steps, functions, strict=True)):
-            self._step(builder, context, number, step, kernels)
+            if isinstance(step, Scan):
+                self._scan(builder, context, number, step)
+            else:
+                self._step(builder, context, number, step, kernels)
         self.exits.append((I32_TYPE(0), builder.block))
         builder.branch(self.done)
         builder.position_at_end(self.done)
@@ -142,11 +156,33 @@ class _ProgramEmitter:
         builder.call(leave, [context])
         builder.ret(final)
 
+    def _fill(self, builder: Builder, frame: Value, buffers: Sequence[int]) -> None:
+        for i, buffer in enumerate(buffers):
+            pointer = self._pointer(builder, buffer)
+            builder.store(pointer, self._slot(builder, frame, FRAME_BUFFERS + i), align=8)
+
+    def _scan(self, builder: Builder, context: Value, number: int, scan: Scan) -> None:
+        """All turns: blocks of independent rows in one launch, or every step of a turn on all threads."""
+        frame = self.frames[0]
+        self._fill(builder, frame, memory_of(self.lowered.buffers, scan.buffers))
+        if scan.rows is None:
+            self._checked(builder, builder.call(self.scans.turns(number, scan), [frame]))
+            return
+        blocks = block_count(builder, self.symbols.values[scan.rows.symbol], scan.rows.block)
+        arguments = [context, I32_TYPE(number), self.scans.rows(number, scan), frame, blocks, I64_TYPE(1)]
+        if not scan.rows.shared:
+            self._checked(builder, builder.call(self.parallel, arguments))
+            return
+        several = builder.icmp_signed(">", blocks, I64_TYPE(1))
+        with builder.if_else(several) as (then, otherwise):
+            with then:
+                self._checked(builder, builder.call(self.parallel, arguments))
+            with otherwise:
+                self._checked(builder, builder.call(self.scans.turns(number, scan), [frame]))
+
     def _step(self, builder: Builder, context: Value, number: int, step: Step, kernels: list[ir.Function]) -> None:
         for launch, frame in zip(step.launches, self.frames, strict=False):
-            for i, buffer in enumerate(launch.buffers):
-                pointer = self._pointer(builder, buffer)
-                builder.store(pointer, self._slot(builder, frame, FRAME_BUFFERS + i), align=8)
+            self._fill(builder, frame, launch.buffers)
         if len(kernels) == 1:
             self._launch(builder, context, number, step.launches[0].kernel, kernels[0], self.frames[0])
             return
@@ -231,47 +267,3 @@ class _ProgramEmitter:
         # the runtime's table of parameters holds read-only parameters first, then state
         index = buffer.index + (self._shift if buffer.kind == "state" else 0)
         return builder.load(self._slot(builder, self.tables[buffer.kind], index), align=8, typ=POINTER)
-
-
-class _Symbols:
-    """Native values of dimensions, from the array of symbol values."""
-
-    def __init__(self, builder: Builder, dims: Value, symbols: tuple[str, ...]) -> None:
-        self.builder = builder
-        self.values = {
-            name: builder.load(builder.gep(dims, [I64_TYPE(i)], source_etype=I64_TYPE), align=8, typ=I64_TYPE)
-            for i, name in enumerate(symbols)
-        }
-
-    def value(self, dim: Dim, saturate: bool = False) -> Value:
-        """`saturate`: products that do not fit become the largest i64, which the runtime refuses."""
-        if not isinstance(dim, Poly):
-            return I64_TYPE(dim)
-        total: Value = I64_TYPE(0)
-        for monomial, coefficient in dim.terms:
-            term: Value = I64_TYPE(coefficient)
-            for name in monomial:
-                saturated = saturate and len(monomial) > 1
-                term = (
-                    self._saturating(term, self.values[name])
-                    if saturated
-                    else self.builder.mul(term, self.values[name])
-                )
-            total = self.builder.add(total, term)
-        return total
-
-    def extent(self, builder: Builder, extent: Extent) -> Value:
-        """The native value of an extent, at the position of `builder`."""
-        self.builder = builder
-        if not isinstance(extent, CeilDiv):
-            return self.value(extent)
-        raised = self.builder.add(self.value(extent.dividend), I64_TYPE(extent.divisor - 1))
-        return self.builder.mul(self.builder.udiv(raised, I64_TYPE(extent.divisor)), self.value(extent.factor))
-
-    def _saturating(self, a: Value, b: Value) -> Value:
-        name = "llvm.smul.fix.sat.i64"
-        module = self.builder.module
-        function = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(I64_TYPE, [I64_TYPE, I64_TYPE, I32_TYPE]), name
-        )
-        return self.builder.call(function, [a, b, I32_TYPE(0)])

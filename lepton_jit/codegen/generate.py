@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton_jit.codegen.emit_program import emit_program
-from lepton_jit.codegen.lower import Lowered, lower
+from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.lowered import Lowered
 from lepton_jit.codegen.machine_code import compile_assembly, compile_object
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph

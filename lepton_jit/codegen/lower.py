@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from lepton_jit.codegen.loop_ir import Kernel
+from lepton_jit.codegen.lower_scan import lower_scan
+from lepton_jit.codegen.lowered import (
+    BufferKind,
+    Launch,
+    Lowered,
+    ProgramBuffer,
+    Scan,
+    Step,
+    When,
+    memory_of,
+)
 from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.schedule_indexing import schedule_check
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
 
 # A slice that is read back from an L2 cache; larger ones leave it before they are read.
@@ -20,77 +29,10 @@ ALIASES = frozenset({"reshape", "check_indices"})
 # A program has this many error codes (docs/runtime.md).
 CODES = 127
 
-BufferKind = Literal["input", "parameter", "state", "output", "arena", "constant"]
-
-
-@dataclass(frozen=True)
-class ProgramBuffer:
-    """Memory that steps read and write. `first` and `last` are the steps between which an arena buffer is needed."""
-
-    kind: BufferKind
-    name: str
-    dtype: DType
-    elements: Dim
-    index: int = 0  # the position among buffers of its kind
-    first: int = 0
-    last: int = 0
-    layer: str = ""
-    value: tuple = ()  # of a constant: its elements
-
-    @property
-    def bytes(self) -> Dim:
-        return self.elements * self.dtype.bytes
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A kernel on the buffers of its frame, by number."""
-
-    kernel: Kernel
-    buffers: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One launch, or a launch and its reader that run slice by slice of the batch while the slice is in cache."""
-
-    launches: tuple[Launch, ...]
-    layer: str
-    op: str
-    checked: str = ""  # the input whose elements a check reads
-
-    @property
-    def buffers(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(b for launch in self.launches for b in launch.buffers))
-
-    @property
-    def flops(self) -> Dim:
-        total: Dim = 0
-        for launch in self.launches:
-            total = launch.kernel.flops + total
-        return total
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A program: steps in order on buffers."""
-
-    name: str
-    symbols: tuple[str, ...]
-    steps: tuple[Step, ...]
-    buffers: tuple[ProgramBuffer, ...]
-    inputs: tuple[Input, ...]
-    outputs: tuple[Output, ...]
-    errors: tuple[str, ...] = ()  # what the codes from 1 on mean
-
-    def arena(self) -> list[int]:
-        """The buffers that the memory plan places."""
-        return [i for i, b in enumerate(self.buffers) if b.kind == "arena"]
-
 
 def lower(graph: Graph, target: Target) -> Lowered:
     """Schedule every node of a graph of fusions and contractions, and decide where each value lives."""
-    return _Lowering(replace(graph, nodes=checks_first(graph.nodes)), target).run()
+    return Lowering(replace(graph, nodes=checks_first(graph.nodes)), target).run()
 
 
 def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -106,35 +48,44 @@ def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 
 @dataclass
-class _Lowering:
+class Lowering:
+    """The steps of one graph: a program, or the body of a scan, which shares the buffers of what is around it."""
+
     graph: Graph
     target: Target
     buffers: list[ProgramBuffer] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Step | Scan] = field(default_factory=list)
     home: dict[Value, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    claimed: dict[Value, int] = field(default_factory=dict)  # values that are computed where they have to end
+
+    def __post_init__(self) -> None:
+        self._aliases = {n.result: n.operands[0] for n in self.graph.nodes if n.op in ALIASES}
+        self._last_use = self._last_uses()
+        self._made: set[int] = set()  # arena buffers of values that are computed here
 
     def run(self) -> Lowered:
         graph = self.graph
         for kind in ("input", "parameter", "state"):
             for index, entry in enumerate(graph.inputs_of(kind)):
-                self.home[entry.value] = self._buffer(kind, entry.name, entry.value, index)
-        self._aliases = {n.result: n.operands[0] for n in graph.nodes if n.op in ALIASES}
-        self._last_use = self._last_uses()
+                self.home[entry.value] = self.buffer(kind, entry.name, entry.value, index)
         self._claim_outputs()
-        for position, node in enumerate(graph.nodes):
-            self._node(position, node)
+        self.run_nodes()
         self._finish_outputs()
         self._pair_steps()
-        symbols = sorted({s for v in graph.values() for s in symbols_of(v.type.shape)})
+        symbols = sorted(_symbols(graph))
         steps, errors = tuple(self.steps), tuple(self.errors)
         return Lowered(graph.name, tuple(symbols), steps, self._lifetimes(), graph.inputs, graph.outputs, errors)
 
-    def _buffer(self, kind: BufferKind, name: str, value: Value, index: int = 0, layer: str = "") -> int:
+    def run_nodes(self) -> None:
+        for position, node in enumerate(self.graph.nodes):
+            self._node(position, node)
+
+    def buffer(self, kind: BufferKind, name: str, value: Value, index: int = 0, layer: str = "") -> int:
         self.buffers.append(ProgramBuffer(kind, name, value.type.dtype, value.type.elements, index, layer=layer))
         return len(self.buffers) - 1
 
-    def _root(self, value: Value) -> Value:
+    def root(self, value: Value) -> Value:
         while value in self._aliases:
             value = self._aliases[value]
         return value
@@ -143,35 +94,45 @@ class _Lowering:
         last: dict[Value, int] = {}
         for position, node in enumerate(self.graph.nodes):
             for operand in node.operands:
-                last[self._root(operand)] = position
+                last[self.root(operand)] = position
         # what leaves the program is read once more, after the last node
-        return last | {self._root(o.value): len(self.graph.nodes) for o in self.graph.outputs}
+        return last | {self.root(o.value): len(self.graph.nodes) for o in self.graph.outputs}
+
+    def produced(self) -> dict[Value, tuple[int, Node]]:
+        """Where each value is computed that has memory of its own."""
+        return {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op not in ALIASES}
+
+    def is_read(self, value: Value) -> bool:
+        """Something reads the value, or it leaves the graph."""
+        return self.root(value) in self._last_use
 
     def _claim_outputs(self) -> None:
         """A value that is computed here and leaves as one output is written where the output lies."""
-        produced = {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op not in ALIASES}
-        self._claimed: dict[Value, int] = {}
+        produced = self.produced()
         self._output_buffers: dict[str, int] = {}
         for index, output in enumerate(self.graph.outputs):
             if output.donates is not None:
                 continue
-            self._output_buffers[output.name] = self._buffer("output", output.name, output.value, index)
-            root = self._root(output.value)
-            if root in produced and root not in self._claimed:
-                self._claimed[root] = self._output_buffers[output.name]
+            self._output_buffers[output.name] = self.buffer("output", output.name, output.value, index)
+            root = self.root(output.value)
+            if root in produced and root not in self.claimed:
+                self.claimed[root] = self._output_buffers[output.name]
         for output in self.graph.outputs:
             if output.donates is None:
                 continue
             state = self.graph.input_named(output.donates).value
             self._output_buffers[output.name] = self.home[state]
-            root = self._root(output.value)
-            if root in produced and root not in self._claimed and self._may_overwrite(state, *produced[root]):
-                self._claimed[root] = self.home[state]
+            root = self.root(output.value)
+            if root in produced and root not in self.claimed and self.may_overwrite(state, *produced[root]):
+                self.claimed[root] = self.home[state]
 
-    def _may_overwrite(self, state: Value, position: int, node: Node) -> bool:
+    def may_overwrite(self, state: Value, position: int, node: Node) -> bool:
         """No later node reads the old value, and this one reads each element before it writes it."""
         last = self._last_use.get(state, -1)
-        return last < position or (last == position and reads_in_place(node, state))
+        if last == position:
+            readers = {v for v in node.operands if self.root(v) == state}
+            return readers == {state} and reads_in_place(node, state)
+        return last < position
 
     def _node(self, position: int, node: Node) -> None:
         if node.op in ALIASES:
@@ -183,12 +144,16 @@ class _Lowering:
             self.home[node.result] = self._constant(node)
             return
         for value in node.results:
-            self.home[value] = self._claimed.get(value, -1)
+            self.home[value] = self.claimed.get(value, -1)
             if self.home[value] < 0:
                 self.home[value] = self._reusable(position, node, value)
-            if self.home[value] < 0:
-                self.home[value] = self._buffer("arena", value.name, value, layer=node.layer)
-        self._schedule(node)
+            if self.home[value] < 0 and (node.op != "scan" or self.is_read(value)):
+                self.home[value] = self.buffer("arena", value.name, value, layer=node.layer)
+                self._made.add(self.home[value])
+        if node.op == "scan":
+            lower_scan(self, node, Lowering(node.regions[0], self.target, self.buffers, errors=self.errors))
+        else:
+            self._schedule(node)
 
     def _check(self, node: Node) -> None:
         number = self.home[node.result]
@@ -204,7 +169,7 @@ class _Lowering:
     def _constant(self, node: Node) -> int:
         value = node.attributes["value"]
         index = sum(b.kind == "constant" for b in self.buffers)
-        number = self._buffer("constant", node.result.name, node.result, index)
+        number = self.buffer("constant", node.result.name, node.result, index)
         self.buffers[number] = replace(self.buffers[number], value=value)
         return number
 
@@ -212,9 +177,9 @@ class _Lowering:
         """The arena buffer of an operand that dies here and is read element by element: the result replaces it."""
         taken = {self.home.get(v, -1) for v in node.results}
         for operand in node.operands:
-            root = self._root(operand)
+            root = self.root(operand)
             number = self.home[root]
-            same = self.buffers[number].kind == "arena" and root.type.elements == value.type.elements
+            same = number in self._made and root.type.elements == value.type.elements
             if not same or root.type.dtype != value.type.dtype or number in taken:
                 continue
             dies = self._last_use[root] == position
@@ -226,10 +191,10 @@ class _Lowering:
     def _schedule(self, node: Node) -> None:
         planned = schedule(node, self.target)
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
-        frame += [self._scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
+        frame += [self.scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
         self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in planned.kernels]
 
-    def _scratch(self, dtype: DType, count: Dim, layer: str) -> int:
+    def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
         self.buffers.append(ProgramBuffer("arena", "scratch", dtype, count, layer=layer))
         return len(self.buffers) - 1
 
@@ -242,25 +207,30 @@ class _Lowering:
             if source == target:
                 continue
             if source in overwritten:
-                held = self._buffer("arena", output.value.name, output.value)
-                self._copy(output.value, source, held)
+                held = self.buffer("arena", output.value.name, output.value)
+                self.copy(output.value, source, held)
                 source = held
             pending.append((output.value, source, target))
         for value, source, target in pending:
-            self._copy(value, source, target)
+            self.copy(value, source, target)
 
-    def _copy(self, value: Value, source: int, target: int) -> None:
-        self.steps.append(Step((Launch(copy_kernel(value, self.target), (source, target)),), "", "copy"))
+    def copy(self, value: Value, source: int, target: int, when: When = "always", layer: str = "") -> None:
+        launch = Launch(copy_kernel(value, self.target), (source, target))
+        self.steps.append(Step((launch,), layer, "copy", when=when))
 
     def _pair_steps(self) -> None:
         """Join a producer of large slices and the reader that follows it."""
-        paired: list[Step] = []
+        paired: list[Step | Scan] = []
         for step in self.steps:
-            if paired and len(paired[-1].launches) == 1 and self._sliced(paired[-1].launches[0], step.launches[0]):
-                first = paired.pop()
+            first = paired[-1] if paired else None
+            if isinstance(first, Step) and isinstance(step, Step) and self._pairs(first, step):
+                paired.pop()
                 step = Step((*first.launches, *step.launches), first.layer, f"{first.op} | {step.op}")
             paired.append(step)
         self.steps = paired
+
+    def _pairs(self, first: Step, second: Step) -> bool:
+        return len(first.launches) == 1 and self._sliced(first.launches[0], second.launches[0])
 
     def _sliced(self, first: Launch, second: Launch) -> bool:
         """`second` reads of what `first` writes only the same index of the batch, and slices fit into a cache."""
@@ -280,8 +250,13 @@ class _Lowering:
     def _lifetimes(self) -> tuple[ProgramBuffer, ...]:
         used: dict[int, list[int]] = {}
         for index, step in enumerate(self.steps):
-            for number in step.buffers:
+            for number in memory_of(self.buffers, step.buffers):
                 used.setdefault(number, []).append(index)
         return tuple(
             replace(b, first=used[i][0], last=used[i][-1]) if i in used else b for i, b in enumerate(self.buffers)
         )
+
+
+def _symbols(graph: Graph) -> set[str]:
+    inner = (_symbols(region) for node in graph.nodes for region in node.regions)
+    return symbols_of(d for v in graph.values() for d in v.type.shape).union(*inner)

@@ -72,6 +72,8 @@ _SCHEDULES: dict[str, Scheduler] = {
 
 def reads_in_place(node: Node, operand: Value) -> bool:
     """Each element of `operand` is read only when the same element of every result is computed."""
+    if node.op == "scan":
+        return False
     cluster, operands = cluster_of(node)
     entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
     scheduled = [n for n in cluster.region.nodes if n.op in _SCHEDULES]

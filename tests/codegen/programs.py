@@ -8,24 +8,36 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lepton_jit.codegen.generate import Generated, generate
-from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
-from lepton_jit.codegen.lower import Launch, Lowered, ProgramBuffer, Step
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import TARGETS, Target, host_features, native_target
 from lepton_jit.compiler import optimize
 from lepton_jit.describe import describe
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
-from lepton_jit.ir.types import TensorType, dim_value
+from lepton_jit.ir.types import TensorType
 from lepton_jit.passes.expand_composites import ExpandComposites
 from lepton_jit.passes.lower_contractions import LowerContractions
 from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
+from tests.codegen.loop_programs import run_loops
 from tests.ir.cases import SYMBOLS, Case
 
 ON_ARM = native_target().name == "aarch64"
 RUNNABLE = [t for t in TARGETS.values() if (t.name == "aarch64") == ON_ARM and host_features().issuperset(t.required)]
+
+__all__ = [
+    "ON_ARM",
+    "RUNNABLE",
+    "differences",
+    "fused",
+    "joined",
+    "linked",
+    "run_loops",
+    "run_native",
+    "support_object",
+    "unfused",
+]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -62,51 +74,6 @@ def run_native(generated: Generated, arrays: Arrays, threads: int = 1) -> dict[s
         output.name: state[manifest.params[manifest.donations[n]].name] if n in manifest.donations else next(results)
         for n, output in enumerate(manifest.outputs)
     }
-
-
-def run_loops(
-    lowered: Lowered, arrays: Arrays, symbols: Mapping[str, int], fused: bool = True
-) -> dict[str, np.ndarray]:
-    """All outputs by name, from the interpreter of the loop IR."""
-    memory = [_memory(b, arrays, symbols) for b in lowered.buffers]
-    defined = {i for i, b in enumerate(lowered.buffers) if b.kind not in ("arena", "output")}
-    for step in lowered.steps:
-        for launch, iterations in _order(step, symbols):
-            buffers = list(zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True))
-            frame = {name: memory[number] for name, number in buffers}
-            undefined = [name for name, number in buffers if number not in defined]
-            run_kernel(launch.kernel, frame, symbols, undefined=undefined, fused=fused, iterations=iterations)
-            defined |= {number for name, number in buffers if name.startswith(("o", "s"))}
-    found = {(b.kind, b.name): memory[i] for i, b in enumerate(lowered.buffers)}
-    return {
-        o.name: (found["output", o.name] if o.donates is None else found["state", o.donates]).reshape(
-            [dim_value(d, symbols) for d in o.value.type.shape]
-        )
-        for o in lowered.outputs
-    }
-
-
-def _order(step: Step, symbols: Mapping[str, int]) -> Iterable[tuple[Launch, range | None]]:
-    """A pair runs slice by slice, in any order of the slices."""
-    first = step.launches[0].kernel
-    if len(step.launches) == 1 or first.slices is None:
-        yield from ((launch, None) for launch in step.launches)
-        return
-    for n in np.random.default_rng(0).permutation(iteration_count(first, symbols) // first.slices.count).tolist():
-        for launch in step.launches:
-            assert launch.kernel.slices is not None
-            count = launch.kernel.slices.count
-            yield launch, range(n * count, (n + 1) * count)
-
-
-def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Mapping[str, int]) -> np.ndarray:
-    if buffer.kind in ("input", "parameter", "state"):
-        return np.array(arrays[buffer.name]).reshape(-1)
-    if buffer.kind == "constant":
-        return np.array(buffer.value, buffer.dtype.numpy).reshape(-1)
-    count = dim_value(buffer.elements, symbols)
-    # any bits: the interpreter refuses to read them
-    return np.frombuffer(b"\xa5" * (count * buffer.dtype.bytes), buffer.dtype.numpy).copy()
 
 
 def joined(cases: Sequence[Case], name: str) -> tuple[Graph, dict[str, np.ndarray]]:

@@ -1,0 +1,237 @@
+"""Loops: every way in which a carried or stacked value can stand in memory, rows in blocks, the same bits always."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.lowered import Scan
+from lepton_jit.codegen.target import Target, native_target
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.loops import scan
+from lepton_jit.ir.types import Dim, TensorType
+from lepton_jit.passes.lower_contractions import LowerContractions
+from tests.codegen.programs import RUNNABLE, differences, linked, run_loops, run_native
+from tests.ir.loops import MATMUL, arrays_for, lstm, running_sum
+
+Values = Sequence[Value]
+# (builder, carries, slices, captured) -> (new carries, values to stack)
+Body = Callable[[Builder, Values, Values, Values], tuple[Values, Values]]
+WIDTH = 5
+
+
+def compiled(graph: Graph, target: Target | None = None) -> Generated:
+    """The program with one kernel an operation."""
+    target = target or native_target()
+    return generate(without_products(graph, LowerContractions(target.vector_bytes * target.tile_vectors)), target)
+
+
+def without_products(graph: Graph, lower: LowerContractions) -> Graph:
+    nodes = [replace(n, regions=tuple(without_products(r, lower) for r in n.regions)) for n in graph.nodes]
+    return lower.apply(replace(graph, nodes=tuple(nodes)))
+
+
+def scan_of(made: Generated) -> Scan:
+    (found,) = (step for step in made.lowered.steps if isinstance(step, Scan))
+    return found
+
+
+def loop(body: Body, carries: int = 2, length: Dim | str = "T", reverse: bool = False) -> Graph:
+    """`body` on carries and two scanned arrays of [N, 5], with a captured matrix w: f32[5, 5]."""
+    b = Builder("loop")
+    first = [b.input(f"c{i}", TensorType.of("f32", "N", WIDTH)) for i in range(carries)]
+    arrays = [b.input(name, TensorType.of("f32", length, "N", WIDTH)) for name in ("x", "y")]
+    w = b.input("w", TensorType.of("f32", WIDTH, WIDTH))
+    final, stacked = scan(b, body, first, arrays, [w], reverse=reverse)
+    for i, value in enumerate([*final, *stacked]):
+        b.output(value, f"r{i}")
+    return b.build()
+
+
+def agree(graph: Graph, sizes: Sequence[dict[str, int]], target: Target | None = None) -> Generated:
+    """Native code and loops against the interpreter of the graph."""
+    made = compiled(graph, target)
+    for symbols in sizes:
+        arrays = arrays_for(graph, **symbols)
+        expected = run_graph(graph, arrays)
+        assert differences(run_native(made, arrays, threads=2), expected) == [], symbols
+        for by_rows in (True, False):
+            assert differences(run_loops(made.lowered, arrays, symbols, by_rows=by_rows), expected) == [], symbols
+    return made
+
+
+def product(b: Builder, x: Value, w: Value) -> Value:
+    return b("dot_general", x, w, **MATMUL)
+
+
+def reshaped(b: Builder, x: Value, shape: Sequence[Dim]) -> Value:
+    return b("reshape", x, shape=tuple(shape))
+
+
+SIZES = [{"T": 0, "N": 2}, {"T": 1, "N": 1}, {"T": 2, "N": 17}, {"T": 3, "N": 3}]
+
+BODIES: dict[str, Body] = {
+    "read_in_place": lambda b, c, s, w: ([b("add", c[0], s[0]), b("multiply", c[1], s[1])], []),
+    "in_turns": lambda b, c, s, w: ([product(b, c[0], w[0]), b("add", product(b, c[1], w[0]), s[0])], []),
+    "stacked_too": lambda b, c, s, w: ([h := product(b, c[0], w[0]), g := b("add", c[1], h)], [h, g, g]),
+    "old_value_stacked": lambda b, c, s, w: ([product(b, c[0], w[0]), b("add", c[1], s[0])], [c[0], c[1], c[1]]),
+    "old_and_new_stacked": lambda b, c, s, w: ([h := product(b, c[0], w[0]), c[1]], [c[0], h, s[1]]),
+    "swapped": lambda b, c, s, w: ([c[1], c[0]], [c[0]]),
+    "the_same_twice": lambda b, c, s, w: ([h := b("add", c[0], c[1]), h], []),
+    "from_the_array": lambda b, c, s, w: ([s[0], b("negate", c[0])], [s[1]]),
+    "read_later": lambda b, c, s, w: (
+        [h := b("add", c[0], s[0]), b("multiply", h, c[0])],
+        [b("subtract", c[0], c[1])],
+    ),
+    "constant": lambda b, c, s, w: ([b.full(2.0, c[0].type), c[1]], [b.constant(np.arange(3.0), c[0].type.dtype)]),
+    "reshaped": lambda b, c, s, w: (
+        [reshaped(b, b("tanh", reshaped(b, c[0], (c[0].type.shape[0], WIDTH, 1))), c[0].type.shape), c[1]],
+        [reshaped(b, c[1], (c[0].type.shape[0], 1, WIDTH))],
+    ),
+}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("body", BODIES)
+def test_carried_and_stacked_values_end_where_they_belong(body: str, reverse: bool) -> None:
+    agree(loop(BODIES[body], reverse=reverse), SIZES)
+
+
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+def test_an_lstm_on_every_level(target: Target) -> None:
+    made = compiled(lstm(), target)
+    arrays = arrays_for(lstm(), N=3)
+    assert differences(run_native(made, arrays), run_graph(lstm(), arrays)) == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, "T"])
+def test_lengths_known_and_unknown(length: Dim | str) -> None:
+    agree(running_sum(length), [{"T": 0}, {"T": 1}, {"T": 4}])
+    agree(loop(BODIES["stacked_too"], length=length), SIZES)
+
+
+def test_a_loop_that_carries_nothing_and_one_that_scans_nothing() -> None:
+    agree(loop(lambda b, c, s, w: ([], [product(b, s[0], w[0])]), carries=0), SIZES)
+    b = Builder("powers")
+    x = b.input("x", TensorType.of("f32", "N", 3))
+    (last,), () = scan(b, lambda b, c, s, w: ([b("multiply", c[0], w[0])], []), [x], (), [x], length=6)
+    b.output(last, "y")
+    agree(b.build(), [{"N": 4}])
+
+
+def test_a_loop_in_a_loop() -> None:
+    def inner(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+        h = b("add", product(b, c[0], w[1]), s[0])
+        return [h], [b("multiply", h, w[0]), c[0]]
+
+    def outer(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+        rows = reshaped(b, s[0], (1, *s[0].type.shape))
+        array = b("concatenate", rows, reshaped(b, s[1], rows.type.shape), rows, dimension=0)
+        (h,), stacked = scan(b, inner, [c[0]], [array], [c[1], w[0]], reverse=True)
+        return [h, b("subtract", c[1], h)], stacked
+
+    agree(loop(outer), SIZES)
+
+
+# Blocks of rows
+
+
+@pytest.mark.parametrize("body", ["read_in_place", "in_turns", "stacked_too", "old_value_stacked", "reshaped"])
+def test_rows_that_are_independent_run_in_blocks(body: str) -> None:
+    rows = scan_of(compiled(loop(BODIES[body]))).rows
+    assert rows is not None
+    assert rows.symbol == "N"
+
+
+def mean_of_batch(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+    total = b("reduce", c[0], dimensions=(0,), kind="add")
+    return [b("subtract", s[0], b.broadcast(total, c[0].type.shape)), c[1]], []
+
+
+def from_the_other_end(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+    return [b("add", s[0], b("reverse", c[0], dimensions=(0,))), c[1]], []
+
+
+def numbered_rows(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+    numbers = b("iota", dtype=c[0].type.dtype, shape=c[0].type.shape, dimension=0)
+    return [b("add", c[0], numbers), c[1]], []
+
+
+def size_of_batch(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+    size = b("dimension_value", value=c[0].type.shape[0], dtype=c[0].type.dtype)
+    return [b("add", c[0], b.broadcast(size, c[0].type.shape)), c[1]], []
+
+
+def products_of_rows(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+    sums = MATMUL | {"lhs_contracting": (0,), "rhs_contracting": (0,)}
+    return [product(b, c[0], b("dot_general", s[0], s[1], **sums)), c[1]], []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [mean_of_batch, from_the_other_end, numbered_rows, size_of_batch, products_of_rows],
+    ids=lambda f: f.__name__,
+)
+def test_rows_that_depend_on_each_other_do_not(body: Body) -> None:
+    made = agree(loop(body), SIZES)
+    assert scan_of(made).rows is None
+
+
+def test_a_row_has_the_same_bits_in_every_batch_and_on_any_number_of_threads() -> None:
+    graph = lstm(steps=3, units=40, channels=6)
+    programs = {threads: linked(compiled(graph), threads) for threads in (1, 2, 3)}
+    arrays = arrays_for(graph, N=65)
+    weights = {n: arrays[n] for n in ("kernel", "recurrent", "bias")}
+
+    def results(batch: int, threads: int) -> list[bytes]:
+        x, h, c = arrays["x"][:, :batch], arrays["h"][:batch], arrays["c"][:batch]
+        program = programs[threads]
+        return [y.tobytes() for y in program(x, h, c, parameters=program.bind(weights))]
+
+    h, c, every = (np.frombuffer(y, np.float32) for y in results(65, 1))
+    h, c, every = h.reshape(65, 40), c.reshape(65, 40), every.reshape(3, 65, 40)
+    for batch in (1, 2, 15, 16, 17, 33, 65):
+        expected = [y.tobytes() for y in (h[:batch], c[:batch], every[:, :batch])]
+        assert [results(batch, threads) for threads in programs] == [expected] * 3, batch
+
+
+# Random bodies
+
+
+def random_body(seed: int) -> Body:
+    """Some ten operations on what is there, results drawn from all of it."""
+    rng = np.random.default_rng(seed)
+
+    def body(b: Builder, carries: Values, slices: Values, captured: Values) -> tuple[Values, Values]:
+        values = [*carries, *slices]
+        for _ in range(rng.integers(1, 8)):
+            x, y = (values[i] for i in rng.integers(len(values), size=2))
+            match rng.integers(6):
+                case 0:
+                    values.append(b("add", x, y))
+                case 1:
+                    values.append(b("tanh", b("multiply", x, y)))
+                case 2:
+                    values.append(product(b, x, captured[0]))
+                case 3:
+                    values.append(b("reverse", x, dimensions=(int(rng.integers(2)),)))
+                case 4:
+                    total = b("reduce", x, dimensions=(1,), kind="maximum")
+                    values.append(b("subtract", y, b.broadcast(total, y.type.shape, dimensions=(0,))))
+                case 5:
+                    values.append(reshaped(b, b("negate", x), y.type.shape))
+        chosen = [values[-1 - int(rng.integers(min(5, len(values))))] for _ in range(len(carries))]
+        return chosen, [values[i] for i in rng.integers(len(values), size=rng.integers(4))]
+
+    return body
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_bodies(seed: int) -> None:
+    agree(loop(random_body(seed), carries=1 + seed % 3, reverse=seed % 2 == 1), [{"T": 0, "N": 1}, {"T": 3, "N": 18}])
