@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         optimizers,
         regularizers,
     )
-    from lepton_jit.compiler import compile
+    from lepton_jit.compiler import compile, set_winograd
     from lepton_jit.layers import (
         Activation,
         Add,
@@ -94,6 +94,7 @@ _HOMES = {
     "parse": "lepton_jit.reading",
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",
+    "set_winograd": "lepton_jit.compiler",
 }  # the other names are layers
 
 __all__ = [
@@ -153,6 +154,7 @@ __all__ = [
     "regularizers",
     "set_random_seed",
     "set_threads",
+    "set_winograd",
 ]
 
 

@@ -26,7 +26,7 @@ NOISE = 1e-6
 TOLERATED = 5e-6
 LARGEST, SMALLEST = 50.0, 1e-2
 # Operations that only passes make, from others; a random graph has no reason to start with them.
-LATE = frozenset({"fusion", "affine_contraction", "pack"})
+LATE = frozenset({"fusion", "affine_contraction", "pack", "winograd_input", "winograd_kernel", "winograd_output"})
 # Results are exactly representable where the operands are.
 EXACT = frozenset({
     "negate", "abs", "maximum", "minimum", "select", "clamp", "floor", "ceil", "round_nearest_even", "sign", "convert",

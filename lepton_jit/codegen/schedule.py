@@ -15,6 +15,11 @@ from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_
 from lepton_jit.codegen.schedule_reduce import schedule_reduce
 from lepton_jit.codegen.schedule_scatter import schedule_scatter
 from lepton_jit.codegen.schedule_window import schedule_depthwise, schedule_pooling
+from lepton_jit.codegen.schedule_winograd import (
+    schedule_winograd_input,
+    schedule_winograd_kernel,
+    schedule_winograd_output,
+)
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim, DType
@@ -66,6 +71,9 @@ _SCHEDULES: dict[str, Scheduler] = {
     "scatter_add": schedule_scatter_add,
     "concatenate": schedule_concatenate,
     "pack": schedule_pack,
+    "winograd_input": schedule_winograd_input,
+    "winograd_kernel": schedule_winograd_kernel,
+    "winograd_output": schedule_winograd_output,
     "pad": schedule_pad,
 }
 

@@ -21,6 +21,7 @@ EPILOGUE_OF = {
     "convolution": "window",  # of each channel by itself; others are contractions by now
     "reduce_window": "window",
     "select_and_scatter": "scatter",
+    "winograd_output": "window",
 }
 MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad", "take"})
 # A reduction over few and long rows is left to the general schedule, which can split a row.

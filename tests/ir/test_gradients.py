@@ -159,4 +159,5 @@ def test_what_has_no_gradient_says_so() -> None:
         *("not", "and", "or", "xor", "shift_left", "shift_right_logical"),
         *("constant", "iota", "dimension_value", "rng_bit_generator", "argmax", "select_and_scatter"),
         *("gradient", "fusion", "affine_contraction", "pack", "check_indices"),
+        *("winograd_input", "winograd_kernel", "winograd_output"),
     }

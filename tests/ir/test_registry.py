@@ -20,6 +20,7 @@ from tests.ir.jax_ops import JAX, run_all
 # What JAX does not have: structure, code generation's own forms, random bits keyed in our way (these have a test of
 # their own), and the numbers behind symbolic dimensions.
 WITHOUT_PEER = {
+    *("winograd_input", "winograd_kernel", "winograd_output"),
     "gradient",
     "fusion",
     "scan",

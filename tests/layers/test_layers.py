@@ -179,7 +179,9 @@ def test_numbers_of_rows_are_checked_and_keep_their_element_type() -> None:
     layer = lpt.Embedding(10, 3, weights=np.arange(30).reshape(10, 3), name="words")
     assert layer(np.array([[1, 9]], "uint8")).tolist() == [[[3, 4, 5], [27, 28, 29]]]
     assert layer(np.array([[1.0]])).dtype == np.float32
-    with pytest.raises(lpt.OutOfRangeError, match=r"layer .words.: check_indices: expected integers from 0 to 9, got 10"):
+    with pytest.raises(
+        lpt.OutOfRangeError, match=r"layer .words.: check_indices: expected integers from 0 to 9, got 10"
+    ):
         layer(np.array([10]))
 
 

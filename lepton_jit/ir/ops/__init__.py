@@ -21,4 +21,5 @@ from lepton_jit.ir.ops import (  # noqa: F401
     structural,
     transcendental,
     window,
+    winograd,
 )
