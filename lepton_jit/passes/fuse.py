@@ -175,9 +175,9 @@ class _Fusion:
         results = [j for j in group.members if self._leaves(j, group)]
         if len(results) != 1 or not self._is_elementwise(group):
             return False
-        if self.nodes[i].op == "affine_contraction":  # a tile is stored as what it accumulates
-            if self.nodes[results[0]].result.type.dtype != self.nodes[i].result.type.dtype:
-                return False
+        same_dtype = self.nodes[results[0]].result.type.dtype == self.nodes[i].result.type.dtype
+        if self.nodes[i].op == "affine_contraction" and not same_dtype:  # a tile is stored as what it accumulates
+            return False
         return all(_aligned(n) for n in self._feeding(group))
 
     def _feeding(self, group: _Group) -> Iterator[Node]:
