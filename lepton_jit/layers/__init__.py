@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton_jit.layers.attention import MultiHeadAttention
 from lepton_jit.layers.convolution import Conv2D, DepthwiseConv2D
 from lepton_jit.layers.core import Activation, Dense, Dropout, Input, InputLayer
 from lepton_jit.layers.embedding import Embedding
@@ -45,6 +46,7 @@ __all__ = [
     "MaxPooling2D",
     "Maximum",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
     "Reshape",
     "Subtract",

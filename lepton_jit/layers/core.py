@@ -14,7 +14,7 @@ from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor
 from lepton_jit.random import check_seed
 from lepton_jit.tracing import Tracer
 
-__all__ = ["Activation", "Dense", "Dropout", "Input", "InputLayer"]
+__all__ = ["Activation", "Dense", "Dropout", "Input", "InputLayer", "drop"]
 
 
 class InputLayer(Layer):
@@ -164,11 +164,16 @@ class Dropout(Layer):
         self.seed = check_seed(self.label, seed)
 
     def trace(self, t: Tracer, x: Value) -> Value:
-        if not t.training or self.rate == 0:
-            return x
-        seed, step, stream = t.random()
-        if self.seed is not None:
-            seed = t.b.constant(self.seed, DTYPES["u64"])
-        if self.rate == 1:
-            return t.b.full(0.0, x.type)
-        return t("dropout", x, seed, step, rate=self.rate, stream=stream)
+        return drop(t, x, self.rate, self.seed)
+
+
+def drop(t: Tracer, x: Value, rate: float, seed: int | None) -> Value:
+    """`x` in inference; in training, without a share `rate` of its elements and the others divided by `1 - rate`."""
+    if not t.training or rate == 0:
+        return x
+    bits, step, stream = t.random()
+    if seed is not None:
+        bits = t.b.constant(seed, DTYPES["u64"])
+    if rate == 1:
+        return t.b.full(0.0, x.type)
+    return t("dropout", x, bits, step, rate=rate, stream=stream)

@@ -47,6 +47,8 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "renorm_clipping": (None,),
     "renorm_momentum": (0.99,),
     "rms_scaling": (False,),
+    "attention_axes": (1, (1,), [1], None),
+    "flash_attention": (False, None),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lepton_jit.configurable import Registry
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.layers import (
+    attention,
     convolution,
     core,
     embedding,
@@ -24,7 +25,18 @@ __all__ = ["LAYERS", "deserialize", "serialize"]
 
 LAYERS: Registry[Layer] = Registry("layer")
 
-for _module in (convolution, core, embedding, global_pooling, masking, merging, normalization, pooling, reshaping):
+for _module in (
+    attention,
+    convolution,
+    core,
+    embedding,
+    global_pooling,
+    masking,
+    merging,
+    normalization,
+    pooling,
+    reshaping,
+):
     for _name in _module.__all__:
         _candidate = getattr(_module, _name)
         if isinstance(_candidate, type) and issubclass(_candidate, Layer):

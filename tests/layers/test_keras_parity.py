@@ -117,6 +117,7 @@ def test_default_arguments_are_keras_defaults() -> None:
         ("LayerNormalization", {}),
         ("Embedding", {"input_dim": 3, "output_dim": 2}),
         ("Masking", {}),
+        ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3}),
         ("GlobalAveragePooling1D", {}),
         ("GlobalMaxPooling1D", {}),
         ("MaxPooling2D", {}),

@@ -122,6 +122,9 @@ EVERY_LAYER = [
     lpt.Embedding(7, 3, embeddings_initializer="he_normal", embeddings_regularizer="l2", mask_zero=True, name="p"),
     lpt.LayerNormalization(axis=(1, 2), epsilon=1e-5, scale=False, beta_initializer="ones", name="q"),
     lpt.Masking(2.0, name="r"),
+    lpt.MultiHeadAttention(
+        2, 4, value_dim=3, dropout=0.1, output_shape=(2, 5), sliding_window=3, use_gate=True, seed=4
+    ),
     lpt.GlobalAveragePooling1D(keepdims=True, name="s"),
     lpt.GlobalMaxPooling1D(name="t"),
     lpt.GlobalMaxPooling2D(name="u"),
