@@ -37,6 +37,7 @@ from lepton_jit.passes.manager import Observer, Observers, run_pipeline
 from lepton_jit.passes.observers import Dump, Stages, VerifyStructure
 from lepton_jit.passes.phases import SplitStridedGradients
 from lepton_jit.passes.schedule_updates import ScheduleUpdates
+from lepton_jit.passes.simplify_loops import SimplifyLoops
 from lepton_jit.passes.split_prepare import split_prepare
 from lepton_jit.passes.winograd import Winograd
 from lepton_jit.runtime.cache import open_cache
@@ -142,6 +143,8 @@ def pipeline(target: Target) -> tuple[Pass, ...]:
         # Folds batch normalization into weights: needs composites, and the canonical order of operands.
         Algebra(),
         ExpandComposites(),
+        # Before products become contractions, which are not looked into; it brings constants and transposes.
+        SimplifyLoops(),
         # Decompositions bring constants, identities and repetitions of their own.
         Canonicalize(),
         FoldConstants(),
@@ -156,6 +159,8 @@ def pipeline(target: Target) -> tuple[Pass, ...]:
         # Packed panels that two contractions share.
         EliminateCommonSubexpressions(),
         EliminateDeadCode(),
+        # Panels of what a loop captures are packed before it.
+        SimplifyLoops(),
         # Updates next to their gradients, before fusion fixes what runs together.
         ScheduleUpdates(),
         Fuse(),

@@ -139,6 +139,19 @@ class Loop:
             node.layer,
         )
 
+    def invariant(self) -> set[Value]:
+        """What is the same in every round: captured values, constants, and what depends on these alone."""
+        found = {captured.inner for captured in self.captured}
+        for node in self.nodes:
+            if all(operand in found for operand in node.operands):
+                found.update(node.results)
+        return found
+
+    def read(self) -> set[Value]:
+        """The values that a node reads or a round returns."""
+        inside = {value for node in self.nodes for value in node.operands}
+        return inside | {carry.new for carry in self.carries} | {stacked.step for stacked in self.stacked}
+
     def node(self) -> Node:
         """The `scan` of the parts."""
         outputs = [("carry", [carry.new for carry in self.carries]), ("stacked", [s.step for s in self.stacked])]

@@ -29,6 +29,9 @@ class Autodiff(Pass):
 
     name: ClassVar[str] = "autodiff"
 
+    def inside(self, loop: Node) -> None:
+        """Regions have no gradient nodes."""
+
     def apply(self, graph: Graph) -> Graph:
         if not any(node.op == "gradient" for node in graph.nodes):
             return graph

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from lepton_jit.errors import GraphError
-from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.graph import Graph, Node
 
 __all__ = ["PASSES", "Pass"]
 
@@ -34,6 +34,10 @@ class Pass(ABC):
     @abstractmethod
     def apply(self, graph: Graph) -> Graph:
         """The graph after the pass."""
+
+    def inside(self, loop: Node) -> Pass | None:
+        """The pass that the region of a loop gets, before `apply` sees the graph around it; None for no pass."""
+        return self
 
     def __str__(self) -> str:
         options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -39,15 +39,22 @@ class LowerContractions(Pass):
     through strides, so that any order of dimensions, a dilated or reversed window and feature groups are strides too.
     Padding becomes a `pad` of its own. The right side is packed into panels of `panel` columns (a field per element
     size, 0: never) where its columns do not lie side by side, or where it depends on parameters only and `prepare`
-    packs it once.
+    packs it once. So it is in a loop where it depends on captured values only: inputs from number `captured` on.
     """
 
     name: ClassVar[str] = "lower-contractions"
 
     panel_bytes: int = 128
+    captured: int | None = None
+
+    def inside(self, loop: Node) -> LowerContractions:
+        a: Any = loop.attributes
+        return replace(self, captured=a["carries"] + a["scanned"])
 
     def apply(self, graph: Graph) -> Graph:
         fixed = {entry.value.name for entry in graph.inputs if entry.role == "parameter"}
+        if self.captured is not None:
+            fixed.update(entry.value.name for entry in graph.inputs[self.captured :])
         for node in graph.nodes:
             if node.operands and all(v.name in fixed for v in node.operands):
                 fixed.update(v.name for v in node.results)

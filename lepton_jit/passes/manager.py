@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 from lepton_jit.errors import LeptonError
-from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.graph import Graph, Node
 from lepton_jit.passes.base import Pass
 
-__all__ = ["Observer", "Observers", "StopPipeline", "run_pipeline"]
+__all__ = ["Observer", "Observers", "StopPipeline", "apply_everywhere", "run_pipeline"]
 
 
 class StopPipeline(Exception):  # noqa: N818  control flow between an observer and the manager, never seen outside
@@ -47,6 +48,20 @@ class Observers(Observer):
             raise stop
 
 
+def apply_everywhere(pass_: Pass, graph: Graph) -> Graph:
+    """The graph after a pass, which gets the regions of its loops first, the innermost ones before all."""
+    nodes = tuple(_with_region(pass_, node) if node.op == "scan" else node for node in graph.nodes)
+    changed = any(after is not before for after, before in zip(nodes, graph.nodes, strict=True))
+    return pass_.apply(replace(graph, nodes=nodes) if changed else graph)
+
+
+def _with_region(pass_: Pass, loop: Node) -> Node:
+    inside = pass_.inside(loop)
+    (region,) = loop.regions
+    after = region if inside is None else apply_everywhere(inside, region)
+    return loop if after is region else replace(loop, regions=(after,))
+
+
 def run_pipeline(graph: Graph, passes: Sequence[Pass], observer: Observer | None = None) -> Graph:
     """The graph after all passes, in order.
 
@@ -58,7 +73,7 @@ def run_pipeline(graph: Graph, passes: Sequence[Pass], observer: Observer | None
         for pass_ in passes:
             started = perf_counter()
             try:
-                result = pass_.apply(graph)
+                result = apply_everywhere(pass_, graph)
             except LeptonError as error:
                 error.add_note(f"in pass {pass_}")
                 raise

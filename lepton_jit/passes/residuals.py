@@ -27,7 +27,7 @@ class _Choice:
         self.producers = {value: node for node in nodes for value in node.results}
         self.given = {scanned.inner for scanned in loop.scanned} | {captured.inner for captured in loop.captured}
         self.at_no_cost = {stacked.step for stacked in loop.stacked}
-        self.invariant = _invariant(loop)
+        self.invariant = loop.invariant()
         self.saved: dict[Value, None] = {}
 
     def run(self, needed: set[Value]) -> tuple[list[Value], list[Node]]:
@@ -73,12 +73,3 @@ class _Choice:
         repeated.add(value)
         for operand in self.producers[value].operands:
             self._repeat(operand, repeated)
-
-
-def _invariant(loop: Loop) -> set[Value]:
-    """What depends on captured values and constants alone."""
-    found = {captured.inner for captured in loop.captured}
-    for node in loop.nodes:
-        if all(operand in found for operand in node.operands):
-            found.update(node.results)
-    return found

@@ -40,6 +40,9 @@ class ScheduleUpdates(Pass):
 
     batch: int = 32
 
+    def inside(self, loop: Node) -> None:
+        """Regions write no state."""
+
     def apply(self, graph: Graph) -> Graph:
         liveness = Liveness(graph, self.batch)
         order = _Schedule(graph, liveness).run()
