@@ -84,27 +84,29 @@ def _within(k, inside, index: Affine, size: Dim, low: int, high: int):
 
 
 def schedule_pack(cluster: Cluster, target: Target) -> Planned:
-    """Panels of a contraction's right side: [slice][panel][sums...][column], zeros behind the last column."""
+    """Panels of a contraction's right side: [batches...][panel][sums...][column], zeros behind the last column."""
     (node,) = cluster.region.nodes
     a: Any = node.attributes
     (operand,) = node.operands
     panel, columns = a["panel"], a["columns"]
     panels = -(-columns // panel)
-    outer, *sums = a["extents"]
+    batches, sums = a["extents"][: a["batches"]], a["extents"][a["batches"] :]
     shape: Shape = node.result.type.shape
     strides = row_major(shape)
     k = cluster.builder()
     lanes = target.lanes(8 * operand.type.dtype.bytes)
-    digits = split_index(k, Affine.var("t"), [outer, panels, *sums[:-1]])
+    outer = [*batches, panels, *sums[:-1]]
+    digits = split_index(k, Affine.var("t"), outer)
     inner = sums[-1] if sums else 1
-    slice_, which, *places = digits
+    slices, which, places = digits[: len(batches)], digits[len(batches)], digits[len(batches) + 1 :]
 
     def fill(count: int) -> None:
         with k.loop(0, inner) as i:
-            index = [*places, i] if sums else []
-            source = Affine.of(a["offset"]) + slice_ * a["strides"][0] + which * panel * a["column_stride"]
-            target_index = slice_ * strides[0] + which * strides[1]
-            for position, step, stride in zip(index, a["strides"][1:], strides[2:-1], strict=True):
+            index = [*slices, *places, i] if sums else slices
+            source = Affine.of(a["offset"]) + which * panel * a["column_stride"]
+            target_index = which * strides[len(batches)]
+            steps = [*strides[: len(batches)], *strides[len(batches) + 1 : -1]]
+            for position, step, stride in zip(index, a["strides"], steps, strict=True):
                 source, target_index = source + position * step, target_index + position * stride
             for j, mask in vector_loop(k, Affine(), Affine.of(count), lanes):
                 at = source + (j - Affine.var(LANE)) * a["column_stride"]
@@ -122,4 +124,4 @@ def schedule_pack(cluster: Cluster, target: Target) -> Planned:
             fill(panel)
         with k.otherwise():
             fill(last)
-    return (cluster.kernel(k, element_count([outer, panels, *sums[:-1]]), inner * panel),), ()
+    return (cluster.kernel(k, element_count(outer), inner * panel),), ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
@@ -202,9 +201,6 @@ def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
         return False
     if sum(loop.kind == "sum" for loop in loops) > 3:
         return False  # more than a register tile takes
-    batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
-    if any(outer.rhs != inner.rhs * inner.extent for outer, inner in pairwise(batches)):
-        return False
     sums = [loop for loop in loops if loop.kind == "sum"]
     rows = typical(element_count(loop.extent for loop in loops if loop.kind == "row"))
     reused = bool(sums) and typical(sums[-1].rhs) > panel and rows >= REUSING_ROWS
@@ -214,35 +210,25 @@ def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
 def _packed(
     rewriter: Rewriter, rhs: Value, loops: Sequence[LoopDim], offset: Dim, panel: int
 ) -> tuple[Value, list[LoopDim], Dim]:
-    """[one slice per batch index][panel][sums...][column in the panel], zeros behind the last column."""
+    """[batches...][panel][sums...][column in the panel], zeros behind the last column."""
     (column,) = (loop for loop in loops if loop.kind == "column")
     sums = [loop for loop in loops if loop.kind == "sum"]
     batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
     assert isinstance(column.extent, int)
-    outer = element_count(loop.extent for loop in batches)
-    joined = batches[-1].rhs if batches else 0
     packed = rewriter(
         "pack",
         rhs,
-        extents=(outer, *(loop.extent for loop in sums)),
-        strides=(joined, *(loop.rhs for loop in sums)),
+        batches=len(batches),
+        extents=tuple(loop.extent for loop in (*batches, *sums)),
+        strides=tuple(loop.rhs for loop in (*batches, *sums)),
         column_stride=column.rhs,
         columns=column.extent,
         offset=offset,
         panel=panel,
     )
-    strides = dict(zip(sums, row_major((*(loop.extent for loop in sums), panel)), strict=False))
-    panel_stride = element_count((*(loop.extent for loop in sums), panel))
-    panels = -(-column.extent // panel)
-    whole = panel_stride * panels
-    moved = []
-    for loop in loops:
-        rhs_step = loop.rhs
-        if loop in strides:
-            rhs_step = strides[loop]
-        elif loop in batches:
-            rhs_step = (loop.rhs // joined) * whole
-        elif loop is column:
-            rhs_step = 1
-        moved.append(LoopDim(loop.kind, loop.extent, loop.lhs, rhs_step, loop.out, loop.out_dim))
+    steps = row_major(packed.type.shape)
+    panel_stride = steps[len(batches)]
+    strides = {column: 1} | dict(zip(batches, steps, strict=False))
+    strides |= dict(zip(sums, steps[len(batches) + 1 :], strict=False))
+    moved = [replace(loop, rhs=strides.get(loop, loop.rhs)) for loop in loops]
     return packed, _joined(moved), panel_stride

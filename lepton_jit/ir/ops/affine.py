@@ -92,8 +92,11 @@ def _infer_pack(types: Sequence[TensorType], attributes: Attributes) -> Sequence
     expect_shape(a["extents"])
     if a["panel"] < 1 or a["columns"] < 0:
         raise ShapeError(f"panel, columns: expected at least 1 and 0, got {a['panel']} and {a['columns']}")
+    if not 0 <= a["batches"] <= len(a["extents"]):
+        raise ShapeError(f"batches: expected from 0 to {len(a['extents'])} of the extents, got {a['batches']}")
     panels = -(-a["columns"] // a["panel"])
-    return [types[0].with_shape((*a["extents"][:1], panels, *a["extents"][1:], a["panel"]))]
+    batches, sums = a["extents"][: a["batches"]], a["extents"][a["batches"] :]
+    return [types[0].with_shape((*batches, panels, *sums, a["panel"]))]
 
 
 def _pack(arrays: Sequence[np.ndarray], attributes: Attributes, symbols: Symbols) -> Sequence[np.ndarray]:
@@ -108,7 +111,7 @@ def _pack(arrays: Sequence[np.ndarray], attributes: Attributes, symbols: Symbols
     padded = np.zeros((*extents, panels * panel), x.dtype)
     padded[..., :columns] = x.ravel()[at]
     split = padded.reshape(*extents, panels, panel)
-    return [np.moveaxis(split, -2, 1).copy()]
+    return [np.moveaxis(split, -2, a["batches"]).copy()]
 
 
 AFFINE_CONTRACTION = register(
@@ -158,6 +161,7 @@ PACK = register(
         name="pack",
         operands=("x",),
         attributes={
+            "batches": INT,
             "extents": DIMS,
             "strides": DIMS,
             "column_stride": DIM,
@@ -173,12 +177,25 @@ PACK = register(
             Sample(
                 (TensorType.of("f32", 3, 4, 10),),
                 {
-                    "extents": (1, 3, 4),
-                    "strides": (0, 40, 10),
+                    "batches": 0,
+                    "extents": (3, 4),
+                    "strides": (40, 10),
                     "column_stride": 1,
                     "columns": 10,
                     "offset": 0,
                     "panel": 8,
+                },
+            ),
+            Sample(
+                (TensorType.of("f32", "N", 5, 2, 3),),
+                {
+                    "batches": 2,
+                    "extents": (TensorType.of("f32", "N").shape[0], 2, 3),
+                    "strides": (30, 3, 1),
+                    "column_stride": 6,
+                    "columns": 5,
+                    "offset": 0,
+                    "panel": 4,
                 },
             ),
         ),

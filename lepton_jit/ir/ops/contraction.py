@@ -97,8 +97,10 @@ def _operand_gradient(
     second = (other, other_batching, free_dimensions(other.type.rank, other_batching, other_contracting))
     layout = (*batching, *free, *contracted)
     natural = tuple(range(rank))
-    if (*batching, *contracted, *free) == natural:  # the other way round no transpose is needed
-        first, second, layout = second, first, natural
+    turned = (*batching, *contracted, *free)
+    # The other way round no transpose is needed, or one that leaves the last dimension where it is.
+    if turned == natural or (layout[-1:] != natural[-1:] and turned[-1:] == natural[-1:]):
+        first, second, layout = second, first, turned
     product = b(
         "dot_general",
         first[0],
