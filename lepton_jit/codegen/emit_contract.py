@@ -92,8 +92,7 @@ class ContractUnit:
         tile = contract.tile
         terms = _terms(contract)
         row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
-        ahead = contract.ahead is not None
-        key = (tile, rows, layout, contract.accumulate, terms, row_step, ahead)
+        key = (tile, rows, layout, contract.accumulate, terms, row_step)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -106,7 +105,7 @@ class ContractUnit:
                 masked=tile.masked,
                 b_masked=tile.rhs_masked,
                 accumulate=contract.accumulate,
-                ahead=ahead,
+                ahead=tile.vectors == tile.panel_vectors and not contract.accumulate and not terms,
                 terms=terms,
                 row_step=row_step,
             )

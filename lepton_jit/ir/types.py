@@ -22,6 +22,7 @@ __all__ = [
     "dim_value",
     "dtype_of",
     "element_count",
+    "least",
     "row_major",
     "symbols_of",
     "typical",
@@ -243,6 +244,18 @@ def row_major(shape: Shape) -> list[Dim]:
 def typical(dim: Dim) -> int:
     """A dimension with every symbol at 64: what heuristics take where only run time knows."""
     return dim if isinstance(dim, int) else dim.value(dict.fromkeys(symbols_of([dim]), TYPICAL))
+
+
+def least(dim: Dim) -> int:
+    """The least value of a dimension whose symbols are 1 or more, or 0 where that is not plain.
+
+    >>> least(49 * Poly.symbol("N"))
+    49
+    """
+    if isinstance(dim, int):
+        return dim
+    coefficients = [coefficient for _, coefficient in dim.terms]
+    return sum(coefficients) if min(coefficients, default=0) >= 0 else 0
 
 
 @dataclass(frozen=True)
