@@ -68,7 +68,7 @@ class Tiles:
         return [x for x in self.plan.around if x.rhs != 0]
 
     def extents(self) -> list[Dim | Atom]:
-        """The digits of an iteration, slowest first: rows around, block of rows, panel; or the panel before all rows."""
+        """The digits of an iteration, slowest first: rows around, block of rows, panel; or the panel before rows."""
         return [extent for extent, _ in self._walk()]
 
     def _walk(self) -> list[tuple[Dim | Atom, LoopDim | str]]:
