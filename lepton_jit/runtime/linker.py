@@ -29,7 +29,9 @@ class _Process:
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        self.engine: LLJIT = llvm.create_lljit_compiler()
+        # JITLink puts a program into one piece of memory. The other linker maps its sections apart, in a process with a
+        # large address space so far apart that their relocations overflow: LLVM then ends the process.
+        self.engine: LLJIT = llvm.create_lljit_compiler(use_jit_link=True)
         builder = llvm.JITLibraryBuilder().add_object_img(support_object).add_current_process()
         for name in SUPPORT_FUNCTIONS:
             builder.export_symbol(name)

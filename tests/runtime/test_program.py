@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import subprocess
 import sys
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,3 +259,12 @@ def test_importing_the_runtime_imports_no_compiler() -> None:
 
 def test_the_manifest_of_the_example_survives_json() -> None:
     assert Manifest.from_json(AFFINE_MANIFEST.to_json()) == AFFINE_MANIFEST
+
+
+def test_a_program_is_linked_in_one_piece_however_full_the_address_space() -> None:
+    """Its code reaches its constants within 2 GB; a linker that maps sections apart ends the process here."""
+    taken: list[Any] = [affine(1)]
+    for _ in range(300):
+        taken += [mmap.mmap(-1, 2**36, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0), affine(1)]
+    program = taken[-1]
+    assert program([1.0], parameters=program.bind(SHIFT))[0].tolist() == [5.0]
