@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ class Executable:
         self.support = support
         self.recompile = recompile
         self.program = _program(parts.main_manifest, parts.main_object, support, threads)
+        self._symbols = len(parts.main_manifest.symbols)
         self._prepare = None
         if parts.prepare_manifest.outputs:
             self._prepare = _program(parts.prepare_manifest, parts.prepare_object, support, threads)
@@ -72,6 +73,15 @@ class Executable:
     def run(self, *inputs: Any) -> tuple[np.ndarray, ...]:
         """One call, inputs by position or one mapping by name; fresh arrays for the outputs that donate nothing."""
         return self.program(*inputs, parameters=self._parameters)
+
+    def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """One call on addresses, which the caller vouches for; every symbol has the value `batch`."""
+        assert self._parameters is not None
+        self.program.run_at((batch,) * self._symbols, self._parameters, inputs, outputs)
+
+    def allocate(self, batch: int) -> list[np.ndarray]:
+        """Fresh arrays for the outputs of `run_at`."""
+        return self.program.allocate((batch,) * self._symbols)
 
     @property
     def parameters(self) -> Parameters | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,12 +27,34 @@ class Program:
 
     def run(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         """The graph's results for its inputs, in their order."""
+        self._bind()
+        try:
+            return self._executable.run(*inputs)
+        finally:
+            self._count_writes()
+
+    def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """The same for `batch` rows on addresses that the caller vouches for, and nothing is checked."""
+        self._bind()
+        try:
+            self._executable.run_at(batch, inputs, outputs)
+        finally:
+            self._count_writes()
+
+    def allocate(self, batch: int) -> list[np.ndarray]:
+        """Arrays for the results of `batch` rows."""
+        return self._executable.allocate(batch)
+
+    def gather(self, source: int, rows: int, count: int, row_bytes: int, destination: int) -> None:
+        """Copy rows of a table on the program's threads: see `feeding.Gather`."""
+        self._executable.program.gather_rows(source, rows, count, row_bytes, destination)
+
+    def _bind(self) -> None:
         versions = [w.version for w in self._read]
         if versions != self._versions:
             self._executable.bind(self._arrays)
             self._versions = versions
-        try:
-            return self._executable.run(*inputs)
-        finally:
-            for weight in self._written:
-                weight.version += 1
+
+    def _count_writes(self) -> None:
+        for weight in self._written:
+            weight.version += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lepton_jit.programs import Program
 from lepton_jit.progress import EpochProgress, resolve_verbose
 from lepton_jit.random import generator
 from lepton_jit.runner import Data, Runner, single
+from lepton_jit.runtime.arguments import address_of
 
 __all__ = ["Trainer"]
 
@@ -110,17 +112,21 @@ class Trainer(Runner):
         begin = listeners.listeners("on_train_batch_begin")
         end = listeners.listeners("on_train_batch_end")
         optimizer, results = self.optimizer, self.objective.results
-        rate = np.zeros((), np.float32)
-        for batch, (done, arrays) in enumerate(rows.batches(order)):
+        # Plain numbers and addresses: behind a step that filled the caches, every touch of an array costs microseconds.
+        rate = ctypes.c_float()
+        unread = program.allocate(rows.batch_size)  # each step's loss; the sums have it too
+        inputs_end, outputs = [ctypes.addressof(rate)], [address_of(a) for a in unread]
+        batches = rows.batches() if order is None else rows.shuffled(order, program.gather)
+        for batch, (start, stop, inputs) in enumerate(batches):
             for listener in begin:
                 listener(batch, {})
-            rate[...] = optimizer.learning_rate
-            program.run(*arrays, rate)
+            rate.value = optimizer.learning_rate
+            program.run_at(stop - start, inputs + inputs_end, outputs)
             if end:
                 logs = dict(sorted(results().items()))
                 for listener in end:
                     listener(batch, logs)
-            progress.update(done, results)
+            progress.update(stop, results)
             interrupt.check()
             if self.stop_training:
                 break
@@ -164,14 +170,16 @@ class Trainer(Runner):
         objective.reset()
         begin, end = (listeners.listeners(f"on_test_batch_{moment}") for moment in ("begin", "end"))
         listeners.call("on_test_begin")
-        for batch, (done, arrays) in enumerate(rows.batches()):
+        unread = program.allocate(rows.batch_size)  # each batch's loss; the sums have it too
+        outputs = [address_of(a) for a in unread]
+        for batch, (start, stop, inputs) in enumerate(rows.batches()):
             for listener in begin:
                 listener(batch, {})
-            program.run(*arrays)
+            program.run_at(stop - start, inputs, outputs)
             for listener in end:
                 listener(batch, objective.results())
             if progress is not None:
-                progress.update(done, objective.results)
+                progress.update(stop, objective.results)
             interrupt.check()
         results = objective.results()
         listeners.call("on_test_end", results)
@@ -190,21 +198,20 @@ class Trainer(Runner):
         listeners = CallbackList(callbacks, model, {"verbose": verbose, "epochs": 1, "steps": rows.batch_count})
         begin, end = (listeners.listeners(f"on_predict_batch_{moment}") for moment in ("begin", "end"))
         outputs = self._empty_outputs(rows.count)
+        row_bytes = [a.nbytes // max(1, rows.count) for a in outputs]
+        addresses = [address_of(a) for a in outputs]
         progress = EpochProgress(resolve_verbose(verbose, fitting=False), "Predict", rows.count)
         listeners.call("on_predict_begin")
-        start = 0
         try:
             with DeferredInterrupt() as interrupt:
                 program = self._inference_program()
-                for batch, (stop, arrays) in enumerate(rows.batches()):
+                for batch, (start, stop, columns) in enumerate(rows.batches()):
                     for listener in begin:
                         listener(batch, {})
-                    results = program.run(*arrays)
-                    for whole, part in zip(outputs, results, strict=True):
-                        whole[start:stop] = part
-                    start = stop
+                    places = [at + start * size for at, size in zip(addresses, row_bytes, strict=True)]
+                    program.run_at(stop - start, columns, places)
                     for listener in end:
-                        listener(batch, {"outputs": single(list(results))})
+                        listener(batch, {"outputs": single([a[start:stop] for a in outputs])})
                     progress.update(stop, dict)
                     interrupt.check()
             progress.finish({})
@@ -224,8 +231,8 @@ class Trainer(Runner):
         program = self._training_program(data)
         self.objective.resolve(data.labels)
         self.objective.reset()
-        ((_, arrays),) = data.rows(self._model, self._whole_batch("train_on_batch", data.count)).batches()
-        program.run(*arrays, np.asarray(self.optimizer.learning_rate, np.float32))
+        rate = np.asarray(self.optimizer.learning_rate, np.float32)
+        _run_whole(program, data.rows(self._model, self._whole_batch("train_on_batch", data.count)), rate)
         return _in_order(self.objective.results(), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -234,8 +241,7 @@ class Trainer(Runner):
         program = self._test_program(data)
         self.objective.resolve(data.labels)
         self.objective.reset()
-        ((_, arrays),) = data.rows(self._model, self._whole_batch("test_on_batch", data.count)).batches()
-        program.run(*arrays)
+        _run_whole(program, data.rows(self._model, self._whole_batch("test_on_batch", data.count)))
         return _in_order(self.objective.results(), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -255,6 +261,13 @@ class Trainer(Runner):
         self._whole_batch("call", len(arrays[0]))
         program = self._forward_program() if training else self._inference_program()
         return single(list(program.run(*wanted)))
+
+
+def _run_whole(program: Program, rows: Rows, *others: np.ndarray) -> None:
+    """One step on all rows at once."""
+    unread = program.allocate(rows.count)
+    ((_, count, inputs),) = rows.batches()
+    program.run_at(count, inputs + [address_of(a) for a in others], [address_of(a) for a in unread])
 
 
 def _in_order(results: dict[str, float], return_dict: bool) -> Any:

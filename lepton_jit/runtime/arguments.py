@@ -15,6 +15,9 @@ from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest, Tensor
 
 __all__ = ["Shapes", "Signature", "address_of", "aligned_empty", "cast", "check_parameters", "describe"]
 
+# Sets of dims whose shapes are kept, as many as a context keeps plans.
+KEPT_SHAPES = 64
+_DENSE = 0x001 | 0x100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED, in `flags.num`
 _from_buffer = ctypes.c_char.from_buffer
 _addressof = ctypes.addressof
 
@@ -99,7 +102,7 @@ class Shapes:
         if shapes is None:
             values = dict(zip(self._symbols, dims, strict=True))
             shapes = [tuple(dim.value(values) for dim in shape) for shape in self._shapes]
-            if len(self._known) >= 64:
+            if len(self._known) >= KEPT_SHAPES:
                 self._known.clear()
             self._known[dims] = shapes
         return shapes
@@ -113,27 +116,42 @@ class Signature:
         self._symbols = manifest.symbols
         self._inputs = [_Input(t, manifest) for t in manifest.inputs]
         self._names = [t.name for t in manifest.inputs]
+        self._dtypes = [i.dtype for i in self._inputs]
         self._shapes = Shapes(manifest.inputs, manifest.symbols)
-        # The usual case: every input is `[N, constants...]` over one symbol.
-        self._batched = (
-            len(manifest.symbols) == 1
-            and bool(self._inputs)
-            and all(i.batch == manifest.symbols[0] for i in self._inputs)
-        )
+        # The symbols' values for sets of shapes that were solved before.
+        self._solved: dict[tuple[tuple[int, ...], ...], tuple[int, ...]] = {}
 
-    def bind(self, values: Sequence[Any]) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    def bind(self, values: Sequence[Any]) -> tuple[Sequence[np.ndarray], tuple[int, ...]]:
         """Positional inputs, or one mapping from names -> arrays in the declared types, and dims."""
+        dims = self._known(values)
+        if dims is not None:
+            return values, dims
         if len(values) == 1 and isinstance(values[0], Mapping):
             values = self._ordered(values[0])
         if len(values) != len(self._inputs):
             names = ", ".join(self._names)
             raise ArgumentError(f"{self._who}: expected {len(self._inputs)} inputs ({names}), got {len(values)}")
-        if self._batched and all(map(_Input.matches, self._inputs, values)):
-            size = len(values[0])
-            if len(values) == 1 or all(len(value) == size for value in values):
-                return list(values), (size,)
         arrays = [i.convert(v) for i, v in zip(self._inputs, values, strict=True)]
-        return arrays, self._solve(arrays)
+        dims = self._solve(arrays)
+        if len(self._solved) >= KEPT_SHAPES:
+            self._solved.clear()
+        self._solved[tuple(a.shape for a in arrays)] = dims
+        return arrays, dims
+
+    def shapes(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The inputs' shapes for the symbols' values."""
+        return self._shapes.at(dims)
+
+    def _known(self, values: Sequence[Any]) -> tuple[int, ...] | None:
+        """The dims, if every value is an array that can be used as it stands, in shapes that were seen before."""
+        if len(values) != len(self._dtypes):
+            return None
+        shapes = []
+        for value, dtype in zip(values, self._dtypes, strict=True):
+            if type(value) is not np.ndarray or value.dtype is not dtype or value.flags.num & _DENSE != _DENSE:
+                return None
+            shapes.append(value.shape)
+        return self._solved.get(tuple(shapes))
 
     def _ordered(self, named: Mapping[str, Any]) -> list[Any]:
         missing = [n for n in self._names if n not in named]
@@ -184,17 +202,6 @@ class _Input:
         self.batch = first if batched else None
         self.rank = len(tensor.shape)
         self.tail = tuple(constants[1:])
-
-    def matches(self, value: object) -> bool:
-        """Whether the value can be used as it stands, for an input `[N, constants...]`."""
-        return (
-            type(value) is np.ndarray
-            and value.dtype == self.dtype
-            and value.ndim == self.rank
-            and value.shape[1:] == self.tail
-            and (flags := value.flags).c_contiguous
-            and flags.aligned
-        )
 
     def convert(self, value: Any) -> np.ndarray:
         try:

@@ -15,6 +15,9 @@ _SIGNATURES: dict[str, Callable[[int], Callable]] = {
     "lpt_context_destroy": ctypes.CFUNCTYPE(None, _POINTER),
     "lpt_context_set_threads": ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_int32),
     "lpt_context_profile": ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, ctypes.c_int32),
+    "lpt_gather_rows": ctypes.CFUNCTYPE(
+        None, ctypes.c_int32, _POINTER, _POINTER, ctypes.c_int64, ctypes.c_int64, _POINTER
+    ),
     "lpt_plan": ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, _POINTER, _POINTER, _POINTER, _POINTER),
 }
 
@@ -48,11 +51,13 @@ class Support:
     context_set_threads: Callable[[int, int], None]
     context_profile: Callable[[int, int], int]
     plan: Callable[..., int]
+    gather_rows: Callable[..., None] | None = None  # a module has none
 
     @staticmethod
     def at(addresses: Mapping[str, int]) -> Support:
         """From addresses by the functions' names."""
-        return Support(**{n.removeprefix("lpt_"): make(addresses[n]) for n, make in _SIGNATURES.items()})
+        found = {n.removeprefix("lpt_"): make(addresses[n]) for n, make in _SIGNATURES.items() if n in addresses}
+        return Support(**found)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ class Program:
         self._threads = None if threads is None else thread_settings.check_threads(threads)
         self._signature = Signature(manifest)
         returned = [i for i in range(len(manifest.outputs)) if i not in manifest.donations]
-        self._slots = returned
         self._dtypes = [NUMPY_DTYPES[manifest.outputs[i].dtype] for i in returned]
         self._shapes = Shapes([manifest.outputs[i] for i in returned], manifest.symbols)
         self._empty = Parameters((), None)
@@ -60,7 +59,7 @@ class Program:
         the input, what was expected and what came; bad data that a kernel finds is an ArgumentError with its layer.
         """
         arrays, dims = self._signature.bind(inputs)
-        results = self._allocate(dims)
+        results = self.allocate(dims)
         self.run(dims, parameters or self._empty, arrays, results)
         return tuple(results)
 
@@ -81,46 +80,35 @@ class Program:
 
         Does not check shapes: `__call__` does.
         """
-        idle = self._idle
+        self.run_at(dims, parameters, [address_of(a) for a in inputs], [address_of(a) for a in outputs])
+
+    def run_at(
+        self, dims: Sequence[int], parameters: Parameters, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        """`run` on addresses."""
         try:
-            call = idle.pop()
+            call = self._idle.pop()
         except IndexError:
             call = _Call(self.manifest, self._code)
         try:
-            self._run_in(call, dims, parameters, inputs, outputs)
+            threads = self._threads or thread_settings.current_threads()
+            if call.run(threads, dims, parameters, inputs, outputs):
+                raise self._error(call.record, dims, inputs)
         finally:
-            idle.append(call)
+            self._idle.append(call)
 
-    def _allocate(self, dims: tuple[int, ...]) -> list[np.ndarray]:
+    def gather_rows(self, source: int, rows: int, count: int, row_bytes: int, destination: int) -> None:
+        """destination[i] = source[rows[i]], rows of `row_bytes`, numbers i64[count]; all by address, unchecked."""
+        assert self._code.support.gather_rows is not None
+        threads = self._threads or thread_settings.current_threads()
+        self._code.support.gather_rows(threads, source, rows, count, row_bytes, destination)
+
+    def allocate(self, dims: tuple[int, ...]) -> list[np.ndarray]:
         """Fresh arrays for the outputs that are not donated, those of 1,024 elements and more on 64-byte boundaries."""
-        shapes = self._shapes.at(dims)
         return [
             np.empty(shape, dtype) if math.prod(shape) < 1024 else aligned_empty(shape, dtype)
-            for shape, dtype in zip(shapes, self._dtypes, strict=True)
+            for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)
         ]
-
-    def _run_in(
-        self,
-        call: _Call,
-        dims: Sequence[int],
-        parameters: Parameters,
-        inputs: Sequence[np.ndarray],
-        outputs: Sequence[np.ndarray],
-    ) -> None:
-        threads = self._threads or thread_settings.current_threads()
-        if call.threads != threads:
-            call.set_threads(threads)
-        if call.parameters is not parameters:
-            call.use(parameters)
-        call.dims[:] = dims
-        pointers = call.inputs
-        for i, array in enumerate(inputs):
-            pointers[i] = address_of(array)
-        pointers = call.outputs
-        for i, array in zip(self._slots, outputs, strict=True):
-            pointers[i] = address_of(array)
-        if call.run():
-            raise self._error(call.record, inputs)
 
     def plan(self, **symbols: int) -> MemoryPlan:
         """The memory plan at given symbols: `program.plan(N=64)`."""
@@ -132,13 +120,16 @@ class Program:
     def profile(self, *inputs: Any, parameters: Parameters | None = None, calls: int = 10) -> Profile:
         """The average time of each step over `calls` calls, after one that is not counted."""
         arrays, dims = self._signature.bind(inputs)
-        results = self._allocate(dims)
+        results = self.allocate(dims)
+        addresses = [address_of(a) for a in arrays], [address_of(a) for a in results]
+        threads = self._threads or thread_settings.current_threads()
         call = _Call(self.manifest, self._code)
         try:
-            self._run_in(call, dims, parameters or self._empty, arrays, results)
+            if call.run(threads, dims, parameters or self._empty, *addresses):
+                raise self._error(call.record, dims, addresses[0])
             records = call.start_profile(len(self.manifest.steps))
             for _ in range(calls):
-                self._run_in(call, dims, parameters or self._empty, arrays, results)
+                call.run(threads, dims, parameters or self._empty, *addresses)
             seconds = [r.nanoseconds * 1e-9 / max(1, calls) for r in records]
         finally:
             call.destroy()
@@ -147,28 +138,31 @@ class Program:
             StepTime(s.kernel, s.layer, t, dim_value(s.flops, values), dim_value(s.bytes, values))
             for s, t in zip(self.manifest.steps, seconds, strict=True)
         )
-        return Profile(self.manifest.name, calls, call.threads, steps)
+        return Profile(self.manifest.name, calls, threads, steps)
 
-    def _error(self, record: ContextRecord, inputs: Sequence[np.ndarray]) -> LeptonError:
+    def _error(self, record: ContextRecord, dims: Sequence[int], inputs: Sequence[int]) -> LeptonError:
         """What a nonzero return code means."""
         name, code, index = self.manifest.name, record.code, record.index
         if code > 0:
             step = self.manifest.steps[record.step]
             message = self.manifest.errors.get(code, f"error {code}")
             message = f"{name}: {step.layer or step.kernel}: {message}"
-            return OutOfRangeError(message + self._found(step.checked, index, inputs))
+            return OutOfRangeError(message + self._found(step.checked, index, dims, inputs))
         if code == -1:
             return LeptonError(f"{name}: out of memory: the arena needs {index:,} bytes")
         if code in (-2, -3):
             return ShapeError(f"{name}: a dimension is too large: its buffers are beyond any memory")
         return FileFormatError(f"{name}: error {code}: the program was built for another version of the runtime")
 
-    def _found(self, checked: str, index: int, inputs: Sequence[np.ndarray]) -> str:
+    def _found(self, checked: str, index: int, dims: Sequence[int], inputs: Sequence[int]) -> str:
         """The element that a kernel reported, where it is one of an input's."""
-        for tensor, array in zip(self.manifest.inputs, inputs, strict=True):
+        shapes = self._signature.shapes(tuple(dims))
+        for tensor, shape, address in zip(self.manifest.inputs, shapes, inputs, strict=True):
             if tensor.name == checked:
-                place = [int(i) for i in np.unravel_index(index, array.shape)]
-                return f", got {array.reshape(-1)[index]} at {place} of input {checked!r}"
+                dtype = NUMPY_DTYPES[tensor.dtype]
+                memory = (ctypes.c_char * dtype.itemsize).from_address(address + index * dtype.itemsize)
+                place = [int(i) for i in np.unravel_index(index, shape)]
+                return f", got {np.frombuffer(memoryview(memory), dtype)[0]} at {place} of input {checked!r}"
         return f" (at element {index})"
 
 
@@ -183,29 +177,42 @@ class _Call:
         self._run = code.run
         self._support = code.support
         self.record = ContextRecord.from_address(address)
-        self.threads = 1
-        self.dims = (ctypes.c_int64 * len(manifest.symbols))()
-        self.inputs = (ctypes.c_void_p * len(manifest.inputs))()
-        self.outputs = (ctypes.c_void_p * len(manifest.outputs))()
-        self.donations = manifest.donations
-        self.parameter_count = len(manifest.params)
-        self.parameters: Parameters | None = None
+        self._manifest = manifest
+        self._slots = [i for i in range(len(manifest.outputs)) if i not in manifest.donations]
+        # What the last call got, so that the next one sets what is different.
+        self._threads = 1
+        self._dims: Sequence[int] = ()
+        self._parameters: Parameters | None = None
+        self._dims_array = (ctypes.c_int64 * len(manifest.symbols))()
+        self._inputs = (ctypes.c_void_p * len(manifest.inputs))()
+        self._outputs = (ctypes.c_void_p * len(manifest.outputs))()
 
-    def set_threads(self, threads: int) -> None:
-        self._support.context_set_threads(self._address, threads)
-        self.threads = threads
+    def run(
+        self, threads: int, dims: Sequence[int], parameters: Parameters, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> int:
+        """Call the program on addresses; its error code."""
+        if self._threads != threads:
+            self._support.context_set_threads(self._address, threads)
+            self._threads = threads
+        if self._parameters is not parameters:
+            self._use(parameters)
+        if self._dims != dims:
+            self._dims_array[:] = dims
+            self._dims = tuple(dims)
+        self._inputs[:] = inputs
+        pointers = self._outputs
+        for slot, address in zip(self._slots, outputs, strict=True):
+            pointers[slot] = address
+        return self._run(self._address, self._dims_array, parameters.pointers, self._inputs, pointers)
 
-    def use(self, parameters: Parameters) -> None:
+    def _use(self, parameters: Parameters) -> None:
         """Point donated outputs at the parameters that they overwrite."""
-        if len(parameters.addresses) != self.parameter_count:
-            raise ArgumentError(f"expected {self.parameter_count} bound parameters, got {len(parameters.addresses)}")
-        for output, param in self.donations.items():
-            self.outputs[output] = parameters.addresses[param]
-        self.parameters = parameters
-
-    def run(self) -> int:
-        assert self.parameters is not None
-        return self._run(self._address, self.dims, self.parameters.pointers, self.inputs, self.outputs)
+        expected = len(self._manifest.params)
+        if len(parameters.addresses) != expected:
+            raise ArgumentError(f"expected {expected} bound parameters, got {len(parameters.addresses)}")
+        for output, param in self._manifest.donations.items():
+            self._outputs[output] = parameters.addresses[param]
+        self._parameters = parameters
 
     def start_profile(self, steps: int) -> ctypes.Array[StepRecord]:
         """The table that the runtime adds to from now on."""

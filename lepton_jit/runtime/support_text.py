@@ -15,6 +15,7 @@ SUPPORT_FUNCTIONS = (
     "lpt_context_profile",
     "lpt_context_set_threads",
     "lpt_enter",
+    "lpt_gather_rows",
     "lpt_leave",
     "lpt_parallel_for",
     "lpt_plan",
@@ -31,5 +32,5 @@ def support_text(architecture: str) -> str:
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(f"runtime: expected one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     folder = resources.files("lepton_jit.runtime") / "support"
-    names = ("types", architecture, "planner", "pool", "context", "module")
+    names = ("types", architecture, "planner", "pool", "context", "rows", "module")
     return "\n".join((folder / f"{name}.ll").read_text("utf-8") for name in names)

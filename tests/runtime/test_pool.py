@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from lepton_jit.runtime.arguments import address_of
 from lepton_jit.runtime.program import Program
 from tests.runtime.programs import COUNT, GATE, MEET, NESTED, affine, elementwise, one_step
 
@@ -28,6 +29,17 @@ def test_every_iteration_runs_exactly_once(threads: int, grain: int) -> None:
     program = one_step("count", elementwise(COUNT), grain=grain, threads=threads)
     for n in (0, 1, 2, 63, 64, 65, 999, 1000, 1001):
         assert counts(program, n).tolist() == [1.0] * n
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("width", [1, 3, 784, 20_000])
+def test_rows_are_gathered_as_numpy_takes_them(threads: int, width: int) -> None:
+    random = np.random.default_rng(0)
+    table, rows = random.integers(0, 256, (90, width), np.uint8), random.permutation(90)[:64]
+    taken = np.zeros((65, width), np.uint8)
+    affine(threads).gather_rows(address_of(table), address_of(rows), len(rows), width, address_of(taken))
+    assert (taken[:64] == table[rows]).all()
+    assert not taken[64].any()
 
 
 def test_ten_thousand_jobs_in_a_row_lose_no_iteration() -> None:
