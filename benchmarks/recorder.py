@@ -94,6 +94,9 @@ class Recorder:
         self.arrays[f"{name}/embeddings"] = self.random.normal(size=(vocabulary, width)).astype(np.float32)
         return x.behind_weights((*x.dims, width), 1.0)
 
+    def embedding_mean(self, x: Shape, name: str, vocabulary: int, width: int) -> Shape:
+        return self.token_mean(self.embedding(x, name, vocabulary, width))
+
     def lstm(self, x: Shape, name: str, units: int) -> Shape:
         steps, depth = x.dims
         self._kernel(f"{name}/kernel", (depth, 4 * units), fan_in=2 * depth)

@@ -39,6 +39,9 @@ class LeptonLayers:
     def embedding(self, x: Any, name: str, vocabulary: int, width: int) -> Any:
         return lpt.Embedding(vocabulary, width, name=name)(x)
 
+    def embedding_mean(self, x: Any, name: str, vocabulary: int, width: int) -> Any:
+        return self.token_mean(self.embedding(x, name, vocabulary, width))
+
     def lstm(self, x: Any, name: str, units: int) -> Any:
         return lpt.LSTM(units, name=name)(x)
 
