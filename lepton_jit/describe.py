@@ -30,7 +30,7 @@ def describe(lowered: Lowered, target: Target) -> Manifest:
         steps=tuple(
             Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers)), s.checked) for s in lowered.steps
         ),
-        errors=dict(enumerate(lowered.errors, 1)),
+        errors=dict(lowered.errors),
         buffers=tuple(
             Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer)
             for b in (lowered.buffers[n] for n in lowered.arena())

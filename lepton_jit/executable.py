@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_jit.runtime.arguments import aligned_copy
 from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.program import Parameters, Program
@@ -64,10 +65,8 @@ class Executable:
             prepared = self._prepare(parameters=self._prepare.bind(held))
             given |= {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
         params = self.parts.main_manifest.params
-        self.arrays = {
-            p.name: given[p.name] if p.role == "state" or p.name.startswith("prepared/") else given[p.name].copy()
-            for p in params
-        }
+        kept = {p.name for p in params if p.role == "state" or p.name.startswith("prepared/")}
+        self.arrays = {p.name: given[p.name] if p.name in kept else aligned_copy(given[p.name]) for p in params}
         self._parameters = self.program.bind(self.arrays)
 
     def run(self, *inputs: Any) -> tuple[np.ndarray, ...]:

@@ -327,6 +327,22 @@ def reduce_window(draft: Draft, name: str) -> None:
     draft.emit(name, x, kind=kind, window=window, strides=strides, padding=padding, dilation=(1,) * x.type.rank)
 
 
+def take(draft: Draft, name: str) -> None:
+    """Rows of a dimension of known size, by numbers of any shape."""
+    table = some_value(draft, rank=1, floats=True)
+    shape = draft.choices.one_of([(), (3,), (N,), (N, 2), (1, N, 3)])
+    numbers = fetch(draft, TensorType(DTYPES[draft.choices.one_of(["i32", "i64", "u8"])], shape))
+    draft.emit(name, table, numbers, axis=draft.choices.integer(0, table.type.rank - 1))
+
+
+def scatter_add(draft: Draft, name: str) -> None:
+    updates = some_value(draft, rank=1, floats=True)
+    axis = draft.choices.integer(0, updates.type.rank - 1)
+    end = draft.choices.integer(axis, updates.type.rank)
+    numbers = fetch(draft, TensorType(DTYPES[draft.choices.one_of(["i32", "i64"])], updates.type.shape[axis:end]))
+    draft.emit(name, updates, numbers, axis=axis, size=draft.choices.integer(1, 9))
+
+
 def along_axis(draft: Draft, name: str) -> None:
     x = some_value(draft, rank=1, floats=True)
     draft.emit(name, x, axis=draft.choices.integer(-1, x.type.rank - 1))
@@ -353,6 +369,8 @@ RECIPES: Mapping[str, Callable[[Draft, str], Any]] = {
     "max_pool": pool,
     "average_pool": pool,
     "reduce_window": reduce_window,
+    "take": take,
+    "scatter_add": scatter_add,
     "softmax": along_axis,
     "log_softmax": along_axis,
     "argmax": along_axis,

@@ -195,9 +195,9 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
     return digits[::-1]
 
 
-def part_of(kernel: KernelBuilder, part: Affine, extent: Dim) -> tuple[Var, Var]:
-    """First and last + 1 index of one of SPLITS parts of an extent; a part may be empty."""
-    total, parts = kernel.index(Affine.of(extent)), kernel.index(Affine.of(SPLITS))
+def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: int = SPLITS) -> tuple[Var, Var]:
+    """First and last + 1 index of one of `count` parts of an extent; a part may be empty."""
+    total, parts = kernel.index(Affine.of(extent)), kernel.index(Affine.of(count))
     bounds = (kernel.apply("multiply", kernel.index(part + i), total) for i in (0, 1))
     begin, end = (kernel.apply("floor_divide", bound, parts) for bound in bounds)
     return begin, end

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from lepton_jit.codegen.loop_ir import Report, walk
 from lepton_jit.codegen.lower_scan import lower_scan
 from lepton_jit.codegen.lowered import (
     BufferKind,
@@ -17,7 +18,7 @@ from lepton_jit.codegen.lowered import (
     memory_of,
 )
 from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
-from lepton_jit.codegen.schedule_indexing import schedule_check
+from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedule_check
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
@@ -26,8 +27,8 @@ from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
 SLICE_BYTES = 1 << 19
 # Operations whose result is their operand's memory.
 ALIASES = frozenset({"reshape", "check_indices"})
-# A program has this many error codes (docs/runtime.md).
-CODES = 127
+# Different ranges of checks have an error code each, up to this many.
+RANGES = 100
 
 
 def lower(graph: Graph, target: Target) -> Lowered:
@@ -74,7 +75,7 @@ class Lowering:
         self._finish_outputs()
         self._pair_steps()
         symbols = sorted(_symbols(graph))
-        steps, errors = tuple(self.steps), tuple(self.errors)
+        steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
         return Lowered(graph.name, tuple(symbols), steps, self._lifetimes(), graph.inputs, graph.outputs, errors)
 
     def run_nodes(self) -> None:
@@ -158,8 +159,8 @@ class Lowering:
     def _check(self, node: Node) -> None:
         number = self.home[node.result]
         text = f"expected integers from {node.attributes['low']} to {node.attributes['high']}"
-        if text not in self.errors and len(self.errors) >= CODES - 1:
-            text = "an integer is outside of the range that its layer allows"
+        if text not in self.errors and len(self.errors) >= RANGES:
+            text = "expected an integer in the range that the layer allows"
         code = self.errors.setdefault(text, len(self.errors) + 1)
         launch = Launch(schedule_check(node, code, self.target), (number,))
         buffer = self.buffers[number]
@@ -192,6 +193,8 @@ class Lowering:
         planned = schedule(node, self.target)
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
         frame += [self.scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
+        if any(isinstance(s, Report) and s.code == TOO_MANY for k in planned.kernels for s in walk(k.body)):
+            self.errors[TOO_MANY_TEXT] = TOO_MANY
         self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in planned.kernels]
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:

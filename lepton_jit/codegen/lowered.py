@@ -163,7 +163,7 @@ class Lowered:
     buffers: tuple[ProgramBuffer, ...]
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
-    errors: tuple[str, ...] = ()  # what the codes from 1 on mean
+    errors: tuple[tuple[int, str], ...] = ()  # what the codes of reports mean
 
     def arena(self) -> list[int]:
         """The buffers that the memory plan places."""

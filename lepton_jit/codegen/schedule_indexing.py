@@ -12,6 +12,7 @@ from lepton_jit.codegen.cluster import (
     Cluster,
     accesses_of,
     merge_dimensions,
+    part_of,
     split_index,
     spread,
     store_at,
@@ -22,9 +23,17 @@ from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Buffer, CeilDiv, Const, Kernel
 from lepton_jit.codegen.schedule_reduce import COLUMN_VECTORS, Planned, fold_vector
 from lepton_jit.codegen.target import Target
+from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Node
 from lepton_jit.ir.types import DTYPES, Dim, element_count, typical
 
+I32 = DTYPES["i32"]
+# Parts of the numbers that are sorted side by side.
+PARTS = 2
+_PART = Affine.var("t")
+# Positions of updates are i32: half the memory, 75 us in place of 95 for 32,000 updates of 10,000 rows.
+MOST_UPDATES = 2**31 - 1
+TOO_MANY, TOO_MANY_TEXT = 127, f"expected at most {MOST_UPDATES} indices"
 # Numbers that one iteration of a check reads, 64 KB of i32.
 CHECK_BLOCK = 16384
 
@@ -64,20 +73,22 @@ def schedule_check(node: Node, code: int, target: Target) -> Kernel:
 
 
 def schedule_scatter_add(cluster: Cluster, target: Target) -> Planned:
-    """Two kernels: sort the updates by their rows, then sum those of each row."""
+    """Sort the updates by their rows, then sum those of each row."""
     made = _ScatterAdd(cluster, target)
     scratch = tuple((b.dtype, b.size) for b in made.scratch)
-    return (made.sorting(), made.summing()), scratch
+    return (made.counting(), made.starting(), made.placing(), made.summing()), scratch
 
 
 @dataclass
 class _ScatterAdd:
     """`result[row] = sum of the updates whose number is row`, in their order, and what a region makes of that.
 
-    A sort by counting, which keeps the order of equal rows: row r has the updates from s0[r] to s0[r + 1], and s1, s2,
-    ... hold their positions along those axes of the numbers on which the updates depend. So each element of the result
-    is one sum in a fixed order on any number of threads, is finished when it is written, and updates are computed
-    where they are added.
+    A sort by counting, which keeps the order of equal rows. The scratch s1, s2, ... holds the updates' positions along
+    those axes of the numbers on which they depend, s0 counters: PARTS of the numbers are sorted side by side, each with
+    `size + 1` of them. In the end the last part's counters r and r + 1 are where the updates of row r start and end.
+
+    So each element of the result is one sum in a fixed order on any number of threads, is finished when it is written,
+    and updates are computed where they are added.
     """
 
     cluster: Cluster
@@ -92,9 +103,11 @@ class _ScatterAdd:
         self.shape = self.updates.type.shape
         self.sorted = range(self.axis, self.axis + self.numbers.type.rank)
         self.axes = self._axes()
-        starts = Buffer("s0", I64, self.size + 2)
+        counters = Buffer("s0", I32, (self.size + 1) * PARTS)
         count = self.numbers.type.elements
-        self.scratch = (starts, *(Buffer(f"s{i}", I64, count) for i in range(1, len(self.axes) + 1)))
+        if isinstance(count, int) and count > MOST_UPDATES:
+            raise UnsupportedError(f"layer {self.cluster.layer!r}: scatter_add: {TOO_MANY_TEXT}, got {count}")
+        self.scratch = (counters, *(Buffer(f"s{i}", I32, count) for i in range(1, len(self.axes) + 1)))
 
     def _axes(self) -> list[Axis]:
         """The axes of the numbers on which the updates depend; often one, since what is walked alike is merged."""
@@ -108,37 +121,67 @@ class _ScatterAdd:
         k.buffers |= {b.name: b for b in self.scratch}
         return k
 
-    def sorting(self) -> Kernel:
-        """One iteration: count the updates of each row, add the counts up, put each update behind its row's last.
-
-        While updates are put down s0[r + 1] is where row r goes on; in the end that is where row r + 1 starts.
-        """
+    def counting(self) -> Kernel:
+        """Each part counts its updates of every row."""
         k = self._builder()
-        lanes = self.target.lanes(64)
-        for i, mask in vector_loop(k, Affine(), Affine.of(self.size + 2), lanes):
-            store_at(k, "s0", i, Const(0, I64), lanes, mask)
-        with self._each_number(k) as (row, _):
-            k.store("s0", row + 2, k.apply("add", k.load("s0", row + 2), Const(1, I64)))
-        with k.carried_loop(0, self.size, 1, [Const(0, I64)]) as (i, (total,), following):
-            following[0] = k.apply("add", total, k.load("s0", i + 2))
-            k.store("s0", i + 2, following[0])
-        with self._each_number(k) as (row, digits):
-            place = k.load("s0", row + 1)
-            for n, axis in enumerate(self.axes, 1):
-                k.store(f"s{n}", Affine.var(place.name), k.index(self._along(axis, digits)))
-            k.store("s0", row + 1, k.apply("add", place, Const(1, I64)))
+        count = self.numbers.type.elements
+        if not isinstance(count, int):
+            with k.when(k.compare(k.index(Affine.of(count)), Const(MOST_UPDATES, I64), "GT")):
+                k.report(TOO_MANY, Affine())
+        lanes = self.target.lanes(32)
+        for i, mask in vector_loop(k, Affine(), Affine.of(self.size + 1), lanes):
+            store_at(k, "s0", self._counter(_PART, i), Const(0, I32), lanes, mask)
+        with self._numbers_of_part(k) as (row, _):
+            at = self._counter(_PART, row + 1)
+            k.store("s0", at, k.apply("add", k.load("s0", at), Const(1, I32)))
+        return self.cluster.kernel(k, PARTS, self._part_work(), extra=self.scratch)
+
+    def starting(self) -> Kernel:
+        """One iteration: where the updates of each row and part start, behind those of the rows and parts before."""
+        k = self._builder()
+        with k.carried_loop(1, self.size + 1, 1, [Const(0, I32)]) as (i, (total,), following):
+            counts = [k.load("s0", self._counter(Affine.of(part), i)) for part in range(PARTS)]
+            start: Atom = total
+            before: Atom | None = None  # added up apart from the total, on which the next row waits
+            for part, count in enumerate(counts):
+                k.store("s0", self._counter(Affine.of(part), i), start)
+                before = count if before is None else k.apply("add", before, count)
+                start = k.apply("add", total, before)
+            following[0] = start
         return self.cluster.kernel(k, 1, 1, extra=self.scratch)
 
+    def placing(self) -> Kernel:
+        """Each part puts its updates down; where its next one of a row goes is in the end where its last one ended."""
+        k = self._builder()
+        with self._numbers_of_part(k) as (row, digits):
+            at = self._counter(_PART, row + 1)
+            place = k.load("s0", at)
+            for n, axis in enumerate(self.axes, 1):
+                k.store(f"s{n}", _index(k, place), k.convert(k.index(self._along(axis, digits)), I32))
+            k.store("s0", at, k.apply("add", place, Const(1, I32)))
+        return self.cluster.kernel(k, PARTS, self._part_work(), extra=self.scratch)
+
+    def _counter(self, part: Affine, i: Affine) -> Affine:
+        return part * (self.size + 1) + i
+
+    def _part_work(self) -> int:
+        return typical(self.numbers.type.elements) // PARTS * 8
+
     @contextmanager
-    def _each_number(self, k: KernelBuilder) -> Iterator[tuple[Affine, Indices]]:
-        """Loops over the numbers in their order; gives the row and the number's indices."""
+    def _numbers_of_part(self, k: KernelBuilder) -> Iterator[tuple[Affine, Indices]]:
+        """Loops over a part of the numbers, in their order; gives the row and the number's indices.
+
+        Parts are cut along the first dimension that is not 1.
+        """
+        shape = self.numbers.type.shape
+        first = next((d for d, extent in enumerate(shape) if extent != 1), 0)
+        ranges = [(Affine(), Affine.of(extent)) for extent in shape or (1,)]
+        begin, end = part_of(k, _PART, shape[first] if shape else 1, PARTS)
+        ranges[first] = Affine.var(begin.name), Affine.var(end.name)
         with ExitStack() as loops:
-            digits = tuple(
-                Affine() if extent == 1 else loops.enter_context(k.loop(0, extent))
-                for extent in self.numbers.type.shape
-            )
-            evaluator = self.cluster.evaluator(k)
-            yield evaluator.look_up(evaluator.value(self.numbers, digits), self.size), digits
+            digits = tuple(loops.enter_context(k.loop(*r)) for r in ranges)[: len(shape)]
+            number = self.cluster.evaluator(k).value(self.numbers, digits)
+            yield self.cluster.evaluator(k).look_up(number, self.size), digits
 
     def _along(self, axis: Axis, digits: Indices) -> Affine:
         """The position on an axis of merged dimensions."""
@@ -154,8 +197,8 @@ class _ScatterAdd:
         around = [d for d in range(len(result)) if d != columns]
         digits = split_index(k, Affine.var("t"), [result[d] for d in around])
         located = dict(zip(around, digits, strict=True))
-        begin, end = (k.load("s0", located[self.axis] + i) for i in (0, 1))
-        walk = Affine.var(begin.name), Affine.var(end.name)
+        begin, end = (k.load("s0", self._counter(Affine.of(PARTS - 1), located[self.axis] + i)) for i in (0, 1))
+        walk = _index(k, begin), _index(k, end)
         if columns is None:
             self._group(k, located, [{}], walk, 1, None)
         else:
@@ -182,7 +225,7 @@ class _ScatterAdd:
         rank = self.node.result.type.rank
         places = [tuple((located | part)[d] for d in range(rank)) for part in parts]
         with k.carried_loop(*walk, 1, [zero] * len(parts)) as (i, totals, following):
-            found = [Affine.var(k.load(f"s{n}", i).name) for n in range(1, len(self.axes) + 1)]
+            found = [_index(k, k.load(f"s{n}", i)) for n in range(1, len(self.axes) + 1)]
             numbers = spread(self.axes, found, len(self.shape))[self.sorted.start : self.sorted.stop]
             for n, (place, own) in enumerate(zip(places, masks, strict=True)):
                 indices = (*place[: self.axis], *numbers, *place[self.axis + 1 :])
@@ -195,6 +238,10 @@ class _ScatterAdd:
             for value, (v, buffer) in zip(values, self.cluster.outputs.items(), strict=True):
                 position = linear(place, v.type.shape)
                 k.store(buffer, position - Affine.var(LANE) * position.coefficient(LANE), value, lanes, own)
+
+
+def _index(k: KernelBuilder, number: Atom) -> Affine:
+    return Affine.var(k.apply("convert", number, dtype=I64).name)
 
 
 def column_groups(k: KernelBuilder, extent: Dim, lanes: int) -> Iterator[tuple[list[Affine], Atom | None]]:

@@ -13,7 +13,7 @@ from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
 from lepton_jit.runtime.dimensions import Polynomial, parse_polynomial
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest, Tensor
 
-__all__ = ["Shapes", "Signature", "address_of", "aligned_empty", "cast", "check_parameters", "describe"]
+__all__ = ["Shapes", "Signature", "address_of", "aligned_copy", "aligned_empty", "cast", "check_parameters", "describe"]
 
 # Sets of dims whose shapes are kept, as many as a context keeps plans.
 KEPT_SHAPES = 64
@@ -40,6 +40,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(count + 64, np.uint8)
     start = -address_of(memory) % 64
     return memory[start : start + count].view(dtype).reshape(shape)
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """The same numbers on a 64-byte boundary."""
+    result = aligned_empty(array.shape, array.dtype)
+    result[...] = array
+    return result
 
 
 def describe(array: np.ndarray) -> str:

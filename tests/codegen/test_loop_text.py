@@ -50,7 +50,10 @@ parallel %t in 0 to ceildiv(N + 1, 56)*(4*N) grain 58 layer "dense/\\u00e9" flop
     %v9: f32x16 = fma(%c7, %v3, 1e-07:f32)
     next %v9, %v4
   }
+  %v10: i64x16 = index %t step 3
+  %v11: f32x16 = load a0[4*%t] at %v10 where %v2 else 1.0:f32
   if %v5 {
+    report 7 at 3*%t + 1
     store o0[64*%t] x16 = %c7 where %v2
   } else {
     if true:bool { store m[0] = false:bool }
@@ -239,6 +242,9 @@ def test_the_verifier_names_kernel_and_statement(broken: Kernel, message: str) -
         ("%sum: f32x16, %v1: f32x16", "%sum: f32x16, %v1: i32x16", "epilogue: expected arguments of [f32, f32]"),
         ("step 4 carry", "step 0 carry", "expected a positive step, got 0"),
         ("horizontal maximum", "horizontal divide", "expected one of add, multiply"),
+        ("report 7", "report 128", "expected a code from 1 to 127, got 128"),
+        ("at %v10", "at %v4", "expected an offset for each of 16 lanes and no step"),
+        ("at %v10", "at %v3", "expected i64, got f32 of %v3"),
     ],
 )
 def test_the_verifier_reads_contractions_and_loops(old: str, new: str, message: str) -> None:
