@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     )
     from lepton_jit.compiler import compile, set_winograd
     from lepton_jit.layers import (
+        GRU,
+        LSTM,
         Activation,
         Add,
         Average,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         MultiHeadAttention,
         Multiply,
         Reshape,
+        SimpleRNN,
         Subtract,
         ZeroPadding2D,
     )
@@ -99,6 +102,8 @@ _HOMES = {
 }  # the other names are layers
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "Add",
     "ArgumentError",
@@ -136,6 +141,7 @@ __all__ = [
     "Reshape",
     "Sequential",
     "ShapeError",
+    "SimpleRNN",
     "Subtract",
     "UnsupportedError",
     "ZeroPadding2D",

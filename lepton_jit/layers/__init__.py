@@ -17,11 +17,14 @@ from lepton_jit.layers.masking import Masking
 from lepton_jit.layers.merging import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from lepton_jit.layers.normalization import BatchNormalization, LayerNormalization
 from lepton_jit.layers.pooling import AveragePooling2D, MaxPooling2D
+from lepton_jit.layers.recurrent import GRU, LSTM, SimpleRNN
 from lepton_jit.layers.reshaping import Flatten, Reshape, ZeroPadding2D
 from lepton_jit.layers.symbolic import SymbolicTensor
 from lepton_jit.layers.weight import Weight
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "Add",
     "Average",
@@ -49,6 +52,7 @@ __all__ = [
     "MultiHeadAttention",
     "Multiply",
     "Reshape",
+    "SimpleRNN",
     "Subtract",
     "SymbolicTensor",
     "Weight",

@@ -49,6 +49,10 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "rms_scaling": (False,),
     "attention_axes": (1, (1,), [1], None),
     "flash_attention": (False, None),
+    "recurrent_constraint": (None,),
+    "stateful": (False,),
+    "implementation": (1, 2),
+    "use_cudnn": (False, "auto"),
 }
 
 

@@ -17,6 +17,7 @@ from lepton_jit.layers import (
     merging,
     normalization,
     pooling,
+    recurrent,
     reshaping,
 )
 from lepton_jit.layers.layer import Layer
@@ -35,6 +36,7 @@ for _module in (
     merging,
     normalization,
     pooling,
+    recurrent,
     reshaping,
 ):
     for _name in _module.__all__:
