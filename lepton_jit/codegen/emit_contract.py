@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -18,7 +19,7 @@ from lepton_jit.codegen.emit_primitives import (
     splat_constant,
 )
 from lepton_jit.codegen.loop_ir import Affine, Apply, Atom, Const, Contract, Tile
-from lepton_jit.codegen.microkernel import SHAPE, ALayout, Fragment, MicroKernel, emit_microkernel
+from lepton_jit.codegen.microkernel import LINE_BYTES, SHAPE, ALayout, Fragment, MicroKernel, emit_microkernel, prefetch
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
@@ -92,7 +93,8 @@ class ContractUnit:
         tile = contract.tile
         terms = _terms(contract)
         row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
-        key = (tile, rows, layout, contract.accumulate, terms, row_step)
+        fetched = tuple(extra.row_step != 0 and extra.column_step == 1 for extra in contract.extras)
+        key = (tile, rows, layout, contract.accumulate, terms, row_step, fetched)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -110,8 +112,9 @@ class ContractUnit:
                 row_step=row_step,
             )
             name = f"{self.module.name}_tile_{len(self._made)}"
-            epilogue = _EpilogueEmitter(tile, self.target) if tile.epilogue else None
-            function = emit_microkernel(self.module, kernel, name, epilogue)
+            epilogue = _EpilogueEmitter(tile, self.target, fetched) if tile.epilogue else None
+            prologue = epilogue.prefetch if epilogue and any(fetched) else None
+            function = emit_microkernel(self.module, kernel, name, epilogue, prologue)
             function.linkage = "internal"
             self._made[key] = function
         return self._made[key]
@@ -199,9 +202,10 @@ def _address(table: ir.GlobalVariable) -> Value:
 class _EpilogueEmitter:
     """Emits the statements of an epilogue for one accumulator."""
 
-    def __init__(self, tile: Tile, target: Target) -> None:
+    def __init__(self, tile: Tile, target: Target, fetched: Sequence[bool]) -> None:
         assert tile.epilogue is not None
         self.tile = tile
+        self.fetched = fetched
         self.epilogue = tile.epilogue
         self.target = target
 
@@ -226,9 +230,28 @@ class _EpilogueEmitter:
             values[let.var.name] = (result, lanes)
         return wide(self.epilogue.result)
 
+    def prefetch(self, builder: Builder, fragment: Fragment) -> None:
+        """Ask, before the sums, for what the epilogue reads of operands that have rows of their own.
+
+        An operand that comes from far, such as an LSTM's inputs of one step, then arrives while the sums are formed.
+        """
+        for i, (var, fetched) in enumerate(zip(self.epilogue.args[1:], self.fetched, strict=True)):
+            if fetched:
+                pointer = self._address(builder, i, var.dtype, 1, fragment)
+                for line in range(0, fragment.type.count * var.dtype.bytes, LINE_BYTES):
+                    prefetch(builder, builder.gep(pointer, [I64_TYPE(line)], source_etype=ir.IntType(8)), locality=3)
+
     def _extra(
         self, builder: Builder, number: int, dtype: DType, column_step: int, fragment: Fragment
     ) -> tuple[Value, int]:
+        pointer = self._address(builder, number, dtype, column_step, fragment)
+        primitives = Primitives(builder, self.target)
+        if not column_step:
+            return primitives.load(pointer, dtype, 1, None, None), 1
+        lanes = fragment.type.count
+        return primitives.load(pointer, dtype, lanes, fragment.mask, None), lanes
+
+    def _address(self, builder: Builder, number: int, dtype: DType, column_step: int, fragment: Fragment) -> Value:
         table = builder.function.args[5]
         element = memory_type(dtype)
         slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number)], source_etype=POINTER)
@@ -240,8 +263,4 @@ class _EpilogueEmitter:
             pointer = builder.gep(pointer, [offset], source_etype=element)
         if column_step and fragment.column:
             pointer = builder.gep(pointer, [I64_TYPE(fragment.column)], source_etype=element)
-        primitives = Primitives(builder, self.target)
-        if not column_step:
-            return primitives.load(pointer, dtype, 1, None, None), 1
-        lanes = fragment.type.count
-        return primitives.load(pointer, dtype, lanes, fragment.mask, None), lanes
+        return pointer

@@ -135,19 +135,23 @@ class MicroKernel:
 
 
 def emit_microkernel(
-    module: ir.Module, kernel: MicroKernel, name: str, epilogue: Epilogue | None = None
+    module: ir.Module,
+    kernel: MicroKernel,
+    name: str,
+    epilogue: Epilogue | None = None,
+    prologue: Callable[[ir.IRBuilder, Fragment], None] | None = None,
 ) -> ir.Function:
     """Add `void name(ptr a, ptr b, ptr c, ptr shape, ptr row_offsets, ptr extras, i64 row, i64 column)` to `module`.
 
     `epilogue` is called while emitting, once for each accumulator, row by row and after the sums; what it returns is
     stored. It reaches the arguments by `builder.function.args` (order: ARGUMENTS), and may use a value that it emitted
-    for row 0 in the rows below.
+    for row 0 in the rows below. `prologue` is called in the same order, before the sums.
     """
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64] * 2), name)
     function.attributes.add("nounwind")
     for argument, argument_name in zip(function.args, ARGUMENTS, strict=True):
         argument.name = argument_name
-    _Emitter(kernel, function).emit(epilogue)
+    _Emitter(kernel, function).emit(epilogue, prologue)
     return function
 
 
@@ -220,7 +224,7 @@ class _Emitter:
         self.fused = kernel.target.name == "aarch64" or "fma" in kernel.target.required
         self.mask: Value | None = None
 
-    def emit(self, epilogue: Epilogue | None) -> None:
+    def emit(self, epilogue: Epilogue | None, prologue: Callable[[ir.IRBuilder, Fragment], None] | None) -> None:
         builder = self.builder
         a, b, c = self.function.args[:3]
         entry = self.function.entry_basic_block
@@ -236,6 +240,9 @@ class _Emitter:
         trips = [self.shape(f"n{level}") for level in range(3)]
         starts = [self.initial_row(row) for row in range(self.kernel.rows)]
         far_start = self.offset(b, self.shape("ahead")) if self.kernel.ahead else None
+        if prologue:
+            for fragment in (f for row in range(self.kernel.rows) for f in self.fragments(row)):
+                prologue(builder, fragment)
         builder.branch(body)
 
         builder.position_at_end(body)
@@ -311,27 +318,25 @@ class _Emitter:
     def prefetch_b(self, b: Value) -> None:
         """Ask for the line of each panel that is due in `prefetch` steps; its neighbour comes with it.
 
+        One row is bound by what a cache delivers, and asks for nothing: 1 x 128 x 512 with B in the second cache took
+        1.82 microseconds with requests and 1.64 without, the same either way with B in the third.
+
         32 steps took 3x3 convolutions at 14x14x256 from 0.83 to 0.88 of peak and at 7x7x512 from 0.74 to 0.83 (AVX2:
         0.92 to 0.975, 0.85 to 0.89), and 8 rows x 4096 x 4096 from 0.2 to 0.4; 8 or 128 steps gain less; panels that
         lie in L1 lose nothing.
         """
-        if not self.kernel.prefetch or self.kernel.terms:
+        if not self.kernel.prefetch or self.kernel.terms or self.kernel.rows == 1:
             return
         distance = I64(self.kernel.prefetch * self.kernel.panel_vectors * self.kernel.lanes)
         for offset in self.panel_offsets:
-            self.prefetch(self.offset(self.offset(b, offset), distance), locality=3)
+            prefetch(self.builder, self.offset(self.offset(b, offset), distance), locality=3)
 
     def prefetch_ahead(self, far: Value) -> Value:
         """Ask for a few lines of far memory into the second cache; gives the place of the next ones."""
         line = LINE_BYTES * 8 // BITS[self.kernel.dtype]
         for i in range(LINES_AHEAD):
-            self.prefetch(self.offset(far, I64(i * line)), locality=2)
+            prefetch(self.builder, self.offset(far, I64(i * line)), locality=2)
         return self.offset(far, self.shape("ahead_step"))
-
-    def prefetch(self, pointer: Value, locality: int) -> None:
-        i32 = ir.IntType(32)
-        prefetch = _intrinsic(self.builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
-        self.builder.call(prefetch, [pointer, i32(0), i32(locality), i32(1)])  # a read of data
 
     def load_b(self, b: Value, group: _Group, vector: ir.VectorType) -> Value:
         if group.panel:
@@ -400,6 +405,13 @@ def _element_bytes(vector: ir.VectorType) -> int:
 
 def _suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}f{8 * _element_bytes(vector)}"
+
+
+def prefetch(builder: ir.IRBuilder, pointer: Value, locality: int) -> None:
+    """Ask for a line that will be read, into the caches from number 4 - `locality` on."""
+    i32 = ir.IntType(32)
+    function = _intrinsic(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
+    builder.call(function, [pointer, i32(0), i32(locality), i32(1)])
 
 
 def _intrinsic(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
