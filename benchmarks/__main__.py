@@ -15,13 +15,14 @@ from benchmarks import report
 from benchmarks.case import Problem
 from benchmarks.cases import CASES
 from benchmarks.contender import OURS, PEERS
-from benchmarks.fresh import compare, exported_peak_bytes, import_seconds, run_process
+from benchmarks.fresh import compare, exported_peak_bytes, import_seconds, onnx_runtime_peak_bytes, run_process
 from benchmarks.machine import describe_machine
+from benchmarks.report import progress
 from benchmarks.timing import Protocol
 
 EXAMPLES = """\
 examples:
-  python -m benchmarks                                everything; about ten minutes on two cores
+  python -m benchmarks                                everything; about an hour on two cores
   python -m benchmarks mnist_cnn --threads 1          one case on one core
   python -m benchmarks mlp --quick                    does it run? The figures mean nothing.
   python -m benchmarks --mode training --peers PyTorch JAX
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"import {what}: {seconds * 1e3:.0f} ms")
     result["measurements"] = _measure_all(options, problems)
     report.print_summary(result["measurements"])
-    result["fresh"] = {} if options.quick and not options.fresh else _fresh_all(options, problems)
+    fresh = not options.quick if options.fresh is None else options.fresh
+    result["fresh"] = _fresh_all(options, problems) if fresh else {}
+    report.print_fresh_summary(result["fresh"])
     _write(options.output, result)
     return 0
 
@@ -76,7 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", nargs="*", default=peers, metavar="PEER", help=f"of {', '.join(map(repr, peers))}")
     parser.add_argument("--rounds", type=int, default=Protocol.rounds, help=f"by default {Protocol.rounds}")
     parser.add_argument("--quick", action="store_true", help="a short run, to see whether everything works")
-    parser.add_argument("--fresh", action="store_true", help="with --quick: compile times and memory all the same")
+    parser.add_argument(
+        "--fresh",
+        action=argparse.BooleanOptionalAction,
+        help="compile times and memory, of new processes; by default yes, but not with --quick",
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="by default benchmarks/results")
     return parser
 
@@ -106,8 +113,10 @@ def _measure_all(options: argparse.Namespace, problems: Sequence[Problem]) -> di
     for problem in problems:
         for threads in options.threads:
             request = _request(problem, threads)
-            found = run_process("benchmarks.worker", {**request, "peers": [OURS, *options.peers], "protocol": protocol})
             label = f"{problem.label}, {threads} thread{'s' if threads > 1 else ''}"
+            wanted = {**request, "peers": [OURS, *options.peers], "protocol": protocol}
+            with progress(label) as watch:
+                found = run_process("benchmarks.worker", wanted, watch=watch)
             measurements[label] = {**request, **found}
             report.print_measurement(label, measurements[label])
     return measurements
@@ -123,9 +132,16 @@ def _fresh_all(options: argparse.Namespace, problems: Sequence[Problem]) -> dict
         seen.add((problem.case.name, problem.mode))
         request = _request(problem, max(options.threads))
         names = [name for name in (OURS, *options.peers) if PEERS[name].takes(problem)]
-        rows: dict[str, Any] = {name: compare(request, name) for name in names}
+        rows: dict[str, Any] = {}
+        with progress(f"{problem.label}, new processes") as watch:
+            for name in names:
+                watch(name)
+                if PEERS[name].why_not(problem) is None:
+                    rows[name] = compare(request, name)
         if problem.mode == "inference":
-            rows[f"{OURS}, exported, in C"] = {"peak_bytes": exported_peak_bytes(request)}
+            rows[report.IN_C] = {"peak_bytes": exported_peak_bytes(request)}
+            if "ONNX Runtime" in rows:
+                rows[report.FROM_FILE] = {"peak_bytes": onnx_runtime_peak_bytes(request)}
         found[problem.label] = rows
         report.print_fresh(problem.label, rows)
     return found

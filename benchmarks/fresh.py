@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.worker import MARK, limit_processors
+from benchmarks.worker import MARK, PROGRESS, limit_processors
 
-__all__ = ["compare", "exported_peak_bytes", "import_seconds", "run_process"]
+__all__ = ["compare", "exported_peak_bytes", "import_seconds", "onnx_runtime_peak_bytes", "run_process"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +30,8 @@ C_PROGRAM = """\
 int main(int argc, char **argv) {
     if (argc != 5) return 2;
     long batch = atol(argv[1]), in = atol(argv[2]), out = atol(argv[3]), calls = atol(argv[4]);
-    float *x = calloc(batch * in, sizeof *x), *y = calloc(batch * out, sizeof *y);
+    INPUT *x = calloc(batch * in, sizeof *x);
+    float *y = calloc(batch * out, sizeof *y);
     while (calls--)
         if (model(batch, x, y)) return 1;
     char line[256];
@@ -38,6 +39,17 @@ int main(int argc, char **argv) {
     while (fgets(line, sizeof line, status)) fputs(line, stdout);
     return 0;
 }
+"""
+ONNX_PROGRAM = """\
+import sys
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[1])
+session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+x = numpy.load("x.npy")
+for _ in range(int(sys.argv[2])):
+    session.run(None, {"input": x})
+print(open("/proc/self/status").read())
 """
 CALLS = 20
 
@@ -113,10 +125,37 @@ def exported_peak_bytes(request: Mapping[str, Any]) -> int:
     with tempfile.TemporaryDirectory(prefix="lepton-bench-") as folder:
         lpt.compile(build_model(problem)).export(Path(folder) / "model.so")
         (Path(folder) / "main.c").write_text(C_PROGRAM)
-        command = ["cc", "-O2", "main.c", "./model.so", "-o", "main", "-Wl,-rpath,$ORIGIN"]
+        words = problem.case.vocabulary is not None
+        command = [
+            "cc",
+            "-O2",
+            f"-DINPUT={'int32_t' if words else 'float'}",
+            "main.c",
+            "./model.so",
+            "-o",
+            "main",
+            "-Wl,-rpath,$ORIGIN",
+        ]
         subprocess.run(command, cwd=folder, check=True)
         sizes = [request["batch"], problem.x[0].size, problem.case.classes, CALLS]
         done = subprocess.run([f"{folder}/main", *map(str, sizes)], capture_output=True, text=True, check=True)
+    return _peak_of(done.stdout)
+
+
+def onnx_runtime_peak_bytes(request: Mapping[str, Any]) -> int:
+    """Peak memory of a process that imports nothing but ONNX Runtime and NumPy, and reads the model from a file."""
+    import numpy as np
+
+    from benchmarks.case import Problem
+    from benchmarks.cases import CASES
+    from benchmarks.peers.onnx_runtime import channels_first, onnx_model
+
+    problem = Problem(CASES[request["case"]], "inference", request["batch"])
+    with tempfile.TemporaryDirectory(prefix="lepton-bench-") as folder:
+        (Path(folder) / "model.onnx").write_bytes(onnx_model(problem, fused=True))
+        np.save(Path(folder) / "x.npy", channels_first(problem))
+        command = [sys.executable, "-c", ONNX_PROGRAM, str(request["threads"]), str(CALLS)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return _peak_of(done.stdout)
 
 
@@ -130,23 +169,34 @@ def import_seconds(module: str, repeats: int) -> float:
     return sorted(times)[repeats // 2]
 
 
-def run_process(module: str, request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Any:
-    """What a module of this package answers to a request, as its own process; what it logs goes to standard error."""
+def run_process(
+    module: str,
+    request: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    watch: Callable[[str], None] = lambda _: None,
+) -> Any:
+    """What a module of this package answers to a request, as its own process; `watch` is told of its progress."""
     threads = str(request["threads"])
     limits = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LEPTON_JIT_THREADS"), threads
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, json.dumps(request)],
-        cwd=ROOT,
-        env=os.environ | limits | dict(environment or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    answers = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or len(answers) != 1:
-        sys.exit(f"{module} {json.dumps(request)} failed:\n{done.stdout}{done.stderr}")
+    command = [sys.executable, "-W", "ignore", "-m", module, json.dumps(request)]
+    env = os.environ | limits | dict(environment or {})
+    log = []
+    with tempfile.TemporaryFile("w+") as output:
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith(PROGRESS):
+                    watch(line.removeprefix(PROGRESS).strip())
+                else:
+                    log.append(line)
+        output.seek(0)
+        lines = output.read().splitlines()
+    answers = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    if process.returncode or len(answers) != 1:
+        told = "\n".join(lines) + "".join(log)
+        sys.exit(f"{module} {json.dumps(request)} failed with code {process.returncode}:\n{told}")
     return json.loads(answers[0])
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,22 @@ from rich.table import Table
 
 from benchmarks.contender import OURS
 
-__all__ = ["best_peer", "medians", "print_fresh", "print_measurement", "print_summary", "write_chart"]
+__all__ = [
+    "FROM_FILE",
+    "IN_C",
+    "best_peer",
+    "medians",
+    "print_fresh",
+    "print_fresh_summary",
+    "print_measurement",
+    "print_summary",
+    "progress",
+    "write_chart",
+]
 
 WIDTH = 150
+IN_C = f"{OURS}, exported, in C"
+FROM_FILE = "ONNX Runtime alone, model file"
 
 
 def console() -> Console:
@@ -43,13 +58,13 @@ def print_measurement(label: str, measurement: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     for header in ("contender", "median ms", "lowest ms", "times ours", "GFLOP/s", "of peak", "answer differs by"):
         table.add_column(header, justify="left" if header == "contender" else "right")
-    for name, time in medians(measurement).items():
-        rate = measurement["flops"] / time
+    for name, seconds in medians(measurement).items():
+        rate = measurement["flops"] / seconds
         table.add_row(
             name,
-            f"{time * 1e3:.4f}",
+            f"{seconds * 1e3:.4f}",
             f"{min(measurement['seconds'][name]) * 1e3:.4f}",
-            f"{time / ours:.2f}" if ours else "",
+            f"{seconds / ours:.2f}" if ours else "",
             f"{rate * 1e-9:.1f}",
             f"{rate / peak:.1%}",
             f"{measurement['errors'][name]:.0e}",
@@ -61,25 +76,46 @@ def print_measurement(label: str, measurement: Mapping[str, Any]) -> None:
         out.print(f"{name}: left out, {reason}", markup=False)
 
 
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[str], None]]:
+    """A line that says what is going on, on a terminal; elsewhere, nothing."""
+    start = time.perf_counter()
+    with Console(stderr=True).status(label) as status:
+        yield lambda what: status.update(f"{label}: {what} (after {time.perf_counter() - start:.0f} s)")
+
+
 def print_summary(measurements: Mapping[str, Mapping[str, Any]]) -> None:
-    """Best peer against ours for every problem, and the geometric means."""
+    """Best peer against ours for every problem, and the geometric means by mode and number of threads."""
     table = Table(box=None, pad_edge=False)
-    for header in ("problem", "ours ms", "best peer", "ms", "best peer / ours"):
+    for header in ("problem", "ours ms", "of peak", "best peer", "ms", "best peer / ours", "arena MB", "plan's gap"):
         table.add_column(header, justify="left" if header in ("problem", "best peer") else "right")
-    ratios: dict[str, list[float]] = {}
+    ratios: dict[str, dict[str, float]] = {}
     for label, measurement in measurements.items():
         best, ours = best_peer(measurement), medians(measurement).get(OURS)
         if best is None or ours is None:
             continue
-        ratios.setdefault(measurement["mode"], []).append(best[1] / ours)
-        table.add_row(label, f"{ours * 1e3:.4f}", best[0], f"{best[1] * 1e3:.4f}", f"{best[1] / ours:.2f}")
+        group = f"{measurement['mode']}, {measurement['threads']} thread{'s' if measurement['threads'] > 1 else ''}"
+        ratios.setdefault(group, {})[label] = best[1] / ours
+        share = measurement["flops"] / ours / statistics.median(measurement["peaks"])
+        times = f"{best[1] * 1e3:.4f}", f"{best[1] / ours:.2f}"
+        table.add_row(label, f"{ours * 1e3:.4f}", f"{share:.0%}", best[0], *times, *_plan_cells(measurement["plan"]))
     if not ratios:
         return
     out = console()
     out.print("\nSummary")
     out.print(table)
-    for mode, found in ratios.items():
-        out.print(f"{mode}: geometric mean {_geometric_mean(found):.2f}, lowest {min(found):.2f}")
+    for group, found in ratios.items():
+        lowest = min(found, key=lambda label: found[label])
+        out.print(
+            f"{group}: geometric mean of best peer / ours {_geometric_mean(list(found.values())):.2f} of {len(found)}, "
+            f"lowest {found[lowest]:.2f} ({lowest.partition(',')[0]})",
+            markup=False,
+        )
+
+
+def _plan_cells(plan: Mapping[str, int]) -> tuple[str, str]:
+    gap = plan["arena"] / plan["lower_bound"] - 1 if plan["lower_bound"] else 0.0
+    return f"{plan['arena'] / 2**20:.2f}", f"{gap:.2%}"
 
 
 def print_fresh(label: str, rows: Mapping[str, Mapping[str, float]]) -> None:
@@ -92,6 +128,23 @@ def print_fresh(label: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         table.add_row(name, *times, f"{row['peak_bytes'] / 2**20:.0f}")
     out = console()
     out.print(f"\n{label}, new processes", markup=False)
+    out.print(table)
+
+
+def print_fresh_summary(fresh: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Compile times, and the processes' peak memory against those that they are to stay under."""
+    if not fresh:
+        return
+    table = Table(box=None, pad_edge=False)
+    headers = ("problem", "cold s", "cached s", "ours MB", "PyTorch MB", "in C MB", "ONNX Runtime MB")
+    for header in headers:
+        table.add_column(header, justify="left" if header == "problem" else "right")
+    for label, rows in fresh.items():
+        names = (OURS, "PyTorch", IN_C, FROM_FILE)
+        memory = [f"{rows[name]['peak_bytes'] / 2**20:.0f}" if name in rows else "" for name in names]
+        table.add_row(label, f"{rows[OURS]['cold']:.3f}", f"{rows[OURS]['cached']:.3f}", *memory)
+    out = console()
+    out.print("\nNew processes: compile times without imports, peak memory")
     out.print(table)
 
 

@@ -11,11 +11,13 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["ANSWER_TOLERANCE", "MARK", "limit_processors", "measure"]
+__all__ = ["ANSWER_TOLERANCE", "MARK", "PROGRESS", "limit_processors", "measure"]
 
 ANSWER_TOLERANCE = 1e-4
 # What a log of a peer may say on standard output must not be taken for the result.
 MARK = "benchmark-result:"
+# Lines of standard error that the command shows while it waits.
+PROGRESS = "benchmark-progress:"
 
 
 def main() -> None:
@@ -35,30 +37,59 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     # Peers read the number of processors when they are imported, so that nothing may be before the limit is set.
     from benchmarks.case import Problem
     from benchmarks.cases import CASES
-    from benchmarks.contender import PEERS
+    from benchmarks.contender import OURS, PEERS
     from benchmarks.peak import fma_peak
     from benchmarks.timing import Protocol, interleave
 
     problem = Problem(CASES[request["case"]], request["mode"], request["batch"])
     threads = request["threads"]
-    calls, answers, missing = {}, {}, {}
+    calls, answers, missing, first_answers = {}, {}, {}, {}
     for name in request["peers"]:
         if not PEERS[name].takes(problem):
             continue
+        if (reason := PEERS[name].why_not(problem)) is not None:
+            missing[name] = reason
+            continue
+        start = time.perf_counter()
+        _tell(f"{name}: compiling")
         try:
             contender = PEERS[name].build(problem, threads)
         except ImportError as error:
             missing[name] = f"not installed: {error}"
             continue
-        start = time.perf_counter()
         answers[name] = contender.answer()
-        print(f"{problem.label}, {name}: first answer after {time.perf_counter() - start:.2f} s", file=sys.stderr)
+        first_answers[name] = time.perf_counter() - start
         calls[name] = contender.call
     errors = _check(problem.label, answers)
     peaks: list[float] = []
     protocol = Protocol(**request["protocol"])
-    times = interleave(calls, protocol, lambda: peaks.append(fma_peak(threads)))
-    return {"flops": problem.flops, "seconds": times, "peaks": peaks, "missing": missing, "errors": errors}
+
+    def between_rounds() -> None:
+        peaks.append(fma_peak(threads))
+        _tell(f"round {len(peaks)} of {protocol.rounds}")
+
+    times = interleave(calls, protocol, between_rounds)
+    return {
+        "flops": problem.flops,
+        "seconds": times,
+        "peaks": peaks,
+        "missing": missing,
+        "errors": errors,
+        "first_answers": first_answers,
+        "plan": _plan(problem) if OURS in calls else None,
+    }
+
+
+def _plan(problem: Any) -> dict[str, int]:
+    """Bytes of our memory plan; its program is in the cache by now."""
+    from benchmarks.peers.lepton import build_native
+
+    plan = build_native(problem, 1).plan()
+    return {"arena": plan.arena, "lower_bound": plan.lower_bound}
+
+
+def _tell(progress: str) -> None:
+    print(PROGRESS + progress, file=sys.stderr, flush=True)
 
 
 def _check(label: str, answers: dict[str, Any]) -> dict[str, float]:

@@ -156,7 +156,7 @@ def build_native(problem: Problem, threads: int) -> Native:
     _compile_for_training(model, TIMED_LEARNING_RATE)
     data = model._checked_data("benchmark", problem.x, problem.labels)
     program = model._training_program(data)
-    ((_, arrays),) = data.rows(model, problem.batch).batches()
-    native = Native(program._executable, (*arrays, np.asarray(TIMED_LEARNING_RATE, np.float32)))
+    arrays = (problem.x, problem.labels, np.asarray(TIMED_LEARNING_RATE, np.float32))
+    native = Native(program._executable, arrays)
     program.run(*native.arrays)  # which gives it the weights
     return native
