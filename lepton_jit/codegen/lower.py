@@ -163,9 +163,16 @@ class Lowering:
             text = "expected an integer in the range that the layer allows"
         code = self.errors.setdefault(text, len(self.errors) + 1)
         launch = Launch(schedule_check(node, code, self.target), (number,))
-        buffer = self.buffers[number]
-        checked = buffer.name if buffer.kind == "input" else ""
-        self.steps.append(Step((launch,), node.layer, node.op, checked))
+        self.steps.append(Step((launch,), node.layer, node.op, self._input_behind(node.operands[0])))
+
+    def _input_behind(self, value: Value) -> str:
+        """The input with the same elements in the same order, however converted; "" if there is none."""
+        nodes = [n for node in self.graph.nodes for n in (node.regions[0].nodes if node.op == "fusion" else (node,))]
+        producers = {v: n for n in nodes for v in n.results}
+        while value in producers and producers[value].op in ("convert", "reshape"):
+            (value,) = producers[value].operands
+        buffer = self.buffers[self.home[value]] if value in self.home else None
+        return buffer.name if buffer and buffer.kind == "input" else ""
 
     def _constant(self, node: Node) -> int:
         value = node.attributes["value"]

@@ -175,14 +175,24 @@ def test_the_first_of_many_bad_numbers_is_named_on_any_number_of_threads() -> No
             linked(fused(b.build(), native_target()), threads)(x)
 
 
+def test_converted_numbers_are_named_as_they_came() -> None:
+    b = Builder()
+    x = b.input("x", TensorType.of("f32", "N", 2))
+    numbers = b("convert", x, dtype=DTYPES["i32"])
+    b.output(b("check_indices", numbers, low=0, high=9), "y")
+    b.output(b("add", numbers, 1), "z")
+    with pytest.raises(OutOfRangeError, match=r"expected integers from 0 to 9, got 10.5 at \[1, 0\] of input 'x'"):
+        linked(fused(b.build(), native_target()))(np.array([[0, 1], [10.5, 3]], np.float32))
+
+
 def test_computed_numbers_are_checked_too() -> None:
     b = Builder()
-    x = b.input("x", TensorType.of("f32", "N"))
-    b.output(b("check_indices", b("convert", x, dtype=DTYPES["i32"]), low=0, high=9), "y")
+    x = b.input("x", TensorType.of("i32", "N"))
+    b.output(b("check_indices", b("abs", x), low=0, high=9), "y")
     program = linked(fused(b.build(), native_target()))
-    assert program(np.array([0, 9.5], np.float32))[0].tolist() == [0, 9]
+    assert program(np.array([0, -9], np.int32))[0].tolist() == [0, 9]
     with pytest.raises(OutOfRangeError, match=r"expected integers from 0 to 9 \(at element 1\)"):
-        program(np.array([0, 10], np.float32))
+        program(np.array([0, -10], np.int32))
 
 
 def test_positions_of_updates_are_32_bits() -> None:
