@@ -17,6 +17,7 @@ from lepton_jit.codegen.loop_ir import (
     Kernel,
     Let,
     Load,
+    Progress,
     Slices,
     Store,
     Var,
@@ -78,11 +79,12 @@ class Cluster:
         flops: Dim = 0,
         extra: Sequence[Buffer] = (),
         slices: Slices | None = None,
+        progress: Progress | None = None,
     ) -> Kernel:
         """The finished kernel; `work` is the number of scalar operations of one iteration."""
         grain = max(1, CHUNK_WORK // max(1, typical(work)))
         buffers = (*self.buffers, *extra)
-        return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops, slices)
+        return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops, slices, progress)
 
     def local_inputs(self, batch: Dim) -> frozenset[str]:
         """The buffers of which index n of a result needs index n alone; the leading dimension is `batch`."""

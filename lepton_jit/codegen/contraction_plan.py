@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from lepton_jit.codegen.loop_ir import (
     Extra,
     Let,
     Load,
+    Progress,
+    Reach,
     Var,
 )
 from lepton_jit.codegen.target import Target
@@ -143,6 +146,30 @@ class Plan:
 
     def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
         return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]
+
+    def progress(self) -> Progress | None:
+        """Rows of the result, where they lie in the order of iterations, and which lines of the left side they read."""
+        width, loops = self.column.extent, [*self.around, self.inner]
+        steps = zip(loops, row_major((*(x.extent for x in loops), width)), strict=False)
+        reach = self._reach(loops)
+        if reach is None or not isinstance(width, int) or any(loop.out != step for loop, step in steps):
+            return None
+        return Progress(self.panels, element_count(x.extent for x in loops), width, ((self.lhs, reach),))
+
+    def _reach(self, loops: Sequence[LoopDim]) -> Reach | None:
+        *around, inner = loops
+        if self.table or self.attributes["lhs_offset"] != 0 or not all(isinstance(x.lhs, int) for x in loops):
+            return None
+        span = typical(sum(((x.extent - 1) * x.lhs for x in self.sums), 1))
+        apart = row_major((*(x.extent for x in loops), inner.lhs))[:-1]
+        if span <= typical(inner.lhs) and all(x.lhs == step for x, step in zip(loops, apart, strict=True)):
+            return Reach(1, 1, 1, typical(inner.lhs))  # row by row
+        if len(around) != 2 or not isinstance(inner.extent, int) or not isinstance(around[1].extent, int):
+            return None
+        image, line = (typical(x.lhs) for x in around)
+        width = math.gcd(image, line)
+        taps = -(-(span + (inner.extent - 1) * typical(inner.lhs)) // width)
+        return Reach(inner.extent, around[1].extent, image // width, width, line // width, 0, taps)
 
     def indices(self, positions: Sequence[tuple[LoopDim, Affine]]) -> Indices:
         """Indices of the result for positions of loops; a joined loop counts in its last dimension."""

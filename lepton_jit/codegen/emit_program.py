@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from llvmlite import ir
 
+from lepton_jit.codegen.emit_chain import emit_chain, turn_count
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kernel
@@ -24,6 +25,8 @@ CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
 # With fewer samples than this, a producer and its reader run one after the other, each over all of its iterations in
 # parallel; the bits are the same either way.
 LEAST_SLICES = 8
+# Threads share the turns of a chain in so many parts, each of which computes again what its first rows need.
+CHAIN_PARTS = 8
 
 
 def emit_program(lowered: Lowered, target: Target) -> ir.Module:
@@ -53,7 +56,7 @@ class _ProgramEmitter:
         made: dict[Kernel, ir.Function] = {}
 
         def function_of(kernel: Kernel) -> ir.Function:
-            key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None)
+            key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None)
             if key not in made:
                 named = replace(kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
                 made[key] = emit_kernel(self.module, named, self.target, self.lowered.symbols, contracts.emit)
@@ -125,8 +128,8 @@ class _ProgramEmitter:
             for launch, made in zip(step.launches, kernels, strict=True)
         }
         self.scans = ScanUnit(self.module, lowered, by_launch, self.parallel)
-        self.frames = [allocate(builder, POINTER, FRAME_BUFFERS + slots) for _ in range(2)]
-        self.pair_frame = allocate(builder, POINTER, FRAME_BUFFERS)
+        self.frames = [allocate(builder, POINTER, FRAME_BUFFERS + slots) for _ in range(self._most_launches())]
+        self.frame_table = allocate(builder, POINTER, len(self.frames))
         code = builder.call(enter, [context, self.descriptor, dims])
         with builder.if_then(builder.icmp_signed("!=", code, I32_TYPE(0)), likely=False):
             builder.ret(code)
@@ -134,7 +137,7 @@ class _ProgramEmitter:
             builder.store(context, frame, align=8)
             builder.store(dims, self._slot(builder, frame, 1), align=8)
         for i, frame in enumerate(self.frames):
-            builder.store(frame, self._slot(builder, self.pair_frame, i), align=8)
+            builder.store(frame, self._slot(builder, self.frame_table, i), align=8)
         self.symbols = Symbols(builder, dims, lowered.symbols)
         self.arena_base = builder.load(context, align=8, typ=POINTER)
         self.offsets = builder.load(self._slot(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
@@ -155,6 +158,9 @@ class _ProgramEmitter:
             final.add_incoming(value, block)
         builder.call(leave, [context])
         builder.ret(final)
+
+    def _most_launches(self) -> int:
+        return max((len(s.launches) for s in self.lowered.steps if isinstance(s, Step)), default=1)
 
     def _fill(self, builder: Builder, frame: Value, buffers: Sequence[int]) -> None:
         for i, buffer in enumerate(buffers):
@@ -186,12 +192,20 @@ class _ProgramEmitter:
         if len(kernels) == 1:
             self._launch(builder, context, number, step.launches[0].kernel, kernels[0], self.frames[0])
             return
+        if step.turn:
+            name = f"{self.lowered.name}_chain_{number}"
+            chain = emit_chain(self.module, name, step, kernels, self.lowered.symbols)
+            turns = turn_count(self.symbols, builder, step)
+            grain = builder.udiv(builder.add(turns, I64_TYPE(CHAIN_PARTS - 1)), I64_TYPE(CHAIN_PARTS))
+            arguments = [context, I32_TYPE(number), chain, self.frame_table, turns, grain]
+            self._checked(builder, builder.call(self.parallel, arguments))
+            return
         batch = self._batch(step)
         enough = builder.icmp_signed(">=", batch, I64_TYPE(LEAST_SLICES))
         sliced, whole, after = (builder.append_basic_block(n) for n in ("sliced", "whole", "paired"))
         builder.cbranch(enough, sliced, whole)
         builder.position_at_end(sliced)
-        arguments = [context, I32_TYPE(number), self._pair(number, step, kernels), self.pair_frame, batch, I64_TYPE(1)]
+        arguments = [context, I32_TYPE(number), self._pair(number, step, kernels), self.frame_table, batch, I64_TYPE(1)]
         self._checked(builder, builder.call(self.parallel, arguments))
         builder.branch(after)
         builder.position_at_end(whole)

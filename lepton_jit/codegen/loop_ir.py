@@ -302,6 +302,37 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """What a row of a result reads of an operand: row r lies in line y = r // per % lines of image r // per // lines.
+
+    It reads the operand's lines y*stride - low up to y*stride - low + taps of the same image, as far as they exist in
+    0..size; each has `width` elements, and images of the operand lie one behind the other.
+    """
+
+    per: int
+    lines: int
+    size: int
+    width: int
+    stride: int = 1
+    low: int = 0
+    taps: int = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of a kernel whose iterations g*each ... (g+1)*each - 1 finish the rows g*count//G up to (g+1)*count//G.
+
+    G is extent / each; there are `count` rows of `width` elements one behind the other. So one of these kernels and its
+    reader can run a few rows at a time, as `reads` says which.
+    """
+
+    each: int
+    count: Dim
+    width: int
+    reads: tuple[tuple[str, Reach], ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """`body` runs for every value of the i64 variable `t` in 0..extent, in any order and on any thread."""
 
@@ -313,6 +344,7 @@ class Kernel:
     layer: str = ""
     flops: Dim = 0
     slices: Slices | None = None
+    progress: Progress | None = None
 
 
 def walk(body: Iterable[Stmt]) -> Iterable[Stmt]:

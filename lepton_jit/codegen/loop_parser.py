@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from lepton_jit.codegen.loop_ir import (
     I64,
@@ -24,6 +24,8 @@ from lepton_jit.codegen.loop_ir import (
     Let,
     Load,
     Loop,
+    Progress,
+    Reach,
     Report,
     Slices,
     Stmt,
@@ -90,9 +92,10 @@ def _kernel(reader: Reader) -> Kernel:
     layer = reader.string() if reader.accept("layer") else ""
     flops = read_dim(reader) if reader.accept("flops") else 0
     slices = _slices(reader) if reader.accept("slices") else None
+    progress = _progress(reader) if reader.accept("rows") else None
     parser = _Body(reader)
     parser.known[ITERATION] = Var(ITERATION, I64)
-    kernel = Kernel(name, buffers, extent, grain, parser.block(), layer, flops, slices)
+    kernel = Kernel(name, buffers, extent, grain, parser.block(), layer, flops, slices, progress)
     verify_kernel(kernel)
     return kernel
 
@@ -101,6 +104,20 @@ def _slices(reader: Reader) -> Slices:
     count = reader.integer()
     reader.expect("local")
     return Slices(count, frozenset(reader.separated("[", "]", lambda: reader.next("word").text)))
+
+
+def _progress(reader: Reader) -> Progress:
+    count = read_dim(reader)
+    reader.expect("width")
+    width = reader.integer()
+    reader.expect("each")
+    each = reader.integer()
+    reader.expect("reads")
+
+    def reach() -> tuple[str, Reach]:
+        return reader.next("word").text, Reach(*(reader.integer() for _ in fields(Reach)))
+
+    return Progress(each, count, width, tuple(reader.separated("[", "]", reach)))
 
 
 def _buffer(reader: Reader) -> Buffer:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 
 from lepton_jit.codegen.loop_ir import (
     Affine,
@@ -57,6 +58,10 @@ def print_kernel(kernel: Kernel) -> str:
         head += f" flops {_dim(kernel.flops)}"
     if kernel.slices:
         head += f" slices {kernel.slices.count} local [{', '.join(map(_word, sorted(kernel.slices.local)))}]"
+    if kernel.progress:
+        p = kernel.progress
+        reads = ", ".join(f"{_word(name)} {' '.join(map(str, astuple(reach)))}" for name, reach in p.reads)
+        head += f" rows {_dim(p.count)} width {p.width} each {p.each} reads [{reads}]"
     return "\n".join([f"{head} {{", *_indented(_body(kernel.body)), "}", ""])
 
 

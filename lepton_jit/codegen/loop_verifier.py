@@ -87,6 +87,10 @@ class _Verifier:
             self.check(kernel.slices.count >= 1, f"expected at least one iteration a slice, got {kernel.slices.count}")
             unknown = sorted(kernel.slices.local - set(self.buffers))
             self.check(not unknown, f"no buffer is called {', '.join(unknown)}")
+        if kernel.progress is not None:
+            self.check(kernel.progress.each >= 1, f"expected at least one iteration a row, got {kernel.progress.each}")
+            unknown = sorted({name for name, _ in kernel.progress.reads} - set(self.buffers))
+            self.check(not unknown, f"no buffer is called {', '.join(unknown)}")
         self.define(Var(ITERATION, I64))
         self.block(kernel.body)
 

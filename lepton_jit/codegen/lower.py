@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from lepton_jit.codegen.chain import turn_of, written_by
 from lepton_jit.codegen.loop_ir import Report, walk
 from lepton_jit.codegen.lower_scan import lower_scan
 from lepton_jit.codegen.lowered import (
@@ -25,6 +26,9 @@ from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
 
 # A slice that is read back from an L2 cache; larger ones leave it before they are read.
 SLICE_BYTES = 1 << 19
+# What one kernel of a chain writes for the next is larger than this for one sample: caches do not keep it. With 0.6 MB
+# between kernels, chains neither gain nor lose; with 0.8 to 4.8 MB, the first blocks of mobilenetv2 gain 10 %.
+CHAINED_BYTES = 3 << 18
 # Operations whose result is their operand's memory.
 ALIASES = frozenset({"reshape", "check_indices"})
 # Different ranges of checks have an error code each, up to this many.
@@ -73,6 +77,7 @@ class Lowering:
         self._claim_outputs()
         self.run_nodes()
         self._finish_outputs()
+        self._chain_steps()
         self._pair_steps()
         symbols = sorted(_symbols(graph))
         steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
@@ -228,6 +233,35 @@ class Lowering:
         launch = Launch(copy_kernel(value, self.target), (source, target))
         self.steps.append(Step((launch,), layer, "copy", when=when))
 
+    def _chain_steps(self) -> None:
+        """Join kernels that read, row by row, what the ones before them write, where caches do not hold all of it."""
+        chains: list[Step | Scan] = []
+        for step in self.steps:
+            last = chains[-1] if chains else None
+            if isinstance(last, Step) and isinstance(step, Step) and self._continues(last.launches, step):
+                launches = (*last.launches, *step.launches)
+                turn = turn_of(launches, self.buffers)
+                step = Step(launches, last.layer, f"{last.op} | {step.op}", turn=turn)
+                chains.pop()
+            chains.append(step)
+        self.steps = chains
+
+    def _continues(self, chain: Sequence[Launch], step: Step) -> bool:
+        """`step` reads something large of the last launch, all it reads of the chain by rows, and replaces nothing."""
+        (launch,) = step.launches
+        if launch.kernel.progress is None or any(x.kernel.progress is None for x in chain) or step.when != "always":
+            return False
+        written = [written_by(x) for x in chain]
+        touched = {number for x in chain for number in x.buffers}
+        by_rows = {name for name, _ in launch.kernel.progress.reads}
+        frame = [(b.name, n) for b, n in zip(launch.kernel.buffers, launch.buffers, strict=True)]
+        if written_by(launch) & touched or not all(
+            name in by_rows for name, number in frame if number in set().union(*written)
+        ):
+            return False
+        large = {n for n in written[-1] if typical(self.buffers[n].bytes) // TYPICAL > CHAINED_BYTES}
+        return bool(large & {n for _, n in frame})
+
     def _pair_steps(self) -> None:
         """Join a producer of large slices and the reader that follows it."""
         paired: list[Step | Scan] = []
@@ -240,6 +274,8 @@ class Lowering:
         self.steps = paired
 
     def _pairs(self, first: Step, second: Step) -> bool:
+        if first.turn or second.turn:
+            return False
         return len(first.launches) == 1 and self._sliced(first.launches[0], second.launches[0])
 
     def _sliced(self, first: Launch, second: Launch) -> bool:

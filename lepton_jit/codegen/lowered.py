@@ -90,6 +90,8 @@ class Launch:
 class Step:
     """One launch, or a launch and its reader that run slice by slice of the batch while the slice is in cache.
 
+    With `turn`, a chain: each turn is that many groups of the last launch's rows, and what they need of the others.
+
     In the body of a scan: at every turn, or `when` it is the first or the last one.
     """
 
@@ -98,6 +100,7 @@ class Step:
     op: str
     checked: str = ""  # the input whose elements a check reads
     when: When = "always"
+    turn: int = 0
 
     @property
     def buffers(self) -> tuple[int, ...]:

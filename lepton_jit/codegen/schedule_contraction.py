@@ -45,7 +45,8 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     leads = bool(plan.around) and plan.around[0].dims[0] == 0 and not tiles.panel_first()
     count = slice_count(extent, plan.shape) if leads else 0
     slices = Slices(count, frozenset()) if count else None
-    return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, slices=slices),), ()
+    progress = None if tiles.panel_first() else plan.progress()
+    return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, slices=slices, progress=progress),), ()
 
 
 def _split_sum(plan: Plan) -> Planned:

@@ -9,7 +9,7 @@ from typing import Any
 from lepton_jit.codegen.cluster import Cluster, Planned, is_whole, slice_count, split_index, store_at, vector_loop
 from lepton_jit.codegen.evaluate import Evaluator, Indices, linear
 from lepton_jit.codegen.kernel_builder import identity_of
-from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel, Slices
+from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel, Progress, Reach, Slices
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node
@@ -121,17 +121,33 @@ class _Windows:
         *outer, self.line = self.windows
         *around, lines = [1, *(w.results for w in outer)]
         channels, group = self._channels(), self._group()
-        extents = [*leading, *around[1:], -(-channels // group), -(-lines // LINES)]
-        *digits, part, block = split_index(k, Affine.var("t"), extents)
+        blocks = -(-lines // LINES)
+        extents = [*leading, *around[1:], blocks, -(-channels // group)]
+        *digits, block, part = split_index(k, Affine.var("t"), extents)
         before, places = digits[: len(leading)], digits[len(leading) :]
         self.columns = self._clipped(part, group, channels)
-        with k.loop(*self._clipped(block, LINES, lines)) as line:
+        with k.loop(*self._even(block, blocks, lines)) as line:
             self._line(before, [*places, line] if outer else [])
         taps = element_count(w.taps for w in self.windows)
         work = LINES * self.line.results * -(-group // self.lanes) * typical(taps)
         extent = element_count(extents)
         slices = self._slices(extent) if leading else None
-        return self.cluster.kernel(k, extent, work, element_count(self.shape) * taps * flops, slices=slices)
+        total = element_count(self.shape) * taps * flops
+        return self.cluster.kernel(
+            k, extent, work, total, slices=slices, progress=self._progress(-(-channels // group))
+        )
+
+    def _progress(self, parts: int) -> Progress | None:
+        """Lines of images: which ones a line of results reads."""
+        *outer, line = self.windows
+        if len(outer) != 1 or outer[0].base > 1 or outer[0].low < 0 or self.x not in self.cluster.inputs:
+            return None
+        (w,) = outer
+        channels = self._channels()
+        taps = (w.taps - 1) * w.dilation + 1
+        reach = Reach(1, w.results, w.size, line.size * channels, w.stride, w.low, taps)
+        count = element_count(self.shape[:-2])
+        return Progress(parts, count, line.results * channels, ((self.cluster.inputs[self.x], reach),))
 
     def _channels(self) -> int:
         channels = self.shape[-1]
@@ -150,6 +166,15 @@ class _Windows:
             return Affine(), Affine.of(most)
         end = self.k.apply("minimum", self.k.index(block * size + size), self.k.index(Affine.of(most)))
         return block * size, Affine.var(end.name)
+
+    def _even(self, block: Affine, blocks: int, extent: int) -> tuple[Affine, Affine]:
+        """Begin and end of one of `blocks` parts of an extent."""
+        if extent % max(blocks, 1) == 0:
+            size = extent // max(blocks, 1)
+            return block * size, block * size + size
+        k, count = self.k, Const(blocks, I64)
+        begin, end = (k.apply("floor_divide", k.index((block + i) * extent), count) for i in (0, 1))
+        return Affine.var(begin.name), Affine.var(end.name)
 
     def _slices(self, extent: Dim) -> Slices | None:
         """A sample after the other; of the images, each sample reads its own."""

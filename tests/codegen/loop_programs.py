@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from lepton_jit.codegen.chain import Walk
 from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, ProgramBuffer, Scan, Slot, Step
 from lepton_jit.ir.types import dim_value
@@ -110,6 +111,9 @@ class _Machine:
 def _order(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range | None]]:
     """A pair runs slice by slice, in any order of the slices."""
     first = step.launches[0].kernel
+    if step.turn:
+        yield from _turns(step, symbols)
+        return
     if len(step.launches) == 1 or first.slices is None:
         yield from ((launch, None) for launch in step.launches)
         return
@@ -120,11 +124,30 @@ def _order(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range | None]
             yield launch, range(n * count, (n + 1) * count)
 
 
+def _turns(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range]]:
+    """A chain in two parts, the second one first."""
+    progresses = [launch.kernel.progress for launch in step.launches]
+    groups = [iteration_count(x.kernel, symbols) // p.each for x, p in zip(step.launches, progresses, strict=True) if p]
+    walk = Walk(step.launches, groups, [dim_value(p.count, symbols) for p in progresses if p])
+    each = progresses[-1].each if progresses[-1] else 0
+    turns = -(-groups[-1] // step.turn)
+    for first, last in ((turns // 2, turns), (0, turns // 2)):
+        if first == last:
+            continue
+        state = walk.starts(first * step.turn * each)
+        for turn in range(first, last):
+            goals = walk.goals(min((turn + 1) * step.turn, groups[-1]) * each)
+            for launch, begin, end in zip(step.launches, state, goals, strict=True):
+                if begin < end:
+                    yield launch, range(begin, end)
+            state = [max(s, g) for s, g in zip(state, goals, strict=True)]
+
+
 def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Symbols) -> np.ndarray:
     if buffer.kind in ("input", "parameter", "state"):
         return np.array(arrays[buffer.name]).reshape(-1)
     if buffer.kind == "constant":
         return np.array(buffer.value, buffer.dtype.numpy).reshape(-1)
     count = 0 if buffer.kind == "view" else dim_value(buffer.elements, symbols)
-    # any bits: the interpreter refuses to read them
-    return np.frombuffer(b"\xa5" * (count * buffer.dtype.bytes), buffer.dtype.numpy).copy()
+    # NaN: the interpreter refuses to read it, but from a buffer that a chain has filled in part
+    return np.frombuffer(b"\xff" * (count * buffer.dtype.bytes), buffer.dtype.numpy).copy()
