@@ -158,7 +158,8 @@ class Plan:
 
     def _reach(self, loops: Sequence[LoopDim]) -> Reach | None:
         *around, inner = loops
-        if self.table or self.attributes["lhs_offset"] != 0 or not all(isinstance(x.lhs, int) for x in loops):
+        static = [*(x.lhs for x in (*loops, *self.sums)), *(x.extent for x in self.sums)]
+        if self.table or self.attributes["lhs_offset"] != 0 or not all(isinstance(s, int) and s >= 0 for s in static):
             return None
         span = typical(sum(((x.extent - 1) * x.lhs for x in self.sums), 1))
         apart = row_major((*(x.extent for x in loops), inner.lhs))[:-1]
