@@ -4,9 +4,8 @@
   ptr,         ; 0  kernel
   ptr,         ; 1  frame
   i64,         ; 2  extent
-  i64,         ; 3  grain
-  i64,         ; 4  chunks
-  [88 x i8]
+  i64,         ; 3  chunks: number i runs from i * extent / chunks
+  [96 x i8]
 }
 
 ; What is written often by different threads stands on lines of its own.
@@ -39,18 +38,17 @@ claim:
 run:
   %frame.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 1
   %extent.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 2
-  %grain.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 3
-  %chunks.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 4
+  %chunks.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 3
   %kernel = load ptr, ptr @lpt_job
   %frame = load ptr, ptr %frame.at
   %extent = load i64, ptr %extent.at
-  %grain = load i64, ptr %grain.at
   %chunks = load i64, ptr %chunks.at
   %index = sub i64 %chunks, %ticket
-  %begin = mul i64 %index, %grain
-  %left = sub i64 %extent, %begin
-  %length = call i64 @llvm.smin.i64(i64 %left, i64 %grain)
-  %end = add i64 %begin, %length
+  %following = add i64 %index, 1
+  %begin.part = mul i64 %index, %extent
+  %end.part = mul i64 %following, %extent
+  %begin = udiv i64 %begin.part, %chunks
+  %end = udiv i64 %end.part, %chunks
   call void %kernel(ptr %frame, i64 %begin, i64 %end)
   %done.next = add i64 %done, 1
   br label %look
@@ -277,6 +275,31 @@ done:
   ret void
 }
 
+; How many chunks a job has: of at most about `grain` iterations, unless that makes more than 64 for each thread; and, where
+; there are more chunks than threads, as many for each thread, so that 5 equal chunks on 2 threads become 6 smaller ones.
+; A kernel gives the same bits however its range is cut.
+define internal i64 @lpt_chunks(i64 %extent, i64 %grain, i32 %threads) {
+entry:
+  %up = sub i64 %grain, 1
+  %padded = add i64 %extent, %up
+  %wanted = udiv i64 %padded, %grain
+  %participants = zext i32 %threads to i64
+  %most = mul i64 %participants, 64
+  %chunks = call i64 @llvm.smin.i64(i64 %wanted, i64 %most)
+  %few = icmp sle i64 %chunks, %participants
+  br i1 %few, label %done, label %round
+round:
+  %threads.up = sub i64 %participants, 1
+  %raised = add i64 %chunks, %threads.up
+  %rounds = udiv i64 %raised, %participants
+  %even = mul i64 %rounds, %participants
+  %possible = call i64 @llvm.smin.i64(i64 %even, i64 %extent)
+  br label %done
+done:
+  %result = phi i64 [ %chunks, %entry ], [ %possible, %round ]
+  ret i64 %result
+}
+
 ; Runs a job on the caller and up to `threads - 1` workers; on the caller alone if the pool is busy.
 define internal void @lpt_fork_join(ptr %kernel, ptr %frame, i64 %extent, i64 %grain, i32 %threads) {
 entry:
@@ -290,9 +313,7 @@ alone:
   call void %kernel(ptr %frame, i64 0, i64 %extent)
   ret void
 publish:
-  %up = sub i64 %grain, 1
-  %padded = add i64 %extent, %up
-  %chunks = sdiv i64 %padded, %grain
+  %chunks = call i64 @lpt_chunks(i64 %extent, i64 %grain, i32 %threads)
   %others = sub i32 %threads, 1
   %useful.wide = sub i64 %chunks, 1
   %others.wide = zext i32 %others to i64
@@ -301,12 +322,10 @@ publish:
   call void @lpt_start_workers(i32 %helpers)
   %frame.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 1
   %extent.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 2
-  %grain.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 3
-  %chunks.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 4
+  %chunks.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 3
   store ptr %kernel, ptr @lpt_job
   store ptr %frame, ptr %frame.at
   store i64 %extent, ptr %extent.at
-  store i64 %grain, ptr %grain.at
   store i64 %chunks, ptr %chunks.at
   store atomic i64 %chunks, ptr @lpt_unfinished monotonic, align 8
   store atomic i32 %helpers, ptr @lpt_seats monotonic, align 4
