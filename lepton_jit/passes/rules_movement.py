@@ -100,6 +100,20 @@ def transpose_transposed(rewriter: Rewriter, node: Node) -> Value | None:
     return rewriter("transpose", inner.operands[0], permutation=[first[d] for d in _ints(node, "permutation")])
 
 
+def transpose_taken(rewriter: Rewriter, node: Node) -> Value | None:
+    """law: transpose(take(t, i), p) == take(t, transpose(i, q)) where p moves dimensions of i alone, as q does"""
+    inner = producer_of(rewriter, node.operands[0], "take")
+    if inner is None:
+        return None
+    table, numbers = inner.operands
+    axis, permutation = int(inner.attributes["axis"]), _ints(node, "permutation")  # pyright: ignore[reportArgumentType]
+    moved = range(axis, axis + numbers.type.rank)
+    if any(source != d for d, source in enumerate(permutation) if d not in moved):
+        return None
+    transposed = rewriter("transpose", numbers, permutation=[permutation[d] - axis for d in moved])
+    return rewriter("take", table, transposed, axis=axis)
+
+
 def transpose_broadcast(rewriter: Rewriter, node: Node) -> Value | None:
     """law: transpose(broadcast(x, d), p) == broadcast(x, [p.index(i) for i in d])"""
     inner = producer_of(rewriter, node.operands[0], "broadcast_in_dim")
@@ -327,7 +341,7 @@ MOVEMENT_RULES: Mapping[str, Sequence[Rule]] = {
         broadcast_reshaped,
     ),
     "reshape": (reshape_nothing, move_scalar, reshape_reshaped),
-    "transpose": (transpose_nothing, move_scalar, transpose_transposed, transpose_broadcast),
+    "transpose": (transpose_nothing, move_scalar, transpose_transposed, transpose_broadcast, transpose_taken),
     "reverse": (reverse_nothing, move_scalar, reverse_reversed),
     "slice": (slice_nothing, move_scalar, slice_sliced, slice_padded, slice_concatenated),
     "pad": (pad_nothing, pad_that_cuts, pad_padded, pad_same_scalar),
