@@ -98,10 +98,9 @@ class CompiledModel:
         if stage == "asm":
             return main.assembly()
         if stage == "loops":
-            from lepton_jit.codegen.loop_printer import print_kernel
+            from lepton_jit.codegen.step_printer import print_steps
 
-            kernels = [launch.kernel for step in main.lowered.steps for launch in step.launches]
-            return "\n".join(print_kernel(k) for k in kernels if layer is None or _inside(k.layer, layer))
+            return print_steps(main.lowered.steps, layer)
         graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]
         return print_graph(graph, layer=layer)
 
@@ -110,7 +109,3 @@ class CompiledModel:
         from lepton_jit.exporting import export_program  # the compiler is imported when something is compiled
 
         return export_program(path, self.executable, self._weights(), target)
-
-
-def _inside(path: str, layer: str) -> bool:
-    return path == layer or path.startswith(f"{layer}/")

@@ -13,8 +13,8 @@ import numpy as np
 
 from lepton_jit._version import __version__
 from lepton_jit.codegen.generate import Generated, generate
-from lepton_jit.codegen.loop_printer import print_kernels
 from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.step_printer import print_steps
 from lepton_jit.codegen.target import Target, get_target
 from lepton_jit.compiled import PLANNED_BATCH, CompiledModel
 from lepton_jit.describe import describe
@@ -121,8 +121,7 @@ def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) ->
     plans = []
     for made in programs:
         name = made.lowered.name
-        kernels = [launch.kernel for step in made.lowered.steps for launch in step.launches]
-        (directory / f"{name}.loops").write_text(print_kernels(kernels))
+        (directory / f"{name}.loops").write_text(print_steps(made.lowered.steps))
         (directory / f"{name}.ll").write_text(made.llvm)
         (directory / f"{name}.s").write_text(made.assembly())
         manifest = describe(made.lowered, made.target)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.loop_parser import parse_kernels
 from lepton_jit.codegen.lowered import Scan
+from lepton_jit.codegen.step_printer import print_steps
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -235,3 +237,30 @@ def random_body(seed: int) -> Body:
 @pytest.mark.parametrize("seed", range(12))
 def test_random_bodies(seed: int) -> None:
     agree(loop(random_body(seed), carries=1 + seed % 3, reverse=seed % 2 == 1), [{"T": 0, "N": 1}, {"T": 3, "N": 18}])
+
+
+# What people read
+
+
+def test_the_text_of_the_loops_shows_where_a_scan_begins_and_ends() -> None:
+    made = compiled(loop(BODIES["old_value_stacked"], reverse=True))
+    text = print_steps(made.lowered.steps)
+    assert [line for line in text.splitlines() if line.startswith("//")] == [
+        "// scan of '': T turns, from the last to the first; blocks of up to 16 rows go through all of them; "
+        "N is the number of rows of a block",
+        "// at the first turn",
+        "// at the first turn",
+        "// end of the scan of ''",
+    ]
+    assert parse_kernels(text) == [launch.kernel for step in made.lowered.steps for launch in step.launches]
+
+
+def test_a_scan_is_one_step_of_the_profile() -> None:
+    graph = lstm(steps=7)
+    made = compiled(graph)
+    arrays = arrays_for(graph, N=3)
+    program = linked(made)
+    weights = program.bind({n: arrays[n] for n in ("kernel", "recurrent", "bias")})
+    profile = program.profile(arrays["x"], arrays["h"], arrays["c"], parameters=weights, calls=1)
+    (step,) = (s for s in profile.steps if s.kernel.startswith("scan("))
+    assert step.flops == 7 * 3 * 2 * 20 * (3 + 5)
