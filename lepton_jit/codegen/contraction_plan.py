@@ -142,7 +142,10 @@ class Plan:
     def few_tiles(self) -> bool:
         tiles = typical(element_count(x.extent for x in self.around)) * self.panels
         tiles *= -(-typical(self.inner.extent) // self.target.tile_rows)
-        return tiles < FEW_TILES and typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
+        return tiles < FEW_TILES and self.long_sum()
+
+    def long_sum(self) -> bool:
+        return typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
 
     def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
         return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]

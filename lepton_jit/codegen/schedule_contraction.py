@@ -31,13 +31,16 @@ from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import element_count, typical
 
+# A sum in blocks is split into parts where fewer iterations than this would share it.
+FEW_ITERATIONS = 4
+
 
 def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     """The kernels of a cluster around one `affine_contraction`."""
     plan = Plan(cluster, target)
     if not plan.tileable():
         return _vectors(plan)
-    if plan.few_tiles():
+    if plan.few_tiles() or _few_iterations(plan):
         return _split_sum(plan)
     kernel = cluster.builder()
     tiles = Tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
@@ -47,6 +50,13 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     slices = Slices(count, frozenset()) if count else None
     progress = None if tiles.panel_first() else plan.progress()
     return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, slices=slices, progress=progress),), ()
+
+
+def _few_iterations(plan: Plan) -> bool:
+    """A long sum in blocks leaves threads without work, or its epilogue is for the whole sum only."""
+    tiles = Tiles(plan, plan.cluster.builder(), "", None)
+    blocked = plan.long_sum() and tiles.sum_block() is not None
+    return blocked and (plan.has_epilogue or tiles.iterations() < FEW_ITERATIONS)
 
 
 def _split_sum(plan: Plan) -> Planned:
