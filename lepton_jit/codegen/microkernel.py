@@ -342,7 +342,7 @@ class _Emitter:
             return
         distance = self.builder.mul(self.shape("a0"), I64(A_STEPS_AHEAD))
         for row in sorted({0, self.kernel.rows - 1}):
-            self.prefetch(self.offset(self.offset(a, distance), I64(row)), locality=3)
+            prefetch(self.builder, self.offset(self.offset(a, distance), I64(row)), locality=3)
 
     def prefetch_ahead(self, far: Value) -> Value:
         """Ask for a few lines of far memory into the second cache; gives the place of the next ones."""
