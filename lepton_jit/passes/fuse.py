@@ -44,12 +44,20 @@ class Fuse(Pass):
     - contraction, window, scatter: elementwise operations on the result
 
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
+
+    With `siblings`, as in the regions of loops, a map that joins no user's group joins one that reads a value of the
+    same shape, or whose result is concatenated with its own: a round computes all from the same few values.
     """
 
     name: ClassVar[str] = "fuse"
 
+    siblings: bool = False
+
+    def inside(self, loop: Node) -> Fuse:
+        return Fuse(siblings=True)
+
     def apply(self, graph: Graph) -> Graph:
-        return _Fusion(graph).run()
+        return _Fusion(graph, self.siblings).run()
 
 
 @dataclass
@@ -63,8 +71,9 @@ class _Group:
 
 
 class _Fusion:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, siblings: bool) -> None:
         self.graph = graph
+        self.siblings = siblings
         self.nodes = graph.nodes
         self.position = {v: i for i, n in enumerate(self.nodes) for v in n.results}
         self.users = users(graph)
@@ -107,7 +116,8 @@ class _Fusion:
         return readers
 
     def _place(self, i: int) -> None:
-        for number in sorted({self.group_of[j] for j in self.readers[i]}):
+        joinable = sorted({self.group_of[j] for j in self.readers[i]})
+        for number in [*joinable, *self._sibling_groups(i)]:
             group = self.groups[number]
             joined = self._joined(i, group)
             if joined is not None and not self._cycle(i, group):
@@ -120,6 +130,18 @@ class _Fusion:
             group.domain = node.operands[0].type.shape
         self.groups[i] = group
         self._add(i, group)
+
+    def _sibling_groups(self, i: int) -> list[int]:
+        """The maps that read what a map reads, or whose results are concatenated with its own."""
+        node = self.nodes[i]
+        if not self.siblings or not _is_map(node):
+            return []
+        shared = [v for v in node.operands if v.type.shape == node.result.type.shape]
+        near = {self.index_of[id(user)] for value in shared for user in self.users[value]}
+        joined = (n for n in self.users[node.result] if n.op == "concatenate")
+        near |= {self.position[v] for n in joined for v in n.operands if v in self.position}
+        found = {self.group_of[j] for j in near if j > i and not self.duplicated[j]}
+        return sorted(number for number in found if self.groups[number].kind == "map")
 
     def _add(self, i: int, group: _Group) -> None:
         group.members.add(i)

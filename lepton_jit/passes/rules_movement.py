@@ -8,7 +8,7 @@ from typing import Any
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.ops.rules import at_least_zero
 from lepton_jit.ir.types import Dim, Shape
-from lepton_jit.passes.matching import constant_node, flat_elements, producer_of
+from lepton_jit.passes.matching import constant_node, flat_elements, is_splat_of, producer_of
 from lepton_jit.passes.rewrite import Rewriter, Rule
 
 __all__ = ["MOVEMENT_RULES"]
@@ -248,6 +248,33 @@ def concatenate_concatenated(rewriter: Rewriter, node: Node) -> Value | None:
     return rewriter("concatenate", *operands, **node.attributes) if len(operands) > len(node.operands) else None
 
 
+def add_padded(rewriter: Rewriter, node: Node) -> Value | None:
+    """law: pad(x, 0) + pad(y, 0) == pad(concatenate(x, y), 0) where x ends as y begins
+
+    As `x + 0 == x`, it keeps the sign of zeros. The gradient of several slices of one value is such a sum.
+    """
+    pads = [producer_of(rewriter, x, "pad") for x in node.operands]
+    for before, after in (pads, pads[::-1]):
+        if before is None or after is None:
+            return None
+        dimension = _follows(before, after)
+        if dimension is not None and all(is_splat_of(rewriter, pad.operands[1], 0) for pad in (before, after)):
+            joined = rewriter("concatenate", before.operands[0], after.operands[0], dimension=dimension)
+            ends = {"low": before.attributes["low"], "high": after.attributes["high"]}
+            return rewriter("pad", joined, before.operands[1], interior=before.attributes["interior"], **ends)
+    return None
+
+
+def _follows(before: Node, after: Node) -> int | None:
+    """The only dimension that two nodes pad, where what the second one pads begins as the first one's ends."""
+    ends = [_dims(pad, name) for pad in (before, after) for name in ("low", "high")]
+    padded = [d for d, sizes in enumerate(zip(*ends, strict=True)) if any(sizes)]
+    if len(padded) != 1 or any(_ints(before, "interior")) or any(_ints(after, "interior")):
+        return None
+    (d,) = padded
+    return d if before.operands[0].type.shape[d] + _dims(before, "low")[d] == _dims(after, "low")[d] else None
+
+
 def reduce_nothing(rewriter: Rewriter, node: Node) -> Value | None:
     """law: reduce(x) == x along no dimension; along dimensions of 1 it is a reshape"""
     (x,), dimensions = node.operands, _ints(node, "dimensions")
@@ -333,6 +360,7 @@ def _dimensions_kept(narrow: Shape, wide: Shape) -> list[int] | None:
 
 
 MOVEMENT_RULES: Mapping[str, Sequence[Rule]] = {
+    "add": (add_padded,),
     "constant": (constant_of_one_number,),
     "broadcast_in_dim": (
         broadcast_nothing,
