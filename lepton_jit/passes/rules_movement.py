@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lepton_jit.ir.graph import Node, Value
+from lepton_jit.ir.graph import Attribute, Node, Value
 from lepton_jit.ir.ops.rules import at_least_zero
 from lepton_jit.ir.types import Dim, Shape
 from lepton_jit.passes.matching import constant_node, flat_elements, is_splat_of, producer_of
@@ -122,6 +122,25 @@ def transpose_broadcast(rewriter: Rewriter, node: Node) -> Value | None:
     permutation = list(_ints(node, "permutation"))
     dimensions = [permutation.index(d) for d in _ints(inner, "dimensions")]
     return rewriter("broadcast_in_dim", inner.operands[0], shape=node.result.type.shape, dimensions=dimensions)
+
+
+def dot_general_transposed(rewriter: Rewriter, node: Node) -> Value | None:
+    """law: dot_general(transpose(x, p), y) == dot_general(x, y) with p[d] in the place of x's dimensions d, where its
+    free dimensions keep their order; and so for y"""
+    operands = list(node.operands)
+    attributes: dict[str, Attribute] = dict(node.attributes)
+    for i, side in enumerate(("lhs", "rhs")):
+        inner = producer_of(rewriter, operands[i], "transpose")
+        if inner is None:
+            continue
+        permutation = _ints(inner, "permutation")
+        named = {f"{side}_{kind}": _ints(node, f"{side}_{kind}") for kind in ("batching", "contracting")}
+        taken = {d for dims in named.values() for d in dims}
+        free = [p for d, p in enumerate(permutation) if d not in taken]
+        if free == sorted(free):
+            operands[i] = inner.operands[0]
+            attributes |= {name: tuple(permutation[d] for d in dims) for name, dims in named.items()}
+    return None if operands == list(node.operands) else rewriter("dot_general", *operands, **attributes)
 
 
 def reverse_nothing(rewriter: Rewriter, node: Node) -> Value | None:
@@ -370,6 +389,7 @@ MOVEMENT_RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "reshape": (reshape_nothing, move_scalar, reshape_reshaped),
     "transpose": (transpose_nothing, move_scalar, transpose_transposed, transpose_broadcast, transpose_taken),
+    "dot_general": (dot_general_transposed,),
     "reverse": (reverse_nothing, move_scalar, reverse_reversed),
     "slice": (slice_nothing, move_scalar, slice_sliced, slice_padded, slice_concatenated),
     "pad": (pad_nothing, pad_that_cuts, pad_padded, pad_same_scalar),
