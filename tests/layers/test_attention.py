@@ -122,6 +122,22 @@ def test_three_steps_of_a_transformer_are_those_of_keras(make: Any) -> None:
         assert relative_error(actual, expected) < 5e-5
 
 
+def test_nobody_attends_to_padding_behind_a_residual_connection() -> None:
+    tokens = lpt.Input((6,), dtype="int32")
+    x = lpt.Embedding(11, 8, mask_zero=True)(tokens)
+    for _ in range(2):
+        x = lpt.LayerNormalization()(lpt.Add()([x, lpt.MultiHeadAttention(2, 4)(x, x)]))
+    model = lpt.Model(tokens, lpt.GlobalAveragePooling1D()(x))
+    words = padded(8, 6)
+    before = model(words)
+    embeddings, *others = model.get_weights()
+    embeddings[0] = 100
+
+    model.set_weights([embeddings, *others])
+
+    np.testing.assert_array_equal(model(words), before)
+
+
 def test_a_model_with_attention_comes_back_from_its_configuration() -> None:
     for make in (encoder, decoder):
         model = lpt.Model(*make(lpt.layers))

@@ -86,3 +86,51 @@ def test_three_steps_of_a_random_model_are_those_of_keras(seed: int) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=2e-5)
     for actual, expected in zip(ours.get_weights(), peer.get_weights(), strict=True):
         assert relative_error(actual, expected) < 5e-5
+
+
+def random_text_model(seed: int) -> Any:
+    """The same for words, some of which are padding: lookups, attention, normalization, merging, pooling.
+
+    With one attention at most: in Keras it takes the masks off its inputs, so that a second one attends to padding.
+    """
+
+    def make(layers: Any) -> tuple[Any, Any]:
+        rng = random.Random(seed)
+        words = layers.Input((7,), dtype="int32", name="words")
+        x = layers.Embedding(13, 6, mask_zero=True)(words)
+        for block in rng.sample([attention, gated, average], rng.randint(1, 3)):
+            y = block(layers, rng, x)
+            x = layers.LayerNormalization(center=rng.random() < 0.7, scale=rng.random() < 0.7)(layers.Add()([x, y]))
+        return words, layers.Dense(4, name="logits")(layers.GlobalAveragePooling1D(keepdims=rng.random() < 0.3)(x))
+
+    return make
+
+
+def attention(layers: Any, rng: random.Random, x: Any) -> Any:
+    causal = rng.random() < 0.5
+    return layers.MultiHeadAttention(rng.choice([1, 3]), 2, use_bias=rng.random() < 0.5)(x, x, use_causal_mask=causal)
+
+
+def gated(layers: Any, rng: random.Random, x: Any) -> Any:
+    return layers.Multiply()([layers.Dense(6)(x), layers.Dense(6, activation="sigmoid")(x)])
+
+
+def average(layers: Any, rng: random.Random, x: Any) -> Any:
+    merge = rng.choice([layers.Average, layers.Maximum, layers.Minimum, layers.Subtract])
+    return merge()([x, layers.Dense(6, activation=rng.choice(["tanh", "gelu"]))(x)])
+
+
+@pytest.mark.parametrize("seed", [5])
+def test_three_steps_of_a_random_text_model_are_those_of_keras(seed: int) -> None:
+    peer, ours = functional_pair(random_text_model(seed))
+    rng = np.random.default_rng(seed)
+    x = rng.integers(1, 13, (8, 7)) * (np.arange(7) < rng.integers(1, 8, (8, 1)))
+    y = rng.integers(0, 4, (8, *ours.output_shape[1:-1]))
+    losses = []
+    for model, library in ((ours, lpt), (peer, keras)):
+        model.compile(library.optimizers.SGD(0.03), library.losses.SparseCategoricalCrossentropy(from_logits=True))
+        losses.append([float(model.train_on_batch(x, y)) for _ in range(3)])
+
+    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+    for actual, expected in zip(ours.get_weights(), peer.get_weights(), strict=True):
+        assert relative_error(actual, expected) < 5e-5
