@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,17 @@ from benchmarks import __main__ as command
 from benchmarks.case import Problem
 from benchmarks.cases import CASES
 from benchmarks.contender import OURS, PEERS
-from benchmarks.network import channels_first_rows
+from benchmarks.contractions import CONTRACTIONS
+from benchmarks.layers import fastest, rows_by_kernel
+from benchmarks.network import channels_first_rows, is_trained
 from benchmarks.recorder import Recorder, Shape
 from benchmarks.report import best_peer, medians
 from benchmarks.timing import Protocol, interleave
 from benchmarks.worker import ANSWER_TOLERANCE
+from lepton_jit.runtime.profile import Profile, StepTime
 
 # The large networks take too long here; the command checks them before it measures.
-QUICK = ("mlp", "mnist_cnn")
+QUICK = ("mlp", "mnist_cnn", "text_gap")
 PROBLEMS = [problem for name in QUICK for problem in CASES[name].problems()]
 
 
@@ -43,6 +47,50 @@ def test_flops_are_those_of_the_contractions():
     layers = [2 * 784 * 512, 2 * 512 * 512, 2 * 512 * 10]
     assert recorder.inference_flops == sum(layers)
     assert recorder.training_flops == 3 * sum(layers) - layers[0]
+
+
+def test_training_counts_no_gradient_of_the_data():
+    recorder = Recorder()
+    CASES["text_gap"].network(recorder, Shape((500,)))
+    layers = [2 * 64 * 64, 2 * 64 * 20]
+    # The embedding's table stands before the first dense layer.
+    assert (recorder.inference_flops, recorder.training_flops) == (sum(layers), 3 * sum(layers))
+
+
+def test_attention_and_recurrence_are_counted():
+    attention, recurrence = Recorder(), Recorder()
+    attention.self_attention(Shape((128, 384)), "attention", 12)
+    recurrence.lstm(Shape((100, 64)), "lstm", 128)
+
+    assert attention.inference_flops == 2 * (4 * 128 * 384 * 384 + 2 * 128 * 128 * 384)
+    assert recurrence.inference_flops == 2 * 100 * (64 + 128) * 512
+
+
+# torchvision's numbers of parameters.
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_689_512), ("mobilenetv2", 3_504_872)])
+def test_networks_are_the_published_ones(name: str, count: int):
+    arrays = CASES[name].problems()[0].weights.arrays
+    assert sum(array.size for path, array in arrays.items() if is_trained(path)) == count
+
+
+def test_steps_are_added_up_by_kind():
+    steps = (StepTime("add", "a", 3e-6, 0, 8), StepTime("dot", "b", 4e-6, 2000, 16), StepTime("add", "c", 2e-6, 0, 8))
+    slow = Profile("p", 1, 1, steps, peak=1e9)
+    quick = replace(slow, steps=tuple(replace(s, seconds=s.seconds / 2) for s in steps[:1]) + steps[1:])
+
+    assert [s.seconds for s in fastest([slow, quick]).steps] == [1.5e-6, 4e-6, 2e-6]
+    rows = rows_by_kernel(slow)
+    assert [(row.kernel, row.name, row.flops, row.bytes) for row in rows] == [
+        ("add", "x 2", 0, 16),
+        ("dot", "x 1", 2000, 16),
+    ]
+    assert [round(row.lost * 1e6, 9) for row in rows] == [5.0, 2.0]
+
+
+def test_contractions_are_as_large_as_the_bound_asks_for():
+    assert min(c.flops for c in CONTRACTIONS) >= 100e6
+    assert min(c.summed for c in CONTRACTIONS) >= 128
+    assert len({c.name for c in CONTRACTIONS}) == len(CONTRACTIONS)
 
 
 def test_a_dense_kernel_follows_its_image_into_channels_first():

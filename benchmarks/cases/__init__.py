@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.case import Case
 from benchmarks.cases.encoder import ENCODER
+from benchmarks.cases.lstm import LSTM
 from benchmarks.cases.mlp import MLP
 from benchmarks.cases.mnist_cnn import MNIST_CNN
 from benchmarks.cases.mobilenetv2 import MOBILENETV2
@@ -13,5 +14,6 @@ from benchmarks.cases.text_gap import TEXT_GAP
 __all__ = ["CASES"]
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (MLP, MNIST_CNN, TEXT_GAP, RESNET18, RESNET50, MOBILENETV2, ENCODER, RESNET18_SMALL)
+    case.name: case
+    for case in (MLP, MNIST_CNN, TEXT_GAP, LSTM, RESNET18, RESNET50, MOBILENETV2, ENCODER, RESNET18_SMALL)
 }

@@ -153,11 +153,23 @@ def _input(problem: Problem, memory_format: torch.memory_format) -> torch.Tensor
 
 
 def build(problem: Problem, variant: str, threads: int) -> Contender:
+    if variant == "compile":
+        _need_compiler()
     torch.set_num_threads(threads)
     memory_format = torch.channels_last if variant == "channels-last" else torch.contiguous_format
     network, x = Network(problem, memory_format), _input(problem, memory_format)
     make = _inference if problem.mode == "inference" else _training
     return make(problem, network, x, compiled=variant == "compile")
+
+
+def _need_compiler() -> None:
+    """ImportError, which leaves the contender out, where torch.compile would find no C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        raise ImportError("a C++ compiler, such as g++, which torch.compile needs") from None
 
 
 def _inference(problem: Problem, network: Network, x: torch.Tensor, *, compiled: bool) -> Contender:
