@@ -46,6 +46,9 @@ class SimplifyLoops(Pass):
 def _simplify(rewriter: Rewriter, node: Node) -> None:
     """Append the loop, after what it hoists and before what it sinks."""
     loop = Loop.of(node)
+    if loop.length == 0:
+        _replace_nothing(rewriter, loop)
+        return
     _capture_constant_carries(rewriter, loop)
     _capture_repeated_slices(rewriter, loop, Rewriter(node.regions[0]))
     _repeat_constants(rewriter, loop, Rewriter(loop.node().regions[0]))
@@ -57,10 +60,19 @@ def _simplify(rewriter: Rewriter, node: Node) -> None:
     hoist_products(rewriter, loop)
     mark = len(rewriter.nodes)
     sink_products(rewriter, loop)
-    behind = [*sums, *rewriter.take_since(mark)]
+    # A sum may read what a product has just taken the place of.
+    behind = [*rewriter.take_since(mark), *sums]
     rewriter.append(node if loop == Loop.of(node) else loop.node())
     for after in behind:
-        rewriter.append(after)
+        rewriter.append(rewriter.renamed(after))
+
+
+def _replace_nothing(rewriter: Rewriter, loop: Loop) -> None:
+    """law: without rounds the last carries are the initial ones, and stacks are empty"""
+    with rewriter.layer(loop.layer, absolute=True):
+        empty = [rewriter.full(0, stacked.stack.type) for stacked in loop.stacked]
+    rewriter.replace([carry.final for carry in loop.carries], [carry.initial for carry in loop.carries])
+    rewriter.replace([stacked.stack for stacked in loop.stacked], empty)
 
 
 def _capture_constant_carries(rewriter: Rewriter, loop: Loop) -> None:
