@@ -119,6 +119,8 @@ class Plan:
         if any(x.extent == 0 for x in self.sums):
             return False
         (column,) = self.columns
+        if column.extent == 1 and any(x.lhs == x.rhs == x.out == 1 for x in self.outer):
+            return False  # each channel by itself: a vector has many of them, a tile one
         beside = self.attributes["panel"] > 0 or column.rhs == 1 or column.extent == 1
         return isinstance(column.extent, int) and column.out == 1 and beside
 

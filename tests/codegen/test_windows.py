@@ -12,6 +12,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType, dim_value
+from lepton_jit.passes.autodiff import Autodiff
 from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops, run_native
 
 # float32 sums of up to 49 products
@@ -76,6 +77,23 @@ def test_depthwise_convolutions_of_many_shapes(seed: int) -> None:
     for batch in (1, 2):
         arrays = arrays_of(graph, batch)
         assert differences(run_native(made, arrays), run_graph(graph, arrays), TOLERANCE) == []
+
+
+@pytest.mark.parametrize("channels", [3, 16, 70, 129])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_depthwise_convolutions(channels: int, stride: int) -> None:
+    b = Builder("gradients")
+    x = b.input("x", TensorType.of("f32", "N", 9, 11, channels))
+    kernel = b.input("kernel", TensorType.of("f32", 3, 3, 1, channels))
+    y = depthwise(b, x, kernel, strides=(stride, stride), padding=((1, 1), (0, 1)))
+    loss = b("reduce", b("multiply", y, y), dimensions=(0, 1, 2, 3), kind="add")
+    for name, value in zip(("dx", "dk"), b.emit("gradient", loss, x, kernel), strict=True):
+        b.output(value, name)
+    graph = Autodiff().apply(b.build())
+    arrays = arrays_of(graph, 3)
+    expected = run_graph(graph, arrays)
+    for target in RUNNABLE:
+        assert differences(run_native(fused(graph, target), arrays), expected, {"float32": 1e-5}) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
