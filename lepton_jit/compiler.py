@@ -36,6 +36,7 @@ from lepton_jit.passes.lower_contractions import LowerContractions
 from lepton_jit.passes.manager import Observer, Observers, run_pipeline
 from lepton_jit.passes.observers import Dump, Stages, VerifyStructure
 from lepton_jit.passes.phases import SplitStridedGradients
+from lepton_jit.passes.recompute import Recompute
 from lepton_jit.passes.schedule_updates import ScheduleUpdates
 from lepton_jit.passes.simplify_loops import SimplifyLoops
 from lepton_jit.passes.split_prepare import split_prepare
@@ -162,6 +163,8 @@ def pipeline(target: Target) -> tuple[Pass, ...]:
         SimplifyLoops(),
         # Updates next to their gradients, before fusion fixes what runs together.
         ScheduleUpdates(),
+        # Where the order is settled and each copy can stand before its reader.
+        Recompute(),
         Fuse(),
     )
 

@@ -15,7 +15,9 @@ N = Poly.symbol("N")
 ROLES: list[Role] = ["parameter", "state", "input"]
 MOVEMENTS = ["reshape", "transpose", "slice", "reverse", "broadcast_in_dim", "pad", "concatenate", "reduce"]
 # Drawn more often than the rest: they reject more, and most programs consist of them.
-OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "batch_norm_training"] * 3
+OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "batch_norm_training"] * 3 + [
+    "bitcast_convert"
+]
 
 
 def first_inputs(draft: Draft) -> None:
@@ -355,8 +357,13 @@ def batch_norm(draft: Draft, name: str) -> None:
     draft.emit(name, x, *(fetch(draft, vector, 0.25, 2.0) for _ in range(count)), epsilon=0.0625, axis=-1)
 
 
+def moments(draft: Draft, name: str) -> None:
+    draft.emit(name, some_value(draft, rank=2, floats=True))
+
+
 RECIPES: Mapping[str, Callable[[Draft, str], Any]] = {
     "reduce": reduce,
+    "moments": moments,
     "transpose": transpose,
     "reverse": reverse,
     "broadcast_in_dim": broadcast,

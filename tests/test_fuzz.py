@@ -18,7 +18,7 @@ from tests.random_search import search
 PARTS = 2
 TOLERANCE = 1e-5
 # So many graphs have every registered operation in them.
-COVERING = 250
+COVERING = 500
 
 
 @pytest.fixture(autouse=True)

@@ -205,14 +205,14 @@ def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: int = SPLIT
     return begin, end
 
 
-def combined_parts(value: Value, kind: str) -> Provider:
-    """`value` as the parts that lie one behind the other in the buffer s0, combined in order."""
+def combined_parts(value: Value, kind: str, buffer: str = "s0") -> Provider:
+    """`value` as the parts that lie one behind the other in a buffer, combined in order."""
 
     def total(evaluator: Evaluator, indices: Indices) -> Atom:
         position = linear(indices, value.type.shape)
-        result: Atom = evaluator.load_at("s0", position)
+        result: Atom = evaluator.load_at(buffer, position)
         for part in range(1, SPLITS):
-            other = evaluator.load_at("s0", position + value.type.elements * part)
+            other = evaluator.load_at(buffer, position + value.type.elements * part)
             result = evaluator.kernel.apply(kind, result, other)
         return result
 

@@ -11,6 +11,7 @@ from lepton_jit.codegen.loop_ir import Affine, Atom, Const, Kernel, Let, Load, w
 from lepton_jit.codegen.schedule_contraction import schedule_contraction
 from lepton_jit.codegen.schedule_indexing import schedule_scatter_add
 from lepton_jit.codegen.schedule_map import schedule_map
+from lepton_jit.codegen.schedule_moments import schedule_moments
 from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pack, schedule_pad
 from lepton_jit.codegen.schedule_reduce import schedule_reduce
 from lepton_jit.codegen.schedule_scatter import schedule_scatter
@@ -65,6 +66,7 @@ Scheduler = Callable[[Cluster, Target], Planned]
 _SCHEDULES: dict[str, Scheduler] = {
     "affine_contraction": schedule_contraction,
     "convolution": schedule_depthwise,
+    "moments": schedule_moments,
     "reduce": schedule_reduce,
     "reduce_window": schedule_pooling,
     "select_and_scatter": schedule_scatter,

@@ -19,9 +19,10 @@ from lepton_jit.codegen.cluster import (
     vector_loop,
 )
 from lepton_jit.codegen.evaluate import LANE, Indices, linear, tail_mask
+from lepton_jit.codegen.fold import finished, first_totals, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Buffer, CeilDiv, Const, Kernel
-from lepton_jit.codegen.schedule_reduce import COLUMN_VECTORS, Planned, fold_vector
+from lepton_jit.codegen.schedule_reduce import COLUMN_VECTORS, Planned
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Node
@@ -58,11 +59,13 @@ def schedule_check(node: Node, code: int, target: Target) -> Kernel:
         bits = number if number.dtype == dtype else k.bitcast_convert(number, dtype)
         return k.apply("subtract", bits, Const(low, dtype)) if low else bits
 
-    def farthest(inner: Affine, mask: Atom | None) -> Atom:
-        return distance(start + inner, lanes, mask)
+    def farthest(inner: Affine, mask: Atom | None) -> list[Atom]:
+        return [distance(start + inner, lanes, mask)]
 
     count = Affine.var(end.name) - start
-    worst = k.horizontal("maximum", fold_vector(k, "maximum", dtype, count, lanes, farthest, False))
+    kinds = [("maximum", dtype)]
+    ((largest,),) = (fold_row(k, kinds, count, lanes, farthest, first_totals(kinds, lanes)),)
+    worst = finished(k, "maximum", largest)
     allowed = Const(high - low, dtype)
     with k.when(k.compare(worst, allowed, "GT")), k.loop(start, Affine.var(end.name)) as i:
         bad = k.compare(distance(i, 1, None), allowed, "GT")

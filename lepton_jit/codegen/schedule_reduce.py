@@ -1,4 +1,4 @@
-"""Schedules of reductions: rows that are read, reduced and written in one go, and sums over any dimensions."""
+"""Schedule of reductions over any dimensions, several at once where they read the same."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lepton_jit.codegen.cluster import (
     store_at,
     vector_loop,
 )
-from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, linear, tail_mask
+from lepton_jit.codegen.evaluate import LANE, Indices, linear, tail_mask
+from lepton_jit.codegen.fold import Totals, by_reduction, finished, first_totals, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
-from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer, Kernel
+from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer
 from lepton_jit.codegen.schedule_map import schedule_map
+from lepton_jit.codegen.schedule_rows import is_row_cluster, schedule_rows
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Node
-from lepton_jit.ir.types import Dim, DType, element_count, typical
+from lepton_jit.ir.types import Dim, element_count, typical
 
-# Rows of up to this many vectors are held in registers: read once, however often they are reduced.
-HELD_VECTORS = 4
-# Accumulators that a sum over rows keeps side by side.
+# Vectors of results that a sum over rows keeps side by side.
 COLUMN_VECTORS = 4
 # A sum is cut into SPLITS parts, by its shape alone, where it is this long and few results could run in parallel.
 LONG_SUM = 4096
@@ -39,138 +39,36 @@ FEW_RESULTS = 16
 
 Located = list[tuple[Axis, Affine]]
 Ranges = dict[Axis, tuple[Affine, Affine]]
-Element = Callable[[Affine, Atom | None], Atom]  # (index with lanes, mask) -> value
-Store = Callable[[Atom, Located, int, Atom | None], None]  # (value, where, lanes, mask)
+Store = Callable[[Sequence[Atom], Located, int, Atom | None], None]  # (values, where, lanes, mask)
 
 
 def schedule_reduce(cluster: Cluster, target: Target) -> Planned:
     """The kernels of a cluster with reductions."""
-    reduces = [n for n in cluster.region.nodes if n.op == "reduce"]
     if is_row_cluster(cluster):
-        return (_rows(cluster, reduces, target),), ()
-    if len(reduces) > 1:
-        raise UnsupportedError(f"layer {cluster.layer!r}: a kernel holds one reduction that is not over rows")
-    return _Reduction(cluster, reduces[0], target).planned()
-
-
-def is_row_cluster(cluster: Cluster) -> bool:
-    """All reductions run over the last dimension of the same shape, and results have that shape or that of its rows."""
+        return (schedule_rows(cluster, target),), ()
     reduces = [n for n in cluster.region.nodes if n.op == "reduce"]
-    full = reduces[0].operands[0].type.shape
-    if any(n.operands[0].type.shape != full or n.attributes["dimensions"] != (len(full) - 1,) for n in reduces):
-        return False
-    shapes = [v.type.shape for v in cluster.outputs]
-    if len(reduces) == 1 and all(shape != full for shape in shapes):
-        return False  # a plain sum: the general schedule knows how to split it
-    return all(shape in (full, full[:-1]) for shape in shapes)
-
-
-def _rows(cluster: Cluster, reduces: Sequence[Node], target: Target) -> Kernel:
-    """For each row: the reductions in order, each a pass over the row, then a pass that writes the results."""
-    full = reduces[0].operands[0].type.shape
-    length = full[-1]
-    lanes = cluster.lanes(target)
-    k = cluster.builder()
-    row = tuple(split_index(k, Affine.var("t"), full[:-1]))
-    bound: dict[Any, Atom] = {}
-
-    def evaluator(mask: Atom | None) -> Evaluator:
-        made = cluster.evaluator(k, lanes, mask)
-        made.bound = bound
-        return made
-
-    held = isinstance(length, int) and length <= HELD_VECTORS * lanes
-    for node in reduces:
-        (operand,) = node.operands
-        kind = str(node.attributes["kind"])
-
-        def element(inner: Affine, mask: Atom | None, value=operand) -> Atom:
-            return evaluator(mask).value(value, (*row, inner))
-
-        total = fold_vector(k, kind, operand.type.dtype, length, lanes, element, held)
-        bound[node.result] = k.horizontal(kind, total)
-    for value, buffer in cluster.outputs.items():
-        if value.type.rank < len(full):
-            scalar = cluster.evaluator(k)
-            scalar.bound = bound
-            k.store(buffer, linear(row, full[:-1]), scalar.value(value, row))
-    wide = [(v, b) for v, b in cluster.outputs.items() if v.type.rank == len(full)]
-    if wide:
-        blocks = _held_blocks(k, length, lanes) if held else vector_loop(k, Affine(), Affine.of(length), lanes)
-        for inner, mask in blocks:
-            values = [evaluator(mask).value(v, (*row, inner)) for v, _ in wide]
-            for value, (_, buffer) in zip(values, wide, strict=True):
-                store_at(k, buffer, linear((*row, inner), full), value, lanes, mask)
-    work = typical(length) * len(cluster.region.nodes)
-    return cluster.kernel(k, element_count(full[:-1]), work)
-
-
-def _held_blocks(k: KernelBuilder, length: Dim, lanes: int) -> list[tuple[Affine, Atom | None]]:
-    """The vectors of a short row, written out."""
-    assert isinstance(length, int)
-    blocks: list[tuple[Affine, Atom | None]] = []
-    for start in range(0, length, lanes):
-        left = length - start
-        mask = tail_mask(k, left, lanes) if left < lanes else None
-        blocks.append((Affine.of(start) + Affine.var(LANE), mask))
-    return blocks
-
-
-def fold_vector(
-    k: KernelBuilder,
-    kind: str,
-    dtype: DType,
-    length: Affine | Dim,
-    lanes: int,
-    element: Element,
-    held: bool,
-    init: Atom | None = None,
-) -> Atom:
-    """Combine `element(inner, mask)` over 0..length, lane by lane."""
-    neutral = identity_of(kind, dtype)
-    total: Atom = init or replace(neutral, lanes=lanes)
-    count = Affine.of(length)
-    static = count.constant if not count.terms and isinstance(count.constant, int) else None
-
-    def masked(inner: Affine, mask: Atom, total: Atom) -> Atom:
-        return k.apply(kind, total, k.select(mask, element(inner, mask), neutral))
-
-    if held and static is not None:
-        for inner, mask in _held_blocks(k, static, lanes):
-            total = k.apply(kind, total, element(inner, None)) if mask is None else masked(inner, mask, total)
-        return total
-    if static is not None:
-        rest = Affine.of(static % lanes)
-    else:
-        rest = Affine.var(k.apply("modulo", k.index(count), k.index(Affine.of(lanes))).name)
-    full = count - rest
-    if full != Affine():
-        with k.carried_loop(Affine(), full, lanes, [total]) as (i, (carried,), following):
-            following[0] = k.apply(kind, carried, element(i + Affine.var(LANE), None))
-        total = carried
-    if rest == Affine():
-        return total
-    return masked(full + Affine.var(LANE), tail_mask(k, rest, lanes), total)
+    if len({(n.operands[0].type.shape, n.attributes["dimensions"]) for n in reduces}) > 1:
+        raise UnsupportedError(f"layer {cluster.layer!r}: a kernel reduces one shape, over the same dimensions")
+    return _Reduction(cluster, reduces, target).planned()
 
 
 @dataclass
 class _Reduction:
-    """One reduction over any dimensions, with the operations around it."""
+    """Reductions of one shape over the same dimensions, with the operations around them."""
 
     cluster: Cluster
-    node: Node
+    nodes: Sequence[Node]
     target: Target
 
     def planned(self) -> Planned:
-        node, cluster = self.node, self.cluster
-        (self.operand,) = node.operands
-        self.shape = self.operand.type.shape
-        self.kind = str(node.attributes["kind"])
-        self.dtype = self.operand.type.dtype
-        reduced: Any = node.attributes["dimensions"]
+        cluster, first = self.cluster, self.nodes[0]
+        self.operands = [n.operands[0] for n in self.nodes]
+        self.shape = self.operands[0].type.shape
+        self.kinds = [(str(n.attributes["kind"]), n.result.type.dtype) for n in self.nodes]
+        reduced: Any = first.attributes["dimensions"]
         self.reduced_dims = set(reduced)
         apart = [d in self.reduced_dims for d in range(len(self.shape))]
-        accesses = accesses_of(cluster, [self.operand], len(self.shape))
+        accesses = accesses_of(cluster, self.operands, len(self.shape))
         self.axes = merge_dimensions(self.shape, accesses, apart)
         self.kept = [a for a in self.axes if a.dimensions[0] not in self.reduced_dims]
         self.reduced = [a for a in self.axes if a.dimensions[0] in self.reduced_dims]
@@ -202,11 +100,15 @@ class _Reduction:
         indices = self._indices(located)
         return tuple(i for d, i in enumerate(indices) if d not in self.reduced_dims)
 
+    def _values(self, k: KernelBuilder, located: Located, lanes: int = 1, mask: Atom | None = None) -> list[Atom]:
+        """What is reduced, at one element."""
+        evaluator, indices = self.cluster.evaluator(k, lanes, mask), self._indices(located)
+        return [evaluator.value(v, indices) for v in self.operands]
+
     def _results(self, k: KernelBuilder, located: Located, ranges: Ranges, store: Store) -> None:
-        """Compute the reduction at the located results; `store(value, located, lanes, mask)` writes them."""
+        """Compute the reductions at the located results; `store(values, located, lanes, mask)` writes them."""
         if self.columns is None:
-            value = k.horizontal(self.kind, self._row(k, located, ranges))
-            store(value, located, 1, None)
+            store(self._row(k, located, ranges), located, 1, None)
             return
         extent = self.columns.extent
         step = self.lanes * COLUMN_VECTORS
@@ -214,9 +116,8 @@ class _Reduction:
             whole = extent - extent % step
             if whole:
                 with k.loop(0, whole, step) as i:
-                    self._column_group(
-                        k, located, ranges, [i + v * self.lanes for v in range(COLUMN_VECTORS)], None, store
-                    )
+                    starts = [i + v * self.lanes for v in range(COLUMN_VECTORS)]
+                    self._column_group(k, located, ranges, starts, None, store)
             rest = [whole + v for v in range(0, extent % step, self.lanes)]
             if rest:
                 left = extent - rest[-1]
@@ -237,55 +138,55 @@ class _Reduction:
     ) -> None:
         """Neighbouring vectors of results, summed in one walk over the reduced dimensions; `mask` is the last one's."""
         assert self.columns is not None
-        init: Atom = replace(identity_of(self.kind, self.dtype), lanes=self.lanes)
+        columns = [(self.columns, start + Affine.var(LANE)) for start in starts]
         masks = [None] * (len(starts) - 1) + [mask]
+        inits = [replace(identity_of(*kind), lanes=self.lanes) for _ in starts for kind in self.kinds]
 
         def level(depth: int, totals: list[Atom], inner: Located) -> list[Atom]:
             if depth == len(self.reduced):
                 values = []
-                for start, own, total in zip(starts, masks, totals, strict=True):
-                    assert self.columns is not None
-                    where = [*located, *inner, (self.columns, start + Affine.var(LANE))]
-                    value = self.cluster.evaluator(k, self.lanes, own).value(self.operand, self._indices(where))
-                    values.append(k.apply(self.kind, total, value))
-                return values
+                for column, own in zip(columns, masks, strict=True):
+                    values += self._values(k, [*located, *inner, column], self.lanes, own)
+                kinds = [kind for kind, _ in self.kinds] * len(columns)
+                return [k.apply(*step) for step in zip(kinds, totals, values, strict=True)]
             axis = self.reduced[depth]
             with k.carried_loop(*ranges[axis], 1, totals) as (i, carried, following):
                 following[:] = level(depth + 1, list(carried), [*inner, (axis, i)])
             return list(carried)
 
-        for start, own, total in zip(starts, masks, level(0, [init] * len(starts), []), strict=True):
-            store(total, [*located, (self.columns, start + Affine.var(LANE))], self.lanes, own)
+        totals, count = level(0, list(inits), []), len(self.kinds)
+        for i, (column, own) in enumerate(zip(columns, masks, strict=True)):
+            store(totals[i * count : (i + 1) * count], [*located, column], self.lanes, own)
 
-    def _row(self, k: KernelBuilder, located: Located, ranges: Ranges) -> Atom:
-        """Lane-wise sums along the innermost dimension, over all reduced ones."""
+    def _row(self, k: KernelBuilder, located: Located, ranges: Ranges) -> list[Atom]:
+        """Sums along the innermost dimension, over all reduced ones."""
         if not self.reduced:
-            return self.cluster.evaluator(k).value(self.operand, self._indices(located))
+            return self._values(k, located)
         *outer, last = self.reduced
-        init: Atom = replace(identity_of(self.kind, self.dtype), lanes=self.lanes)
 
-        def level(depth: int, total: Atom, inner: Located) -> Atom:
+        def level(depth: int, totals: Totals, inner: Located) -> Totals:
             if depth < len(outer):
-                axis = outer[depth]
-                with k.carried_loop(*ranges[axis], 1, [total]) as (i, (carried,), following):
-                    following[0] = level(depth + 1, carried, [*inner, (axis, i)])
-                return carried
+                axis, flat = outer[depth], [total for row in totals for total in row]
+                with k.carried_loop(*ranges[axis], 1, flat) as (i, carried, following):
+                    found = level(depth + 1, by_reduction(carried), [*inner, (axis, i)])
+                    following[:] = [total for row in found for total in row]
+                return by_reduction(carried)
             start, stop = ranges[last]
 
-            def element(i: Affine, mask: Atom | None) -> Atom:
-                where = self._indices([*located, *inner, (last, start + i)])
-                return self.cluster.evaluator(k, self.lanes, mask).value(self.operand, where)
+            def elements(i: Affine, mask: Atom | None) -> list[Atom]:
+                return self._values(k, [*located, *inner, (last, start + i)], self.lanes, mask)
 
-            return fold_vector(k, self.kind, self.dtype, stop - start, self.lanes, element, False, total)
+            return fold_row(k, self.kinds, stop - start, self.lanes, elements, totals)
 
-        return level(0, init, [])
+        totals = level(0, first_totals(self.kinds, self.lanes), [])
+        return [finished(k, kind, total) for (kind, _), total in zip(self.kinds, totals, strict=True)]
 
     def _store_outputs(self, k: KernelBuilder) -> Store:
-        """Writes what the region makes of a reduced value."""
+        """Writes what the region makes of the reduced values."""
 
-        def store(value: Atom, located: Located, lanes: int, mask: Atom | None) -> None:
+        def store(values: Sequence[Atom], located: Located, lanes: int, mask: Atom | None) -> None:
             evaluator = self.cluster.evaluator(k, lanes, mask)
-            evaluator.bound[self.node.result] = value
+            evaluator.bound.update({n.result: v for n, v in zip(self.nodes, values, strict=True)})
             indices = self._result_indices(located)
             results = [evaluator.value(v, indices) for v in self.cluster.outputs]
             for result, (v, buffer) in zip(results, self.cluster.outputs.items(), strict=True):
@@ -295,11 +196,11 @@ class _Reduction:
 
     def _split(self) -> Planned:
         """Parts of the outermost reduced dimension side by side; a second kernel combines them in order."""
-        cluster, node = self.cluster, self.node
-        elements = node.result.type.elements
-        scratch = Buffer("s0", self.dtype, elements * SPLITS)
+        cluster, result = self.cluster, self.nodes[0].result
+        elements = result.type.elements
+        scratch = [Buffer(f"s{i}", dtype, elements * SPLITS) for i, (_, dtype) in enumerate(self.kinds)]
         k = cluster.builder()
-        k.buffers["s0"] = scratch
+        k.buffers |= {b.name: b for b in scratch}
         part, *positions = split_index(k, Affine.var("t"), [SPLITS, *(a.extent for a in self.around)])
         located = list(zip(self.around, positions, strict=True))
         first = self.reduced[0]
@@ -307,16 +208,21 @@ class _Reduction:
         ranges = {a: (Affine(), Affine.of(a.extent)) for a in self.reduced}
         ranges[first] = (Affine.var(begin.name), Affine.var(end.name))
 
-        def store(value: Atom, located: Located, lanes: int, mask: Atom | None) -> None:
-            position = linear(self._result_indices(located), node.result.type.shape)
-            _put(k, "s0", position + part * elements, value, lanes, mask)
+        def store(values: Sequence[Atom], located: Located, lanes: int, mask: Atom | None) -> None:
+            position = linear(self._result_indices(located), result.type.shape)
+            for value, buffer in zip(values, scratch, strict=True):
+                _put(k, buffer.name, position + part * elements, value, lanes, mask)
 
         self._results(k, located, ranges, store)
         extent = element_count(a.extent for a in self.around) * SPLITS
-        parts = cluster.kernel(k, extent, self._work() // SPLITS, extra=[scratch])
+        parts = cluster.kernel(k, extent, self._work() // SPLITS, extra=scratch)
 
-        combined = replace(cluster, providers={node.result: combined_parts(node.result, self.kind)})
-        return (parts, schedule_map(combined, self.target, [scratch])), ((self.dtype, elements * SPLITS),)
+        providers = {
+            n.result: combined_parts(n.result, kind, b.name)
+            for n, (kind, _), b in zip(self.nodes, self.kinds, scratch, strict=True)
+        }
+        combined = schedule_map(replace(cluster, providers=providers), self.target, scratch)
+        return (parts, combined), tuple((b.dtype, b.size) for b in scratch)
 
 
 def _put(k: KernelBuilder, buffer: str, position: Affine, value: Atom, lanes: int, mask: Atom | None) -> None:

@@ -39,8 +39,10 @@ class Fuse(Pass):
 
     - maps: elementwise operations and movements of one shape; a value that others read too becomes one more result
     - rows: maps with reductions over the last dimension
-    - reduce: one reduction over any dimensions, what feeds it, and elementwise operations on its result
+    - reduce: reductions over the same dimensions of one shape, what feeds them, and elementwise operations on the
+      results; two such groups that read the same tensor become one
     - scatter_add: what feeds it, and elementwise operations on the result, with any number of results
+    - moments: elementwise operations on mean and variance
     - contraction, window, scatter: elementwise operations on the result
 
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
@@ -65,7 +67,8 @@ class _Group:
     """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
 
     number: int
-    kind: str  # "map", "rows", "reduce", "scatter_add", "contraction", "window", "scatter", "single"
+    # "map", "rows", "reduce", "scatter_add", "moments", "contraction", "window", "scatter", "single"
+    kind: str
     domain: Shape
     members: set[int] = field(default_factory=set)
 
@@ -88,6 +91,7 @@ class _Fusion:
         for i in reversed(range(len(self.nodes))):
             if not self.duplicated[i]:
                 self._place(i)
+        self._merge_reductions()
         nodes = self._emit()
         return Graph(self.graph.name, self.graph.inputs, tuple(nodes), self.graph.outputs)
 
@@ -150,12 +154,14 @@ class _Fusion:
     def _joined(self, i: int, group: _Group) -> tuple[str, Shape] | None:
         """Kind and domain of the group with node i, or None if no one kernel computes both."""
         node = self.nodes[i]
+        if node.op == "moments" and self._reduces_into(node, group):
+            return "moments", group.domain
         if len(node.results) != 1 or group.kind == "single":
             return None
         shape = node.result.type.shape
         private = self.readers[i] <= group.members and node.result not in self.outputs
         if node.op == "reduce":
-            return self._joined_reduce(node, group, private)
+            return self._joined_reduce(i, group)
         if node.op == "scatter_add":
             fits = group.kind == "map" and shape == group.domain and private and self._is_elementwise(group)
             return ("scatter_add", node.operands[0].type.shape) if fits else None
@@ -173,17 +179,33 @@ class _Fusion:
             return (group.kind, group.domain) if feeds else None
         return None  # contractions and windows take no prologue
 
-    def _joined_reduce(self, node: Node, group: _Group, private: bool) -> tuple[str, Shape] | None:
+    def _joined_reduce(self, i: int, group: _Group) -> tuple[str, Shape] | None:
+        node = self.nodes[i]
         full = node.operands[0].type.shape
         result = node.result.type.shape
-        if _is_row_reduction(node):
+        # what moves elements may ask for another row than the one whose reductions are at hand
+        if _is_row_reduction(node) and not any(self.nodes[j].op in MOVEMENT for j in group.members):
             if group.kind in ("map", "rows") and group.domain == full:
                 return "rows", full
             if group.kind == "map" and group.domain == result and self._may_widen(group, full):
                 return "rows", full
-        if group.kind == "map" and group.domain == result and private and self._is_elementwise(group):
+        if self._reduces_into(node, group):
+            return "reduce", full
+        if group.kind == "reduce" and self._reduces_beside(i, group):
             return "reduce", full
         return None
+
+    def _reduces_into(self, node: Node, group: _Group) -> bool:
+        """The group is elementwise work on what the node reduces to."""
+        return group.kind == "map" and group.domain == node.results[0].type.shape and self._is_elementwise(group)
+
+    def _reduces_beside(self, i: int, group: _Group) -> bool:
+        """The group reduces the same shape over the same dimensions, and reads node i only after that."""
+        node, shape = self.nodes[i], self.nodes[i].operands[0].type.shape
+        other = next(self.nodes[j] for j in sorted(group.members) if self.nodes[j].op == "reduce")
+        if other.operands[0].type.shape != shape or other.attributes["dimensions"] != node.attributes["dimensions"]:
+            return False
+        return all(self.nodes[j].results[0].type.shape != shape for j in self.readers[i] & group.members)
 
     def _may_widen(self, group: _Group, full: Shape) -> bool:
         """Members that have the shape of the rows are computed once a row; none may look like a whole row."""
@@ -236,11 +258,54 @@ class _Fusion:
                 pending += [r for r in self.readers[member] if r <= last or self.group_of[r] == group.number]
         return False
 
+    def _merge_reductions(self) -> None:
+        """Reductions alike that read the same tensor become one group, where neither needs the other."""
+        kept: list[tuple[_Group, object, set[Value]]] = []
+        for group in list(self.groups.values()):
+            if group.kind != "reduce":
+                continue
+            kind = next((n.operands[0].type, n.attributes["dimensions"]) for n in self._members(group, "reduce"))
+            read = self._read_whole(group)
+            for other, other_kind, other_read in kept:
+                apart = not self._leads(group, other) and not self._leads(other, group)
+                if kind == other_kind and read & other_read and apart:
+                    other_read |= read
+                    self._absorb(other, group)
+                    break
+            else:
+                kept.append((group, kind, read))
+
+    def _members(self, group: _Group, op: str) -> Iterator[Node]:
+        return (self.nodes[j] for j in sorted(group.members) if self.nodes[j].op == op)
+
+    def _read_whole(self, group: _Group) -> set[Value]:
+        """The values of the reduced shape that come from outside."""
+        inside = {v for j in group.members for v in self.nodes[j].results}
+        read = {v for j in group.members for v in self.nodes[j].operands if v.type.shape == group.domain} - inside
+        return {v for v in read if v not in self.position or not self.duplicated[self.position[v]]}
+
+    def _leads(self, first: _Group, second: _Group) -> bool:
+        """A path leads from the first group to the second."""
+        pending, seen = [first.number], set()
+        while pending:
+            number = pending.pop()
+            if number == second.number:
+                return True
+            if number not in seen:
+                seen.add(number)
+                pending += {self.group_of[r] for j in self.groups[number].members for r in self.readers[j]}
+        return False
+
+    def _absorb(self, group: _Group, other: _Group) -> None:
+        for j in other.members:
+            self._add(j, group)
+        del self.groups[other.number]
+
     # Emission
 
     def _computed_inside(self, j: int) -> Sequence[Value]:
         """The operands of node j that its kernel can compute where it reads them."""
-        return () if self.nodes[j].op == "affine_contraction" else self.nodes[j].operands
+        return () if self.nodes[j].op in ("affine_contraction", "moments") else self.nodes[j].operands
 
     def _emit(self) -> list[Node]:
         """The groups in an order in which they can run, as close to the old order as that allows."""
@@ -285,7 +350,7 @@ class _Fusion:
         if group.kind == "single":
             return root
         inside = set(group.members)
-        # a tile reads its two sides from memory
+        # a tile reads its two sides from memory, moments their rows
         pending = [v for j in group.members for v in self._computed_inside(j)]
         while pending:
             value = pending.pop()

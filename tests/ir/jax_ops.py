@@ -117,6 +117,12 @@ def _reduce(x: jax.Array, dimensions: tuple[int, ...], kind: str) -> jax.Array:
     return lax.reduce(x, _identity(kind, x.dtype), _COMBINE[kind], dimensions)
 
 
+@jax_op("moments")
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows = tuple(range(x.ndim - 1))
+    return x.mean(rows), x.var(rows)
+
+
 @jax_op("reduce_window")
 def _reduce_window(x: jax.Array, kind: str, window: Any, strides: Any, padding: Any, dilation: Any) -> jax.Array:
     """Padded first: JAX has no gradient for a window with negative padding."""

@@ -50,15 +50,24 @@ def _mean(x: Expression, others: tuple[int, ...]) -> Expression:
     return x.sum(others) / _count(x, others)
 
 
+def _moments(x: Expression, axis: int) -> tuple[Expression, Expression]:
+    """Mean and biased variance of each entry of an axis; `moments` knows the last axis alone."""
+    if axis == x.type.rank - 1:
+        mean, variance = x.builder.emit("moments", x.value)
+        return Expression(x.builder, mean), Expression(x.builder, variance)
+    others = _other_dimensions(x, axis)
+    mean = _mean(x, others)
+    centered = x - mean.broadcast(x, (axis,))
+    return mean, _mean(centered * centered, others)
+
+
 def _training(
     b: Builder, x_: Value, gamma: Value, beta: Value, *, epsilon: float, axis: int
 ) -> tuple[Value, Value, Value]:
     """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta; the variance is the biased one."""
     x, axis = Expression(b, x_), axis_of(axis, x_.type)
-    others = _other_dimensions(x, axis)
-    mean = _mean(x, others)
+    mean, variance = _moments(x, axis)
     centered = x - mean.broadcast(x, (axis,))
-    variance = _mean(centered * centered, others)
     scale = Expression(b, gamma) * (variance + epsilon)("rsqrt")
     y = centered * scale.broadcast(x, (axis,)) + Expression(b, beta).broadcast(x, (axis,))
     return y.value, mean.value, variance.value

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jit.errors import UnsupportedError
+from lepton_jit.errors import ShapeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression, select
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Family, Sample
 from lepton_jit.ir.ops.rules import INTS, check_dimensions, choice, define, expect_dtype, the_cotangent
-from lepton_jit.ir.types import TensorType
+from lepton_jit.ir.types import TensorType, element_count
 
 __all__ = ["KINDS", "identity"]
 
@@ -122,5 +122,57 @@ define(
         *(Sample((TensorType.of("u32", 5, 3),), {"dimensions": (1,), "kind": kind}) for kind in KINDS),
         *(Sample((TensorType.of("bool", "N", 3),), {"dimensions": (0,), "kind": kind}) for kind in ("and", "or")),
         Sample((TensorType.of("f32", 3, 0),), {"dimensions": (1,), "kind": "add"}),
+    ],
+)
+
+
+# moments
+
+
+def _infer_moments(x: TensorType) -> Sequence[TensorType]:
+    expect_dtype(x, "float")
+    if x.rank < 2:
+        raise ShapeError(f"moments: expected columns in the last of two dimensions or more, got {x}")
+    column = x.with_shape(x.shape[-1:])
+    return column, column
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """mean = sum(x) / count, variance = sum((x - mean)**2) / count, both of nothing nan."""
+    rows = tuple(range(x.ndim - 1))
+    count = np.asarray(np.prod(x.shape[:-1]), x.dtype)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.add.reduce(x, axis=rows, dtype=x.dtype) / count
+        return mean, np.add.reduce(np.square(x - mean), axis=rows, dtype=x.dtype) / count
+
+
+def _moments_gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """dx = dmean / count + dvariance * 2 / count * (x - mean)."""
+    x, mean = Expression(b, node.operands[0]), Expression(b, node.results[0])
+    dmean, dvariance = (None if c is None else Expression(b, c) for c in cotangents)
+    column = (x.type.rank - 1,)
+    size = element_count(x.type.shape[:-1])
+    count = Expression(b, b("dimension_value", value=size, dtype=x.type.dtype))
+    shift = None if dmean is None else (dmean / count).broadcast(x, column)
+    if dvariance is None:
+        return (None if shift is None else shift.value,)
+    slope = (dvariance * 2.0 / count).broadcast(x, column)
+    spread = slope * (x - mean.broadcast(x, column))
+    return ((spread if shift is None else spread + shift).value,)
+
+
+define(
+    "moments",
+    Family.REDUCTION,
+    operands="x",
+    infer=_infer_moments,
+    reference=_moments,
+    gradient=_moments_gradient,
+    samples=[
+        Sample((TensorType.of("f32", "N", 3, 3, 20),), low=-3.0, high=9.0),
+        Sample((TensorType.of("f32", "N", 64),)),
+        Sample((TensorType.of("f32", 5, "N"),)),
+        Sample((TensorType.of("f64", 7, 5),)),
+        Sample((TensorType.of("f64", 1, 2),)),
     ],
 )
