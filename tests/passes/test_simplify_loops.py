@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.canonicalize import Canonicalize
-from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays
+from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays, relative_error
 from lepton_jit.passes.cse import EliminateCommonSubexpressions
 from lepton_jit.passes.dce import EliminateDeadCode
 from lepton_jit.passes.expand_composites import ExpandComposites
@@ -19,7 +20,7 @@ from lepton_jit.passes.simplify_loops import SimplifyLoops
 from tests.ir.loops import lstm
 from tests.passes.test_scan_gradient import gradient_of
 from tests.random_draft import SeededChoices
-from tests.random_loops import random_loop
+from tests.random_loops import random_loop, unrolled
 
 SIMPLIFY = (Canonicalize(), FoldConstants(), EliminateCommonSubexpressions(), EliminateDeadCode())
 PIPELINE: tuple[Pass, ...] = (
@@ -63,3 +64,14 @@ def test_a_random_loop_computes_what_it_did(seed: int) -> None:
 def test_what_is_simple_stays_the_very_graph() -> None:
     graph = run_pipeline(lstm(), PIPELINE)
     assert SimplifyLoops().apply(graph) is graph
+
+
+@pytest.mark.fuzz
+def test_gradients_of_random_loops_are_those_of_the_unrolled_ones(fuzz_examples: int) -> None:
+    for seed in range(1000, 1000 + fuzz_examples):
+        graph = random_loop(SeededChoices(seed), dtype="f64", gradient=True)
+        arrays = random_arrays(graph, seed)
+        found = run_graph(run_pipeline(graph, PIPELINE), arrays)
+        expected = run_graph(Autodiff().apply(unrolled(graph)), arrays)
+        errors = {name: relative_error(found[name], expected[name]) for name in expected}
+        assert {name: error for name, error in errors.items() if error > 1e-7} == {}, f"seed {seed}"
