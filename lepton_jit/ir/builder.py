@@ -35,7 +35,7 @@ class Builder:
 
     def __init__(self, name: str = "main", *, taken: Sequence[str] = ()) -> None:
         self.name = name
-        self._inputs: list[Input] = []
+        self._inputs: dict[str, Input] = {}
         self._nodes: list[Node] = []
         self._outputs: list[Output] = []
         self._taken = set(taken)
@@ -44,10 +44,10 @@ class Builder:
 
     def input(self, name: str, type: TensorType, role: Role = "input") -> Value:
         """Declare an input with a public name (`x`, `conv2d/kernel`)."""
-        if any(i.name == name for i in self._inputs):
+        if name in self._inputs:
             raise GraphError(f"graph {self.name}: two inputs are called {name!r}")
         value = Value(self._unique(name), type)
-        self._inputs.append(Input(value, name, role))
+        self._inputs[name] = Input(value, name, role)
         return value
 
     def output(self, value: Value, name: str, donates: str | None = None) -> None:
@@ -119,7 +119,7 @@ class Builder:
 
     def build(self) -> Graph:
         """The finished graph."""
-        return Graph(self.name, tuple(self._inputs), tuple(self._nodes), tuple(self._outputs))
+        return Graph(self.name, tuple(self._inputs.values()), tuple(self._nodes), tuple(self._outputs))
 
     def _as_values(self, operands: Sequence[Operand]) -> list[Value]:
         # The last one: in select(pred, x, 0.0) the number is not of the predicate's dtype.

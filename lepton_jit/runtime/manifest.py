@@ -175,7 +175,9 @@ class _Reader:
 
 
 def _dim(path: str, value: Any) -> Dim:
-    if type(value) not in (int, str):
+    if type(value) is int:
+        return value
+    if type(value) is not str:
         raise FileFormatError(f"{path}: expected an integer or a polynomial, got {type(value).__name__}")
     try:
         parse_polynomial(value)
@@ -208,7 +210,8 @@ def _check(manifest: Manifest) -> None:
     tensors = (*manifest.inputs, *manifest.outputs, *manifest.params)
     dims = [d for t in tensors for d in t.shape]
     dims += [d for s in manifest.steps for d in (s.flops, s.bytes)] + [b.size for b in manifest.buffers]
-    unknown = sorted({s for d in dims for s in parse_polynomial(d).symbols} - set(manifest.symbols))
+    texts = {d for d in dims if isinstance(d, str)}
+    unknown = sorted({s for d in texts for s in parse_polynomial(d).symbols} - set(manifest.symbols))
     if unknown:
         raise FileFormatError(f"manifest: {unknown[0]!r} is used as a dimension, but is not among the symbols")
     for output, param in manifest.donations.items():
