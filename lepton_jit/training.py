@@ -229,7 +229,6 @@ class Trainer(Runner):
         self._require_compiled()
         data = self._checked_data("train_on_batch", x, y, sample_weight, class_weight)
         program = self._training_program(data)
-        self.objective.resolve(data.labels)
         self.objective.reset()
         rate = np.asarray(self.optimizer.learning_rate, np.float32)
         _run_whole(program, data.rows(self._model, self._whole_batch("train_on_batch", data.count)), rate)
@@ -239,7 +238,6 @@ class Trainer(Runner):
         """The loss and metrics of one batch."""
         data = self._checked_data("test_on_batch", x, y, sample_weight)
         program = self._test_program(data)
-        self.objective.resolve(data.labels)
         self.objective.reset()
         _run_whole(program, data.rows(self._model, self._whole_batch("test_on_batch", data.count)))
         return _in_order(self.objective.results(), return_dict)

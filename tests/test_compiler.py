@@ -13,6 +13,8 @@ import lepton_jit as lpt
 from lepton_jit.codegen.target import get_target, native_target
 from lepton_jit.compiler import build
 from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.objective import Objective
+from lepton_jit.steps import trace_training_step
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((64, 12, 12, 3), np.float32)
@@ -147,3 +149,29 @@ def test_a_profile_names_every_layer(fast: lpt.compiled.CompiledModel) -> None:
     assert {"stem", "head"} <= {step.layer for step in profile.steps}
     assert profile.peak is not None
     assert "of peak" in str(profile)
+
+
+def residual_model() -> lpt.Model:
+    """Two blocks of convolutions whose widths and resolutions differ, each with a sum or a concatenation."""
+    x = image = lpt.Input((16, 16, 3), name="image")
+    for filters in (8, 12):
+        skip = lpt.Conv2D(filters, 1, strides=2)(x)
+        inner = lpt.Conv2D(4, 1, activation="relu")(x)
+        inner = lpt.BatchNormalization()(lpt.Conv2D(filters, 3, strides=2, padding="same")(inner))
+        x = lpt.Activation("relu")(lpt.Add()([skip, inner]))
+        x = lpt.Concatenate()([x, lpt.Conv2D(5, 3, padding="same")(x)])
+    return lpt.Model(image, lpt.Dense(10)(lpt.Flatten()(x)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_plans_are_within_two_per_cent_of_the_largest_live_set(training: bool) -> None:
+    model = residual_model()
+    graph = model.trace()
+    if training:
+        optimizer, objective = lpt.optimizers.Adam(), Objective([("y", model.outputs[0])], loss="mse")
+        targets = objective.resolve([np.zeros((2, 10), np.float32)])
+        optimizer.build(model.weight_paths())
+        graph = trace_training_step(model, optimizer, objective, targets, weighted=False)
+    program = build(graph).program
+    gaps = {n: (plan.gap, plan.lower_bound) for n in (1, 7, 64) for plan in [program.plan(N=n)]}
+    assert {n: gap for n, (gap, bound) in gaps.items() if gap > 0.02 * bound} == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -72,6 +73,7 @@ class Polynomial:
         return Polynomial.of(terms)
 
 
+@functools.lru_cache(4096)
 def parse_polynomial(text: str | int) -> Polynomial:
     """The polynomial that a text of integers, names, `+`, `-`, `*` and parentheses means; ValueError for any other."""
     if isinstance(text, int):
