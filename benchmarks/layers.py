@@ -25,9 +25,9 @@ from lepton_jit.runtime.profile import Profile, StepTime
 
 __all__ = ["Row", "fastest", "main", "rows_by_kernel", "rows_by_step"]
 
-# Of so many profiles, each step's least time counts: what else runs on the machine only ever adds.
-ROUNDS = 7
-SECONDS_A_ROUND = 0.1
+# Of so many short profiles, each step's least time counts: what else runs on the machine only ever adds.
+ROUNDS = 11
+SECONDS_A_ROUND = 0.02
 HEADERS = ("step", "us", "share", "MFLOP", "GFLOP/s", "of peak", "KB", "GB/s", "lost us", "layer", "kernel")
 
 
