@@ -107,7 +107,7 @@ def finished(draft: Draft) -> Graph:
 
 def with_gradient(draft: Draft) -> Graph | None:
     """The graph with a loss, its gradient and updates of its states; None where no well-conditioned one was found."""
-    inputs = {entry.value for entry in draft.builder._inputs}
+    inputs = {entry.value for entry in draft.builder._inputs.values()}
     smooth = [v for v in draft.pool if v in draft.varied and v not in draft.blocked and v not in inputs]
     for _ in range(4):
         if not smooth:
@@ -123,7 +123,7 @@ def with_gradient(draft: Draft) -> Graph | None:
 
 def _differentiated(draft: Draft, parts: Sequence[Value]) -> Graph | None:
     """The gradient of the parts' mean squares, of all float inputs for which it is well conditioned."""
-    targets = [entry for entry in draft.builder._inputs if entry.value.type.dtype.is_float]
+    targets = [entry for entry in draft.builder._inputs.values() if entry.value.type.dtype.is_float]
     while targets:
         graph = _finished_with_gradient(draft, parts, targets)
         try:

@@ -22,7 +22,7 @@ class Rewriter(Builder):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph.name, taken=[v.name for v in graph.values()])
-        self._inputs = list(graph.inputs)
+        self._inputs = {entry.name: entry for entry in graph.inputs}
         self._graph = graph
         self._replaced: dict[Value, Value] = {}
         self._producers: dict[Value, Node] = {}

@@ -95,7 +95,7 @@ def gradient_graph(graph: Graph, cotangents: Sequence[bool]) -> Graph:
     """
     (node,) = graph.nodes
     b = Builder("gradient", taken=[v.name for v in graph.values()])
-    b._inputs = list(graph.inputs)
+    b._inputs = {entry.name: entry for entry in graph.inputs}
     b.append(node)
     given = [
         b.input(f"dy{i}", r.type) if on else None
