@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lepton_jit.codegen.cluster import (
     Cluster,
@@ -19,7 +20,8 @@ from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel, Slices
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import element_count, row_major
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.types import Shape, element_count, row_major
 
 # A long one-dimensional map is cut into blocks of this many elements, 16 KB of float32.
 BLOCK = 4096
@@ -27,9 +29,11 @@ BLOCK = 4096
 
 def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ()) -> Kernel:
     """Loops over the merged dimensions of the (equally shaped) results, the innermost in vectors."""
-    shape = cluster.region.outputs[0].value.type.shape
-    results = list(cluster.outputs)
-    accesses = [*accesses_of(cluster, results, len(shape), extra), tuple(row_major(shape))]
+    stores = _stores(cluster)
+    results = [store.value for store in stores]
+    shape = results[0].type.shape
+    written = [tuple(row_major(store.shape)) for store in stores]
+    accesses = [*accesses_of(cluster, results, len(shape), extra), *dict.fromkeys(written)]
     axes = merge_dimensions(shape, accesses)
     lanes = cluster.lanes(target)
     kernel = cluster.builder()
@@ -41,11 +45,11 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
             evaluator = cluster.evaluator(kernel, lanes, mask)
             indices = spread(axes, [*outer, inner], len(shape))
             values = [evaluator.value(v, indices) for v in results]
-            for value, (result, buffer) in zip(values, cluster.outputs.items(), strict=True):
-                store_at(kernel, buffer, linear(indices, result.type.shape), value, lanes, mask)
+            for value, store in zip(values, stores, strict=True):
+                store_at(kernel, store.buffer, linear(indices, store.shape) + store.start, value, lanes, mask)
 
     if not axes:
-        _scalar(cluster, kernel, len(shape))
+        _scalar(cluster, kernel, stores)
         return cluster.kernel(kernel, 1, work, extra=extra)
     inner = axes[-1].extent
     if len(axes) == 1:
@@ -68,13 +72,40 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
         block(digits, Affine(), Affine.of(inner))
     total = element_count(a.extent for a in axes[len(outer) :])
     extent = element_count(a.extent for a in outer)
-    count = slice_count(extent, shape) if outer[0].dimensions[0] == 0 else 0
+    whole = len(stores) == len(cluster.outputs)
+    count = slice_count(extent, shape) if whole and outer[0].dimensions[0] == 0 else 0
     slices = Slices(count, cluster.local_inputs(shape[0])) if count and not extra else None
     return cluster.kernel(kernel, extent, total * work, extra=extra, slices=slices)
 
 
-def _scalar(cluster: Cluster, kernel: KernelBuilder, rank: int) -> None:
+@dataclass(frozen=True)
+class _Store:
+    """A value that goes into a buffer of `shape` from column `start` on."""
+
+    value: Value
+    buffer: str
+    shape: Shape
+    start: int = 0
+
+
+def _stores(cluster: Cluster) -> list[_Store]:
+    """Every result; of one that stands side by side with others (concatenate), its place among them."""
+    producers = cluster.region.producers()
+    stores: list[_Store] = []
+    for result, buffer in cluster.outputs.items():
+        node = producers.get(result)
+        if node is None or node.op != "concatenate":
+            stores.append(_Store(result, buffer, result.type.shape))
+            continue
+        for i, part in enumerate(node.operands):
+            width = part.type.shape[-1]
+            assert isinstance(width, int)
+            stores.append(_Store(part, buffer, result.type.shape, i * width))
+    return stores
+
+
+def _scalar(cluster: Cluster, kernel: KernelBuilder, stores: Sequence[_Store]) -> None:
     evaluator = cluster.evaluator(kernel)
-    values = [evaluator.value(v, (Affine(),) * rank) for v in cluster.outputs]
-    for value, buffer in zip(values, cluster.outputs.values(), strict=True):
-        kernel.store(buffer, Affine(), value)
+    values = [evaluator.value(store.value, (Affine(),) * store.value.type.rank) for store in stores]
+    for value, store in zip(values, stores, strict=True):
+        kernel.store(store.buffer, Affine.of(store.start), value)

@@ -14,8 +14,10 @@ from lepton_jit.ir.types import Dim, Shape, element_count, row_major
 
 
 def schedule_concatenate(cluster: Cluster, target: Target) -> Planned:
-    """One kernel an operand, into its part of the result."""
-    (node,) = cluster.region.nodes
+    """One kernel an operand, into its part of the result; what is computed for parts of one shape is one map."""
+    if len(cluster.region.nodes) > 1:
+        return (schedule_map(cluster, target),), ()
+    node = next(n for n in cluster.region.nodes if n.op == "concatenate")
     dimension: Any = node.attributes["dimension"]
     kernels = []
     start: Dim = 0

@@ -43,6 +43,7 @@ class Fuse(Pass):
       results; two such groups that read the same tensor become one
     - scatter_add: what feeds it, and elementwise operations on the result, with any number of results
     - moments: elementwise operations on mean and variance
+    - parts: maps of one shape, some of whose results stand side by side in one tensor (concatenate)
     - contraction, window, scatter: elementwise operations on the result
 
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
@@ -67,7 +68,7 @@ class _Group:
     """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
 
     number: int
-    # "map", "rows", "reduce", "scatter_add", "moments", "contraction", "window", "scatter", "single"
+    # "map", "parts", "rows", "reduce", "scatter_add", "moments", "contraction", "window", "scatter", "single"
     kind: str
     domain: Shape
     members: set[int] = field(default_factory=set)
@@ -130,7 +131,7 @@ class _Fusion:
                 return
         node = self.nodes[i]
         group = _Group(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
-        if group.kind in ("rows", "reduce", "scatter_add"):
+        if group.kind in ("rows", "reduce", "scatter_add", "parts"):
             group.domain = node.operands[0].type.shape
         self.groups[i] = group
         self._add(i, group)
@@ -145,7 +146,7 @@ class _Fusion:
         joined = (n for n in self.users[node.result] if n.op == "concatenate")
         near |= {self.position[v] for n in joined for v in n.operands if v in self.position}
         found = {self.group_of[j] for j in near if j > i and not self.duplicated[j]}
-        return sorted(number for number in found if self.groups[number].kind == "map")
+        return sorted(number for number in found if self.groups[number].kind in ("map", "parts"))
 
     def _add(self, i: int, group: _Group) -> None:
         group.members.add(i)
@@ -170,8 +171,8 @@ class _Fusion:
             return (EPILOGUE_OF[node.op], shape) if fits else None
         if not _is_map(node):
             return None
-        if group.kind == "map":
-            return ("map", shape) if shape == group.domain else None
+        if group.kind in ("map", "parts"):
+            return (group.kind, shape) if shape == group.domain else None
         if group.kind == "rows":
             return ("rows", group.domain) if shape in (group.domain, group.domain[:-1]) else None
         if group.kind in ("reduce", "scatter_add"):
@@ -400,9 +401,19 @@ def _kind_alone(node: Node) -> str:
         return "map"
     if node.op == "scatter_add":
         return "scatter_add"
+    if node.op == "concatenate" and _has_equal_parts(node):
+        return "parts"
     if node.op == "reduce":
         return "rows" if _is_row_reduction(node) else "reduce"
     return "single"
+
+
+def _has_equal_parts(node: Node) -> bool:
+    """Tensors of one shape side by side in their last dimension: one loop over that shape computes all of them."""
+    shapes = {v.type.shape for v in node.operands}
+    width = node.operands[0].type.shape[-1]
+    last = node.attributes["dimension"] == node.result.type.rank - 1
+    return last and len(shapes) == 1 and isinstance(width, int) and width > 1
 
 
 def _is_row_reduction(node: Node) -> bool:

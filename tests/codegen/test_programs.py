@@ -333,3 +333,17 @@ def test_a_repeated_row_is_a_side_of_a_product_with_an_epilogue() -> None:
     b.output(b("multiply", y, y), "y")
     arrays = {"x": np.arange(10, dtype=np.float32).reshape(1, 2, 5), "row": np.arange(6, dtype=np.float32)}
     assert differences(run_native(fused(b.build(), native_target()), arrays), run_graph(b.build(), arrays)) == []
+
+
+# Results side by side
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 16, 40])
+def test_what_stands_side_by_side_is_computed_by_one_kernel(width: int) -> None:
+    b = Builder("parts")
+    x, y = (b.input(name, TensorType.of("f32", "N", width)) for name in "xy")
+    total = b("add", x, y)
+    b.output(b("concatenate", b("negate", x), total, b("multiply", total, y), total, dimension=1), "z")
+    b.output(total, "t")
+    made = agree(b.build(), fused)
+    assert len(made.lowered.steps) == 1 or width == 1

@@ -22,7 +22,7 @@ graph @main(%x: f32[N,2] input "x", %y: f32[N,2] input "y", %z: f32[N,2] input "
   %1 = multiply(%y, %y) : f32[N,2]
   %2 = negate(%y) : f32[N,2]
   %3 = sine(%z) : f32[N,2]
-  %4 = concatenate(%0, %1) {dimension = 1} : f32[N,4]
+  %4 = concatenate(%0, %1) {dimension = 0} : f32[2*N,2]
   return %4 "a", %2 "b", %3 "c"
 }
 """
@@ -52,7 +52,7 @@ def test_regions_of_loops_are_fused_so() -> None:
     text = f"""
 graph @main(%x: f32[3,N,2] input "x") {{
   %0, %1, %2 = scan(%x, %x, %x) {{carries = 0, length = 3, reverse = false, scanned = 3}}
-    : f32[3,N,4], f32[3,N,2], f32[3,N,2]
+    : f32[3,2*N,2], f32[3,N,2], f32[3,N,2]
     region(%x: f32[N,2] input "x", %y: f32[N,2] input "y", %z: f32[N,2] input "z") {{
     {region}
     return %4 "a", %2 "b", %3 "c"
@@ -62,3 +62,8 @@ graph @main(%x: f32[3,N,2] input "x") {{
 """
     (loop,) = run_pipeline(parse_graph(text), [Fuse()]).nodes
     assert [node.op for node in loop.regions[0].nodes] == ["fusion", "sine", "concatenate"]
+
+
+def test_what_stands_side_by_side_in_the_last_dimension_is_one_kernel() -> None:
+    text = SHARED.replace("{dimension = 0} : f32[2*N,2]", "{dimension = 1} : f32[N,4]")
+    assert ops(text, Fuse()) == ["negate", "sine", "tanh+multiply+concatenate"]
