@@ -1,4 +1,4 @@
-"""Local simplifications, each with its law; the rules stand in `rules_elementwise` and `rules_movement`."""
+"""Local simplifications, each with its law; the rules stand in the modules `rules_*`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from lepton_jit.passes.base import Pass
 from lepton_jit.passes.rewrite import Rule, rewrite
 from lepton_jit.passes.rules_elementwise import ELEMENTWISE_RULES
 from lepton_jit.passes.rules_movement import MOVEMENT_RULES
+from lepton_jit.passes.rules_windows import WINDOW_RULES
 
 __all__ = ["CANONICAL_RULES", "Canonicalize"]
 
 
 CANONICAL_RULES: Mapping[str, Sequence[Rule]] = {
-    op: (*ELEMENTWISE_RULES.get(op, ()), *MOVEMENT_RULES.get(op, ()))
-    for op in sorted({*ELEMENTWISE_RULES, *MOVEMENT_RULES})
+    op: (*ELEMENTWISE_RULES.get(op, ()), *MOVEMENT_RULES.get(op, ()), *WINDOW_RULES.get(op, ()))
+    for op in sorted({*ELEMENTWISE_RULES, *MOVEMENT_RULES, *WINDOW_RULES})
 }
 
 

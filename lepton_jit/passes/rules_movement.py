@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lepton_jit.ir.graph import Attribute, Node, Value
 from lepton_jit.ir.ops.rules import at_least_zero
@@ -330,14 +329,6 @@ def reduce_transposed(rewriter: Rewriter, node: Node) -> Value | None:
     return rewriter("reduce", inner.operands[0], dimensions=dimensions, kind=node.attributes["kind"])
 
 
-def window_of_one(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: reduce_window(x) == x for windows of one element, one after the other"""
-    (x,) = node.operands
-    alone = all(n == 1 for name in ("window", "strides") for n in _ints(node, name))
-    padding: Any = node.attributes["padding"]
-    return x if alone and not any(amount for pair in padding for amount in pair) else None
-
-
 def _ints(node: Node, name: str) -> Ints:
     return node.attributes[name]  # pyright: ignore[reportReturnType]
 
@@ -395,5 +386,4 @@ MOVEMENT_RULES: Mapping[str, Sequence[Rule]] = {
     "pad": (pad_nothing, pad_that_cuts, pad_padded, pad_same_scalar),
     "concatenate": (concatenate_one, concatenate_empty, concatenate_concatenated),
     "reduce": (reduce_nothing, reduce_reduced, reduce_transposed),
-    "reduce_window": (window_of_one,),
 }
