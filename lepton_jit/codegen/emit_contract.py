@@ -94,7 +94,10 @@ class ContractUnit:
         terms = _terms(contract)
         row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
         fetched = tuple(extra.row_step != 0 and extra.column_step == 1 for extra in contract.extras)
-        key = (tile, rows, layout, contract.accumulate, terms, row_step, fetched)
+        # whether or not this call does, where a sum begins; blocks of a sum that goes on are rarer
+        ahead = tile.vectors == tile.panel_vectors and not terms
+        ahead = ahead and (contract.ahead is not None or not contract.accumulate)
+        key = (tile, rows, layout, contract.accumulate, terms, row_step, fetched, ahead)
         if key not in self._made:
             dtype: Any = tile.dtype.name
             kernel = MicroKernel(
@@ -107,7 +110,7 @@ class ContractUnit:
                 masked=tile.masked,
                 b_masked=tile.rhs_masked,
                 accumulate=contract.accumulate,
-                ahead=tile.vectors == tile.panel_vectors and not contract.accumulate and not terms,
+                ahead=ahead,
                 terms=terms,
                 row_step=row_step,
             )

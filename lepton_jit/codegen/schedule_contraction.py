@@ -53,10 +53,12 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
 
 
 def _few_iterations(plan: Plan) -> bool:
-    """A long sum in blocks leaves threads without work, or its epilogue is for the whole sum only."""
+    """A long sum in blocks leaves threads without work, or cannot end with its epilogue."""
     tiles = Tiles(plan, plan.cluster.builder(), "", None)
-    blocked = plan.long_sum() and tiles.sum_block() is not None
-    return blocked and (plan.has_epilogue or tiles.iterations() < FEW_ITERATIONS)
+    finishing = Tiles(plan, plan.cluster.builder(), "", plan.epilogue if plan.has_epilogue else None)
+    if not plan.long_sum() or tiles.sum_block() is None:
+        return False
+    return finishing.sum_block() is None or tiles.iterations() < FEW_ITERATIONS
 
 
 def _split_sum(plan: Plan) -> Planned:

@@ -126,6 +126,26 @@ def test_a_long_sum_with_rows_of_the_batch_is_split_for_any_batch(length: int, c
         assert np.array_equal(made(x, w)[0], x @ w), batch
 
 
+@pytest.mark.parametrize("length", [2048, 2056, 5000])
+def test_a_long_sum_in_blocks_ends_with_its_epilogue(length: int) -> None:
+    """The last block adds, scales and cuts off; the blocks before leave their sums in the result."""
+    b = Builder("blocks")
+    rows, columns = 49, 160
+    x, w = b.input("x", TensorType.of("f32", rows, length)), b.input("w", TensorType.of("f32", length, columns))
+    other = b.input("z", TensorType.of("f32", rows, columns))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    y = b("add", b("dot_general", x, w, **sums), other)
+    b.output(b("maximum", y, b("negate", y)), "y")
+    generated = fused(b.build(), native_target())
+    (step,) = (s for s in generated.lowered.steps if s.op.startswith("affine_contraction"))
+    assert step.op == "affine_contraction+add+negate+maximum"
+    made = linked(generated, threads=2)
+    rng = np.random.default_rng(length)
+    shapes = ((rows, length), (length, columns), (rows, columns))
+    x, w, z = (rng.integers(-3, 3, shape).astype(np.float32) for shape in shapes)
+    assert np.array_equal(made(x, w, z)[0], np.abs(x @ w + z))
+
+
 # Two kernels, slice by slice of the batch
 
 
