@@ -65,7 +65,7 @@ def turn_of(launches: Sequence[Launch], buffers: Sequence[ProgramBuffer]) -> int
 class Walk:
     """How far each launch of a chain has to be, for the last one to begin or to have ended an iteration.
 
-    `groups` and `counts` are those of each launch's progress.
+    `groups` and `counts` (of rows) are those of each launch's progress.
     """
 
     launches: Sequence[Launch]
@@ -81,8 +81,8 @@ class Walk:
         def start(j: int, rows: list[tuple[Reach, Number]]) -> Number:
             progress = self._progress(j)
             places = [self._begin(reach, row) for reach, row in rows]
-            row = self._fold(self.least, places) // progress.width
-            return (self._ceiling((row + 1) * self.groups[j], self.counts[j]) - 1) * progress.each
+            unit = self._fold(self.least, places) // progress.width // progress.unit
+            return (self._ceiling((unit + 1) * self.groups[j], self._units(j)) - 1) * progress.each
 
         return self._backwards(first, start)
 
@@ -92,8 +92,8 @@ class Walk:
         def goal(j: int, rows: list[tuple[Reach, Number]]) -> Number:
             progress = self._progress(j)
             places = [self._end(reach, row) for reach, row in rows]
-            row = self._ceiling(self._fold(self.most, places), progress.width)
-            return self._ceiling(row * self.groups[j], self.counts[j]) * progress.each
+            unit = self._ceiling(self._fold(self.most, places), progress.width * progress.unit)
+            return self._ceiling(unit * self.groups[j], self._units(j)) * progress.each
 
         return self._backwards(last, goal)
 
@@ -111,7 +111,12 @@ class Walk:
 
     def _rows(self, j: int, iteration: Number) -> Number:
         """The rows of launch j's result that iterations before this one finish."""
-        return iteration // self._progress(j).each * self.counts[j] // self.groups[j]
+        progress = self._progress(j)
+        units = iteration // progress.each * self._units(j) // self.groups[j]
+        return self.least(units * progress.unit, self.counts[j])
+
+    def _units(self, j: int) -> Number:
+        return self._ceiling(self.counts[j], self._progress(j).unit)
 
     def _begin(self, reach: Reach, row: Number) -> Number:
         """The first element that results from `row` on read."""

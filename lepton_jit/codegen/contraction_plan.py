@@ -152,6 +152,11 @@ class Plan:
     def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
         return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]
 
+    def block_unit(self) -> int:
+        """Blocks of rows begin at multiples of this: whole tiles, except where lines of many rows end between them."""
+        rows, extent = self.target.tile_rows, self.inner.extent
+        return 1 if self.around and not (isinstance(extent, int) and extent % rows == 0) else rows
+
     def progress(self) -> Progress | None:
         """Rows of the result, where they lie in the order of iterations, and which lines of the left side they read."""
         width, loops = self.column.extent, [*self.around, self.inner]
@@ -159,7 +164,8 @@ class Plan:
         reach = self._reach(loops)
         if reach is None or not isinstance(width, int) or any(loop.out != step for loop, step in steps):
             return None
-        return Progress(self.panels, element_count(x.extent for x in loops), width, ((self.lhs, reach),))
+        count = element_count(x.extent for x in loops)
+        return Progress(self.panels, count, width, ((self.lhs, reach),), self.block_unit())
 
     def _reach(self, loops: Sequence[LoopDim]) -> Reach | None:
         *around, inner = loops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -286,16 +287,27 @@ class Tiles:
             self._run_of_tiles(located, panel, columns, Affine(), low + 1, higher)
             self._run_of_tiles(located, panel, columns, Affine.of(higher * (low + 1)), low, tiles - higher)
             return
-        count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
-        begin, end = (
-            k.apply("floor_divide", k.apply("multiply", k.index(block + i), k.index(Affine.of(rows))), count)
-            for i in (0, 1)
-        )
+        begin, end = self._rows_of_block(block, blocks)
         size = k.apply("subtract", end, begin)
         if self._sum_so_far:
             self._even_tiles(located, panel, columns, begin, size)
         else:
             self._overlapping_tiles(located, panel, columns, begin, size)
+
+    def _rows_of_block(self, block: Affine, blocks: Atom | int) -> tuple[Var, Var]:
+        """Begin and end; the tiles of all blocks are shared out evenly, so that only the last block has lower ones.
+
+        196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice.
+        """
+        k, unit = self.kernel, Const(self.plan.block_unit(), I64)
+        rows = k.index(Affine.of(self.plan.inner.extent))
+        count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
+        units = self._ceiling(rows, unit)
+        begin, end = (
+            k.apply("multiply", k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count), unit)
+            for i in (0, 1)
+        )
+        return begin, k.apply("minimum", end, rows)
 
     def _even_tiles(self, located: list, panel: Affine, columns: int, begin: Var, size: Var) -> None:
         """Every row once, in tiles whose heights differ by one at most."""
@@ -308,9 +320,10 @@ class Tiles:
             self._contract(located, panel, columns, row, height, self._heights())
 
     def _overlapping_tiles(self, located: list, panel: Affine, columns: int, begin: Var, size: Var) -> None:
-        """Tiles of one height out of few; the last one moves back over rows already computed: the same bits again.
+        """Tiles of one height out of few, then some of the next lower one; the last moves back over rows already done.
 
-        A program with a dense layer then has 8 micro-kernels for any batch instead of 14.
+        Those get the same bits again. A program with a dense layer has 8 micro-kernels that way for any batch, and not
+        14; 49 rows are 14 + 14 + 11 + 11, one of which is computed twice.
         """
         k, heights = self.kernel, self._heights()
         tiles = self._ceiling(size, Const(heights[-1], I64))
@@ -321,11 +334,20 @@ class Tiles:
         below: Atom = Const(1, I64)
         for height in heights:
             below = k.select(k.compare(size, Const(height, I64), "GE"), Const(height, I64), below)
-        height = k.apply("minimum", above, below)
-        count = self._ceiling(size, height)
-        last = k.apply("subtract", size, height)
+        high = k.apply("minimum", above, below)
+        low: Atom = Const(heights[0], I64)
+        for lower, height in itertools.pairwise(heights):
+            low = k.select(k.compare(high, Const(height, I64), "EQ"), Const(lower, I64), low)
+        count = self._ceiling(size, high)
+        step = k.apply("subtract", high, low)
+        spare = k.apply("subtract", k.apply("multiply", count, high), size)
+        lowered = k.apply("floor_divide", spare, k.apply("maximum", step, Const(1, I64)))
+        full = k.apply("maximum", k.apply("subtract", count, lowered), Const(0, I64))
         with k.loop(0, Affine.var(count.name)) as j:
-            first = k.apply("minimum", k.apply("multiply", k.index(j), height), last)
+            behind = k.apply("maximum", k.apply("subtract", k.index(j), full), Const(0, I64))
+            height = k.apply("select", k.compare(k.index(j), full, "LT"), high, low, dtype=I64)
+            place = k.apply("subtract", k.apply("multiply", k.index(j), high), k.apply("multiply", behind, step))
+            first = k.apply("minimum", place, k.apply("subtract", size, height))
             row = Affine.var(begin.name) + Affine.var(first.name)
             self._contract(located, panel, columns, row, height, heights)
 

@@ -320,16 +320,17 @@ class Reach:
 
 @dataclass(frozen=True)
 class Progress:
-    """Of a kernel whose iterations g*each ... (g+1)*each - 1 finish the rows g*count//G up to (g+1)*count//G.
+    """Of a kernel whose iterations g*each ... (g+1)*each - 1 finish the units g*U//G up to (g+1)*U//G of `unit` rows.
 
-    G is extent / each; there are `count` rows of `width` elements one behind the other. So one of these kernels and its
-    reader can run a few rows at a time, as `reads` says which.
+    G is extent / each; there are `count` rows of `width` elements one behind the other, which are U units, the last of
+    which may be smaller. So one of these kernels and its reader can run a few rows at a time, as `reads` says which.
     """
 
     each: int
     count: Dim
     width: int
     reads: tuple[tuple[str, Reach], ...]
+    unit: int = 1
 
 
 @dataclass(frozen=True)

@@ -112,12 +112,14 @@ def _progress(reader: Reader) -> Progress:
     width = reader.integer()
     reader.expect("each")
     each = reader.integer()
+    reader.expect("unit")
+    unit = reader.integer()
     reader.expect("reads")
 
     def reach() -> tuple[str, Reach]:
         return reader.next("word").text, Reach(*(reader.integer() for _ in fields(Reach)))
 
-    return Progress(each, count, width, tuple(reader.separated("[", "]", reach)))
+    return Progress(each, count, width, tuple(reader.separated("[", "]", reach)), unit)
 
 
 def _buffer(reader: Reader) -> Buffer:

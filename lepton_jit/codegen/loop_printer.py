@@ -61,7 +61,7 @@ def print_kernel(kernel: Kernel) -> str:
     if kernel.progress:
         p = kernel.progress
         reads = ", ".join(f"{_word(name)} {' '.join(map(str, astuple(reach)))}" for name, reach in p.reads)
-        head += f" rows {_dim(p.count)} width {p.width} each {p.each} reads [{reads}]"
+        head += f" rows {_dim(p.count)} width {p.width} each {p.each} unit {p.unit} reads [{reads}]"
     return "\n".join([f"{head} {{", *_indented(_body(kernel.body)), "}", ""])
 
 
