@@ -12,7 +12,7 @@ from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.ops.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT_TRANSFORM, Matrix
-from lepton_jit.ir.types import element_count
+from lepton_jit.ir.types import Dim, element_count
 
 Square = list[list[Atom]]
 # Operations of one tile, about: loads, stores and two transforms.
@@ -41,20 +41,51 @@ def schedule_winograd_input(cluster: Cluster, target: Target) -> Planned:
 
 
 def schedule_winograd_kernel(cluster: Cluster, target: Target) -> Planned:
-    """An iteration transforms the kernels of one input channel."""
+    """An iteration transforms the kernels of one input channel to the features of one panel.
+
+    Written in panels at once and read in whatever order the kernel has: the input gradient of 3 x 3, 512 -> 512 took
+    11.6 ms for a reversed copy, its transform and the panels of that.
+    """
     (node,) = cluster.region.nodes
-    (kernel,), result = node.operands, node.result
-    tile: Any = node.attributes["tile"]
-    _, channels, features = result.type.shape
+    (kernel,), shape = node.operands, node.result.type.shape
+    a: Any = node.attributes
+    tile, (out_feature, in_feature, *spatial) = a["tile"], a["spec"]
+    features = kernel.type.shape[out_feature]
+    panels, panel = (shape[1], a["panel"]) if a["panel"] else (1, features)
     k = cluster.builder()
     lanes = cluster.lanes(target)
-    c = Affine.var("t")
-    for f, mask in vector_loop(k, Affine(), Affine.of(features), lanes):
-        evaluator = cluster.evaluator(k, lanes, mask)
-        square = [[evaluator.value(kernel, (Affine.of(i), Affine.of(j), c, f)) for j in range(3)] for i in range(3)]
-        for p, value in enumerate(_flat(_both(k, KERNEL_TRANSFORM[tile], square))):
-            store_at(k, "o0", linear((Affine.of(p), c, f), result.type.shape), value, lanes, mask)
-    return (cluster.kernel(k, channels, features * TILE_WORK // lanes),), ()
+    which, channel = split_index(k, Affine.var("t"), [panels, kernel.type.shape[in_feature]])
+
+    def tap(at: Sequence[int], f: Affine) -> tuple[Affine, ...]:
+        index = {out_feature: which * panel + f, in_feature: channel}
+        for d, i, reversed_ in zip(spatial, at, a["reversal"], strict=True):
+            index[d] = Affine.of(2 - i if reversed_ else i)
+        return tuple(index[d] for d in range(4))
+
+    def transform(count: Dim) -> None:
+        for f, mask in vector_loop(k, Affine(), Affine.of(count), lanes):
+            evaluator = cluster.evaluator(k, lanes, mask)
+            square = [[evaluator.value(kernel, tap((i, j), f)) for j in range(3)] for i in range(3)]
+            for p, value in enumerate(_flat(_both(k, KERNEL_TRANSFORM[tile], square))):
+                store(p, f, value, mask)
+        for f, mask in vector_loop(k, Affine.of(count), Affine.of(panel), lanes):
+            for p in range((tile + 2) ** 2):
+                store(p, f, Const(0, kernel.type.dtype), mask)
+
+    def store(p: int, f: Affine, value: Atom, mask: Atom | None) -> None:
+        where = (Affine.of(p), which, channel, f) if a["panel"] else (Affine.of(p), channel, f)
+        store_at(k, "o0", linear(where, shape), value, lanes, mask)
+
+    last = features - (panels - 1) * panel
+    if last == panel or panels == 1:
+        transform(last)
+    else:
+        with k.when(k.compare(k.index(which), Const(panels - 1, I64), "LT")):
+            transform(panel)
+        with k.otherwise():
+            transform(last)
+    extent = element_count((panels, kernel.type.shape[in_feature]))
+    return (cluster.kernel(k, extent, panel * TILE_WORK // lanes),), ()
 
 
 def schedule_winograd_output(cluster: Cluster, target: Target) -> Planned:

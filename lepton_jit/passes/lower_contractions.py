@@ -215,6 +215,11 @@ def _packed(
     sums = [loop for loop in loops if loop.kind == "sum"]
     batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
     assert isinstance(column.extent, int)
+    transform = rewriter.producer(rhs)
+    if transform is not None and transform.op == "winograd_kernel":  # which can write panels itself
+        attributes: Any = {**transform.attributes, "panel": panel}
+        packed = rewriter("winograd_kernel", *transform.operands, **attributes)
+        return _moved(packed, loops, column, batches, sums)
     packed = rewriter(
         "pack",
         rhs,
@@ -226,6 +231,13 @@ def _packed(
         offset=offset,
         panel=panel,
     )
+    return _moved(packed, loops, column, batches, sums)
+
+
+def _moved(
+    packed: Value, loops: Sequence[LoopDim], column: LoopDim, batches: Sequence[LoopDim], sums: Sequence[LoopDim]
+) -> tuple[Value, list[LoopDim], Dim]:
+    """The loops with their steps in the packed right side."""
     steps = row_major(packed.type.shape)
     panel_stride = steps[len(batches)]
     strides = {column: 1} | dict(zip(batches, steps, strict=False))

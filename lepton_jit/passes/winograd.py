@@ -61,7 +61,8 @@ def _transformed(rewriter: Rewriter, node: Node, fixed: set[str]) -> Value | Non
         zero = rewriter.constant(0, x.type.dtype)
         x = rewriter("pad", x, zero, low=(0, *low, 0), high=(0, *high, 0), interior=(0,) * 4)
     tiles = rewriter("winograd_input", x, tile=tile)
-    weights = rewriter("winograd_kernel", _kernel(rewriter, kernel, a), tile=tile)
+    order = {"spec": a["rhs_spec"], "reversal": a["window_reversal"]}
+    weights = rewriter("winograd_kernel", kernel, tile=tile, panel=0, **order)
     products = rewriter(
         "dot_general",
         tiles,
@@ -91,16 +92,6 @@ def _fits(node: Node) -> bool:
         return False
     known = all(isinstance(d, int) and d > 0 for d in (*x.type.shape[1:], *node.result.type.shape[1:]))
     return known and all(isinstance(c, int) and c >= LEAST_CHANNELS for c in channels)
-
-
-def _kernel(rewriter: Rewriter, kernel: Value, a: Any) -> Value:
-    """The kernel as [3, 3, in, out], in the order in which the window reads it."""
-    out_feature, in_feature, *spatial = a["rhs_spec"]
-    flipped = tuple(sorted(d for d, reversed_ in zip(spatial, a["window_reversal"], strict=True) if reversed_))
-    if flipped:
-        kernel = rewriter("reverse", kernel, dimensions=flipped)
-    order = (*spatial, in_feature, out_feature)
-    return kernel if order == (0, 1, 2, 3) else rewriter("transpose", kernel, permutation=order)
 
 
 def _best_tile(node: Node, fixed: bool) -> int | None:

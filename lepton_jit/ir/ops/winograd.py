@@ -12,8 +12,9 @@ from fractions import Fraction
 import numpy as np
 
 from lepton_jit.errors import ShapeError
+from lepton_jit.ir.graph import Attributes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
-from lepton_jit.ir.ops.rules import INT, INTS, define, expect_dtype, expect_rank
+from lepton_jit.ir.ops.rules import BOOLS, INT, INTS, define, expect_dtype, expect_rank
 from lepton_jit.ir.types import TensorType
 
 __all__ = ["INPUT_TRANSFORM", "KERNEL_TRANSFORM", "OUTPUT_TRANSFORM", "Matrix"]
@@ -68,19 +69,39 @@ def _input(x: np.ndarray, *, tile: int) -> np.ndarray:
     return tiles.reshape(size * size, *tiles.shape[2:]).astype(x.dtype)
 
 
-def _infer_kernel(kernel: TensorType, *, tile: int) -> TensorType:
+def _infer_kernel(
+    kernel: TensorType, *, tile: int, spec: Sequence[int], reversal: Sequence[bool], panel: int
+) -> TensorType:
     expect_dtype(kernel, "float")
     expect_rank(kernel, 4)
     _expect_tile(tile)
-    if kernel.shape[:2] != (TAPS, TAPS):
+    if sorted(spec) != [0, 1, 2, 3] or len(reversal) != 2 or panel < 0:
+        found = f"{list(spec)}, {list(reversal)} and {panel}"
+        raise ShapeError(f"spec, reversal, panel: expected an order of 4 dimensions, 2 truths, at least 0, got {found}")
+    features, channels, *taps = (kernel.shape[d] for d in spec)
+    if taps != [TAPS, TAPS]:
         raise ShapeError(f"expected a kernel of 3 x 3, got {kernel}")
-    return kernel.with_shape(((tile + 2) ** 2, *kernel.shape[2:]))
+    count = (tile + 2) ** 2
+    if not panel:
+        return kernel.with_shape((count, channels, features))
+    if not isinstance(features, int):
+        raise ShapeError(f"panel: expected a known number of features, got {kernel}")
+    return kernel.with_shape((count, -(-features // panel), channels, panel))
 
 
-def _kernel(kernel: np.ndarray, *, tile: int) -> np.ndarray:
+def _kernel(kernel: np.ndarray, *, tile: int, spec: Sequence[int], reversal: Sequence[bool], panel: int) -> np.ndarray:
+    out_feature, in_feature, *spatial = spec
+    window = np.flip(kernel, tuple(d for d, r in zip(spatial, reversal, strict=True) if r))
+    window = window.transpose(*spatial, in_feature, out_feature)
     transform = _floats(KERNEL_TRANSFORM[tile], kernel.dtype)
-    found = np.einsum("ia,jb,abcd->ijcd", transform, transform, kernel, optimize=True)
-    return found.reshape(-1, *kernel.shape[2:]).astype(kernel.dtype)
+    found = np.einsum("ia,jb,abcd->ijcd", transform, transform, window, optimize=True)
+    found = found.reshape(-1, *window.shape[2:]).astype(kernel.dtype)
+    if not panel:
+        return found
+    count, channels, features = found.shape
+    panels = -(-features // panel)
+    padded = np.pad(found, ((0, 0), (0, 0), (0, panels * panel - features)))
+    return padded.reshape(count, channels, panels, panel).swapaxes(1, 2).copy()
 
 
 def _infer_output(products: TensorType, *, tile: int, size: Sequence[int]) -> TensorType:
@@ -105,6 +126,10 @@ def _output(products: np.ndarray, *, tile: int, size: Sequence[int]) -> np.ndarr
     return whole[:, : size[0], : size[1]].astype(products.dtype)
 
 
+# The order of a kernel [3, 3, in, out]: as a convolution reads it, and as its input's gradient does.
+_FORWARD: Attributes = {"spec": (3, 2, 0, 1), "reversal": (False, False)}
+_BACKWARD: Attributes = {"spec": (2, 3, 0, 1), "reversal": (True, True)}
+
 define(
     "winograd_input",
     Family.WINDOW,
@@ -123,13 +148,15 @@ define(
     "winograd_kernel",
     Family.WINDOW,
     operands="kernel",
-    attributes={"tile": INT},
+    attributes={"tile": INT, "spec": INTS, "reversal": BOOLS, "panel": INT},
     infer=_infer_kernel,
     reference=_kernel,
     gradient=NOT_DIFFERENTIABLE,
     samples=(
-        Sample((TensorType.of("f32", 3, 3, 5, 16),), {"tile": 4}),
-        Sample((TensorType.of("f32", 3, 3, 2, 7),), {"tile": 2}),
+        Sample((TensorType.of("f32", 3, 3, 5, 16),), _FORWARD | {"tile": 4, "panel": 0}),
+        Sample((TensorType.of("f32", 3, 3, 2, 7),), _FORWARD | {"tile": 2, "panel": 0}),
+        Sample((TensorType.of("f32", 3, 3, 20, 5),), _BACKWARD | {"tile": 4, "panel": 16}),
+        Sample((TensorType.of("f32", 3, 3, 2, 48),), _FORWARD | {"tile": 2, "panel": 32}),
     ),
 )
 
