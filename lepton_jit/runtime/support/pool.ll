@@ -10,7 +10,7 @@
 
 ; What is written often by different threads stands on lines of its own.
 @lpt_generation = internal global { i32, [124 x i8] } zeroinitializer, align 128   ; jobs published; the futex that workers sleep on
-@lpt_unclaimed = internal global { i64, [120 x i8] } zeroinitializer, align 128    ; chunks of the job that nobody has claimed; 0 or less: none
+@lpt_unclaimed = internal global { i64, [120 x i8] } zeroinitializer, align 128    ; below: chunks that nobody has claimed, 0 or less: none; above: claimed by workers
 @lpt_unfinished = internal global { i64, [120 x i8] } zeroinitializer, align 128   ; chunks of the job that have not run to their end
 @lpt_seats = internal global { i32, [124 x i8] } zeroinitializer, align 128        ; workers that may still join the job
 @lpt_job = internal global %lpt_job_type zeroinitializer, align 128                ; valid for whoever owns a chunk
@@ -22,18 +22,22 @@
 @lpt_owner = internal global i32 0                                                 ; this process, where the kernel cannot wipe on fork; else 0
 
 ; Claims and runs chunks until none is left; returns how many. A decrement that finds the counter positive owns a chunk of
-; the current job: that job cannot end, nor its fields change, before the chunk has run.
-define internal i64 @lpt_work() {
+; the current job: that job cannot end, nor its fields change, before the chunk has run. The caller claims from the first
+; chunk on, workers (`claim` is 2^32 - 1: one more by workers, one fewer in all) from the last one backwards: so that a
+; thread finds in its own cache what the kernel before this one left there.
+define internal i64 @lpt_work(i64 %claim) {
 entry:
   br label %look
 look:
   %done = phi i64 [ 0, %entry ], [ %done.next, %run ]
   %seen = load atomic i64, ptr @lpt_unclaimed monotonic, align 8
-  %some = icmp sgt i64 %seen, 0
-  br i1 %some, label %claim, label %finish
-claim:
-  %ticket = atomicrmw sub ptr @lpt_unclaimed, i64 1 acq_rel
-  %mine = icmp sgt i64 %ticket, 0
+  %seen.left = trunc i64 %seen to i32
+  %some = icmp sgt i32 %seen.left, 0
+  br i1 %some, label %take, label %finish
+take:
+  %ticket = atomicrmw add ptr @lpt_unclaimed, i64 %claim acq_rel
+  %left = trunc i64 %ticket to i32
+  %mine = icmp sgt i32 %left, 0
   br i1 %mine, label %run, label %finish
 run:
   %frame.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 1
@@ -43,7 +47,14 @@ run:
   %frame = load ptr, ptr %frame.at
   %extent = load i64, ptr %extent.at
   %chunks = load i64, ptr %chunks.at
-  %index = sub i64 %chunks, %ticket
+  %behind = lshr i64 %ticket, 32
+  %left.wide = zext i32 %left to i64
+  %last = sub i64 %chunks, 1
+  %from.end = sub i64 %last, %behind
+  %done.all = sub i64 %chunks, %left.wide
+  %from.start = sub i64 %done.all, %behind
+  %by.worker = icmp sgt i64 %claim, 0
+  %index = select i1 %by.worker, i64 %from.end, i64 %from.start
   %following = add i64 %index, 1
   %begin.part = mul i64 %index, %extent
   %end.part = mul i64 %following, %extent
@@ -128,7 +139,7 @@ wait:
 full:
   br label %wait
 work:
-  %done = call i64 @lpt_work()
+  %done = call i64 @lpt_work(i64 4294967295)
   br label %worked
 worked:
   %now = call i64 @lpt_now()
@@ -332,7 +343,7 @@ publish:
   store atomic i64 %chunks, ptr @lpt_unclaimed release, align 8
   %g = atomicrmw add ptr @lpt_generation, i32 1 seq_cst
   call void @lpt_wake(i32 %helpers)
-  %done = call i64 @lpt_work()
+  %done = call i64 @lpt_work(i64 -1)
   br label %join
 join:
   %k = phi i32 [ 0, %publish ], [ %k.next, %pause ], [ %k, %yield ]
