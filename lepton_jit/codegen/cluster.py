@@ -197,6 +197,18 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
     return digits[::-1]
 
 
+def transposed(kernel: KernelBuilder, rows: Sequence[Atom]) -> list[Atom]:
+    """The columns of a square of n vectors of n lanes, n a power of two: log2(n) rounds of pairs."""
+    values = list(rows)
+    width = len(values) // 2
+    while width:
+        for i in (i for i in range(len(values)) if not i & width):
+            pair = values[i], values[i + width]
+            values[i], values[i + width] = (kernel.trn(*pair, width, odd) for odd in (False, True))
+        width //= 2
+    return values
+
+
 def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: int = SPLITS) -> tuple[Var, Var]:
     """First and last + 1 index of one of `count` parts of an extent; a part may be empty."""
     total, parts = kernel.index(Affine.of(extent)), kernel.index(Affine.of(count))

@@ -22,6 +22,7 @@ from lepton_jit.codegen.loop_ir import (
     Var,
 )
 from lepton_jit.codegen.microkernel import LINE_BYTES, LINES_AHEAD
+from lepton_jit.codegen.packed_left import NAME, PackedLeft
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
 # A right side larger than this is walked panel by panel, so that far memory is read once; a quarter of an L2 cache.
@@ -52,6 +53,8 @@ class Tiles:
     kernel: KernelBuilder
     out: str
     epilogue: Any  # (positions around, column) -> (Epilogue, extras), or None
+    left: PackedLeft | None = None
+    _tile: Affine | None = None  # where a packed tile begins; None: the rows of the first one
     _sum_so_far: bool = False  # the result holds the sum of the blocks before
     _sum_ends: bool = True  # no block comes after
 
@@ -242,7 +245,11 @@ class Tiles:
             self._panel_of_rows(located, block, blocks, panel, last)
             return
         with k.when(k.compare(k.index(Affine.of(rows)), Const(1, I64), "EQ")):
+            left, self.left, sums = self.left, None, self._sums
+            if left:
+                self._sums = plan.sums_whole()
             self._single_row(located, panel, several, full - full % several)
+            self.left, self._sums = left, sums
         with k.otherwise():
             self._panel_of_rows(located, block, blocks, panel, last)
 
@@ -280,6 +287,10 @@ class Tiles:
         """Rows split evenly into tiles: heights differ by one at most."""
         plan, k = self.plan, self.kernel
         most, rows = plan.target.tile_rows, plan.inner.extent
+        if self.left is not None:
+            whole = (Affine(), Affine.of(rows)) if blocks == 1 else self._rows_of_block(block, blocks)
+            self._packed_tiles(self.left, located, panel, columns, *whole)
+            return
         if blocks == 1:
             assert isinstance(rows, int)
             tiles = -(-rows // most)
@@ -288,38 +299,63 @@ class Tiles:
             self._run_of_tiles(located, panel, columns, Affine.of(higher * (low + 1)), low, tiles - higher)
             return
         begin, end = self._rows_of_block(block, blocks)
-        size = k.apply("subtract", end, begin)
+        size = k.index(end - begin)
         if self._sum_so_far:
             self._even_tiles(located, panel, columns, begin, size)
         else:
             self._overlapping_tiles(located, panel, columns, begin, size)
 
-    def _rows_of_block(self, block: Affine, blocks: Atom | int) -> tuple[Var, Var]:
+    def _rows_of_block(self, block: Affine, blocks: Atom | int) -> tuple[Affine, Affine]:
         """Begin and end; the tiles of all blocks are shared out evenly, so that only the last block has lower ones.
 
-        196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice.
+        196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice. A packed
+        tile that is not full belongs to the block of the one before, whose rows it computes again.
         """
-        k, unit = self.kernel, Const(self.plan.block_unit(), I64)
+        k, unit = self.kernel, Const(self.left.height if self.left else self.plan.block_unit(), I64)
         rows = k.index(Affine.of(self.plan.inner.extent))
         count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
-        units = self._ceiling(rows, unit)
-        begin, end = (
-            k.apply("multiply", k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count), unit)
-            for i in (0, 1)
-        )
-        return begin, k.apply("minimum", end, rows)
+        units = k.apply("floor_divide", rows, unit) if self.left else self._ceiling(rows, unit)
+        first, last = (k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count) for i in (0, 1))
+        begin, end = (k.apply("multiply", i, unit) for i in (first, last))
+        if self.left:
+            end = k.apply("select", k.compare(last, units, "EQ"), rows, end, dtype=I64)
+        else:
+            end = k.apply("minimum", end, rows)
+        return Affine.var(begin.name), Affine.var(end.name)
 
-    def _even_tiles(self, located: list, panel: Affine, columns: int, begin: Var, size: Var) -> None:
+    def _packed_tiles(
+        self, left: PackedLeft, located: list, panel: Affine, columns: int, begin: Affine, end: Affine
+    ) -> None:
+        """Tiles as they were packed, all of one height: the last one begins so far back that it is full."""
+        k, rows, height = self.kernel, self.plan.inner.extent, left.height
+
+        def full_tiles() -> None:
+            with k.loop(begin, end, height) as row:
+                tile = k.apply("floor_divide", k.index(row), Const(height, I64))
+                self._tile = Affine.var(tile.name) * left.tile_stride
+                if not isinstance(rows, int) or rows % height:
+                    row = Affine.var(k.apply("minimum", k.index(row), k.index(Affine.of(rows - height))).name)
+                self._contract(located, panel, columns, row, height, (height,))
+
+        if least(rows) >= height:
+            full_tiles()
+            return
+        with k.when(k.compare(k.index(Affine.of(rows)), Const(height, I64), "GE")):
+            full_tiles()
+        with k.otherwise():
+            self._tile = None
+            self._overlapping_tiles(located, panel, columns, begin, k.index(end - begin))
+
+    def _even_tiles(self, located: list, panel: Affine, columns: int, begin: Affine, size: Var) -> None:
         """Every row once, in tiles whose heights differ by one at most."""
         k, most = self.kernel, self.plan.target.tile_rows
         tiles = self._ceiling(size, Const(most, I64))
         with k.loop(0, Affine.var(tiles.name)) as j:
             first, last = (k.apply("floor_divide", k.apply("multiply", k.index(j + i), size), tiles) for i in (0, 1))
             height = k.apply("subtract", last, first)
-            row = Affine.var(begin.name) + Affine.var(first.name)
-            self._contract(located, panel, columns, row, height, self._heights())
+            self._contract(located, panel, columns, begin + Affine.var(first.name), height, self._heights())
 
-    def _overlapping_tiles(self, located: list, panel: Affine, columns: int, begin: Var, size: Var) -> None:
+    def _overlapping_tiles(self, located: list, panel: Affine, columns: int, begin: Affine, size: Var) -> None:
         """Tiles of one height out of few, then some of the next lower one; the last moves back over rows already done.
 
         Those get the same bits again. A program with a dense layer has 8 micro-kernels that way for any batch, and not
@@ -348,8 +384,7 @@ class Tiles:
             height = k.apply("select", k.compare(k.index(j), full, "LT"), high, low, dtype=I64)
             place = k.apply("subtract", k.apply("multiply", k.index(j), high), k.apply("multiply", behind, step))
             first = k.apply("minimum", place, k.apply("subtract", size, height))
-            row = Affine.var(begin.name) + Affine.var(first.name)
-            self._contract(located, panel, columns, row, height, heights)
+            self._contract(located, panel, columns, begin + Affine.var(first.name), height, heights)
 
     def _ceiling(self, dividend: Var, divisor: Atom) -> Var:
         k = self.kernel
@@ -383,11 +418,16 @@ class Tiles:
         a = plan.attributes
         lhs_shift, rhs_shift, out_shift = self._shifts
         inner, column = plan.inner, panel * plan.width
-        lhs = lhs_shift + a["lhs_offset"] + row * inner.lhs
+        left = self.left
+        lhs = lhs_shift + ((row if self._tile is None else self._tile) if left else row * inner.lhs + a["lhs_offset"])
         rhs = rhs_shift + a["rhs_offset"] + panel * (a["panel_stride"] or plan.width)
         out = out_shift + row * inner.out + column
         for loop, position in located:
-            lhs, rhs, out = lhs + position * loop.lhs, rhs + position * loop.rhs, out + position * loop.out
+            lhs, rhs, out = (
+                lhs + position * (left.step(loop) if left else loop.lhs),
+                rhs + position * loop.rhs,
+                out + position * loop.out,
+            )
         epilogue, extras = self.epilogue(located, column) if self.epilogue and self._sum_ends else (None, ())
         extras = tuple(replace(e, index=e.index + row * e.row_step) for e in extras)
         vectors = -(-columns // plan.lanes)
@@ -409,12 +449,12 @@ class Tiles:
                 height,
                 heights,
                 Affine.of(columns),
-                (plan.lhs, lhs),
+                (NAME if left else plan.lhs, lhs),
                 (plan.rhs, rhs),
                 (self.out, out),
                 inner.out,
                 sums,
-                inner.lhs if plan.table is None else plan.table,
+                1 if left else inner.lhs if plan.table is None else plan.table,
                 row,
                 self._sum_so_far,
                 a["panel_stride"] or plan.width,

@@ -37,6 +37,7 @@ from lepton_jit.codegen.loop_ir import (
     Report,
     Stmt,
     Store,
+    Trn,
     Var,
 )
 from lepton_jit.codegen.target import Target
@@ -200,6 +201,8 @@ class KernelEmitter:
                 return self._index(index, step, lanes)
             case Horizontal(op, arg):
                 return self.primitives.horizontal(op, self.atom(arg, arg.lanes), arg)
+            case Trn(first, second, width, odd):
+                return self.primitives.trn(self.atom(first, lanes), self.atom(second, lanes), lanes, width, odd)
 
     def _load(self, load: Load, lanes: int) -> Value:
         dtype = self._dtypes[load.buffer]

@@ -243,6 +243,13 @@ class Primitives:
             lanes = half
         return value
 
+    def trn(self, first: Value, second: Value, lanes: int, width: int, odd: bool) -> Value:
+        """Even or odd parts of both by turns."""
+        part, within = zip(*(divmod(lane, width) for lane in range(lanes)), strict=True)
+        lane = [(p % 2) * lanes + (p - p % 2 + odd) * width + i for p, i in zip(part, within, strict=True)]
+        mask = ir.Constant(ir.VectorType(I32_TYPE, lanes), [I32_TYPE(i) for i in lane])
+        return self.builder.shuffle_vector(first, second, mask)
+
     def _part(self, value: Value, start: int, count: int, lanes: int) -> Value:
         if count == 1:
             return self.builder.extract_element(value, I32_TYPE(start))

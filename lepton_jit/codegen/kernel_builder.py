@@ -25,6 +25,7 @@ from lepton_jit.codegen.loop_ir import (
     Report,
     Stmt,
     Store,
+    Trn,
     Var,
 )
 from lepton_jit.ir.types import DTYPES, Dim, DType
@@ -121,6 +122,9 @@ class KernelBuilder:
 
     def horizontal(self, op: str, arg: Atom) -> Atom:
         return arg if arg.lanes == 1 else self.let(Horizontal(op, arg), arg.dtype, 1)
+
+    def trn(self, first: Atom, second: Atom, width: int, odd: bool) -> Atom:
+        return self.let(Trn(first, second, width, odd), first.dtype, first.lanes)
 
     def apply(self, op: str, *args: Atom, dtype: DType | None = None, detail: str = "") -> Var:
         result = dtype or args[0].dtype

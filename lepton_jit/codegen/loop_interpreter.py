@@ -28,6 +28,7 @@ from lepton_jit.codegen.loop_ir import (
     Slices,
     Stmt,
     Store,
+    Trn,
     Var,
 )
 from lepton_jit.codegen.loop_printer import print_statement
@@ -246,6 +247,11 @@ class _Iteration:
                 return lanes.astype(np.int64).reshape(_shape(var.lanes))
             case Horizontal(op, arg):
                 return self.horizontal(op, arg)
+            case Trn(first, second, width, odd):
+                parts = [
+                    np.broadcast_to(self.atom(x), var.lanes).reshape(-1, 2, width)[:, int(odd)] for x in (first, second)
+                ]
+                return np.stack(parts, 1).reshape(var.lanes)
 
     def horizontal(self, op: str, arg: Atom) -> np.ndarray:
         """Combine the lanes by halves."""

@@ -144,7 +144,20 @@ class Horizontal:
     arg: Atom
 
 
-Expr = Apply | Load | Index | Horizontal
+@dataclass(frozen=True)
+class Trn:
+    """Two vectors as parts of `width` lanes: parts 0 of both, parts 2 of both, ...; `odd`: parts 1, parts 3, ...
+
+    AArch64's TRN1 and TRN2, of which transpositions are made.
+    """
+
+    first: Atom
+    second: Atom
+    width: int
+    odd: bool
+
+
+Expr = Apply | Load | Index | Horizontal | Trn
 
 
 @dataclass(frozen=True)

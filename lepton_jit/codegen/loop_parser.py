@@ -31,6 +31,7 @@ from lepton_jit.codegen.loop_ir import (
     Stmt,
     Store,
     Tile,
+    Trn,
     Var,
 )
 from lepton_jit.codegen.loop_terms import (
@@ -216,6 +217,14 @@ class _Body:
                 arg = self.atom()
                 reader.expect(")")
                 return Horizontal(kind, arg)
+            case "trn1" | "trn2":
+                width = reader.integer()
+                reader.expect("(")
+                first = self.atom()
+                reader.expect(",")
+                second = self.atom()
+                reader.expect(")")
+                return Trn(first, second, width, op == "trn2")
         args = tuple(reader.separated("(", ")", self.atom))
         return Apply(op, args, reader.next("word").text if op == "compare" else "")
 

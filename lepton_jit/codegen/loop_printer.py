@@ -28,6 +28,7 @@ from lepton_jit.codegen.loop_ir import (
     Report,
     Stmt,
     Store,
+    Trn,
     Var,
 )
 from lepton_jit.errors import GraphError
@@ -160,6 +161,8 @@ def _expression(expr: Expr) -> str:
             return f"index {print_affine(index)}" + (f" step {_dim(step)}" if step != 0 else "")
         case Horizontal(op, arg):
             return f"horizontal {_word(op)}({_atom(arg)})"
+        case Trn(first, second, width, odd):
+            return f"{'trn2' if odd else 'trn1'} {width}({_atoms((first, second))})"
 
 
 def _loop(loop: Loop) -> Iterator[str]:

@@ -26,6 +26,7 @@ from lepton_jit.codegen.loop_ir import (
     Report,
     Stmt,
     Store,
+    Trn,
     Var,
 )
 from lepton_jit.codegen.loop_printer import print_statement
@@ -208,6 +209,12 @@ class _Verifier:
                 self.check(op in FOLDS, f"expected one of {', '.join(FOLDS)}, got {op!r}")
                 self.check(arg.lanes & (arg.lanes - 1) == 0, f"expected a power of two of lanes, got {arg.lanes}")
                 self.check(var.lanes == 1, f"all lanes combined are one lane, got {var.lanes}")
+
+            case Trn(first, second, width, _):
+                for arg in (first, second):
+                    self.atom(arg, var.dtype, var.lanes)
+                self.check(first.lanes == second.lanes == var.lanes, "both vectors have the lanes of the result")
+                self.check(width >= 1 and var.lanes % (2 * width) == 0, f"{var.lanes} lanes are no pairs of {width}")
 
     def apply(self, var: Var, expr: Apply) -> None:
         op, args = expr.op, expr.args

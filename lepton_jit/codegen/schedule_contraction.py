@@ -25,6 +25,7 @@ from lepton_jit.codegen.loop_ir import (
     Const,
     Slices,
 )
+from lepton_jit.codegen.packed_left import NAME, pack_left
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_vectors import schedule_vectors
 from lepton_jit.codegen.target import Target
@@ -43,6 +44,14 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
         return _split_sum(plan)
     kernel = cluster.builder()
     tiles = Tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
+    if tiles.panel_first() and tiles.sum_block() is None:
+        left = pack_left(plan)
+        if left is not None:
+            kernel.buffers[NAME] = left.buffer
+            tiles.left = left
+            extent = tiles.emit([], left.sums(), Affine(), Affine(), Affine())
+            main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer])
+            return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), Affine())
     leads = bool(plan.around) and plan.around[0].dims[0] == 0 and not tiles.panel_first()
     count = slice_count(extent, plan.shape) if leads else 0

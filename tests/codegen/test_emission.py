@@ -146,6 +146,23 @@ def test_lanes_are_combined_by_halves(kind: str) -> None:
     assert found.tolist() == x.tolist()
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_parts_of_two_vectors_by_turns(width: int) -> None:
+    """A matrix of 2 x 2 parts is transposed in two steps."""
+    text = f"""
+    kernel @parts(a0: f32[16], o0: f32[16]) parallel %t in 0 to 1 grain 1 {{
+      %x: f32x8 = load a0[0]
+      %y: f32x8 = load a0[8]
+      %even: f32x8 = trn1 {width}(%x, %y)
+      %odd: f32x8 = trn2 {width}(%x, %y)
+      store o0[0] x8 = %even
+      store o0[8] x8 = %odd
+    }}"""
+    x = np.arange(16, dtype=np.float32)
+    expected = x.reshape(2, -1, 2, width).transpose(2, 1, 0, 3).ravel()
+    assert both(text, {"a0": x, "o0": np.zeros(16, np.float32)})["o0"].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("dtype", ["i8", "u8", "i32", "u32", "i64", "u64"])
 def test_integers_wrap_and_no_division_traps(dtype: str) -> None:
     text = f"""

@@ -48,6 +48,7 @@ rows 8*N width 64 each 2 unit 14 reads [a0 56 56 112 672 2 1 3, a1 1 1 1 64 1 0 
   %v2: boolx16 = compare(%v1, 7:i64) LT
   %v3: f32x16 = load a0[(4*N - 1)*%t - 3] step -2 where %v2 else -inf:f32
   %v4: f32 = horizontal maximum(%v3)
+  %w4: f32x16 = trn2 4(%v3, %v3)
   %v5: bool = load m[-%t + N]
   for %i6 in %t to N*%t + 1 step 4 carry %c7: f32x16 = 0.0:f32x16, %c8: f32 = nan:f32 {
     %v9: f32x16 = fma(%c7, %v3, 1e-07:f32)
@@ -247,6 +248,7 @@ def test_the_verifier_names_kernel_and_statement(broken: Kernel, message: str) -
         ("%sum: f32x16, %v1: f32x16", "%sum: f32x16, %v1: i32x16", "epilogue: expected arguments of [f32, f32]"),
         ("step 4 carry", "step 0 carry", "expected a positive step, got 0"),
         ("horizontal maximum", "horizontal divide", "expected one of add, multiply"),
+        ("trn2 4", "trn2 16", "16 lanes are no pairs of 16"),
         ("report 7", "report 128", "expected a code from 1 to 127, got 128"),
         ("at %v10", "at %v4", "expected an offset for each of 16 lanes and no step"),
         ("at %v10", "at %v3", "expected i64, got f32 of %v3"),

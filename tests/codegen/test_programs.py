@@ -126,7 +126,7 @@ def test_a_long_sum_with_rows_of_the_batch_is_split_for_any_batch(length: int, c
         assert np.array_equal(made(x, w)[0], x @ w), batch
 
 
-@pytest.mark.parametrize("length", [2048, 2056, 5000])
+@pytest.mark.parametrize("length", [3000, 5000])
 def test_a_long_sum_in_blocks_ends_with_its_epilogue(length: int) -> None:
     """The last block adds, scales and cuts off; the blocks before leave their sums in the result."""
     b = Builder("blocks")
@@ -137,13 +137,30 @@ def test_a_long_sum_in_blocks_ends_with_its_epilogue(length: int) -> None:
     y = b("add", b("dot_general", x, w, **sums), other)
     b.output(b("maximum", y, b("negate", y)), "y")
     generated = fused(b.build(), native_target())
-    (step,) = (s for s in generated.lowered.steps if s.op.startswith("affine_contraction"))
-    assert step.op == "affine_contraction+add+negate+maximum"
+    steps = [s.op for s in generated.lowered.steps]
+    assert steps == ["pack", "affine_contraction+add+negate+maximum"]
     made = linked(generated, threads=2)
     rng = np.random.default_rng(length)
     shapes = ((rows, length), (length, columns), (rows, columns))
     x, w, z = (rng.integers(-3, 3, shape).astype(np.float32) for shape in shapes)
     assert np.array_equal(made(x, w, z)[0], np.abs(x @ w + z))
+
+
+@pytest.mark.parametrize(("rows", "length"), [("N", 200), (49, 200), ("N", 177), (140, 1024)])
+def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: int) -> None:
+    """Whole tiles, of which the last begins further back; fewer rows than one tile have lower ones."""
+    b, columns = Builder("packed"), 1000
+    x, w = b.input("x", TensorType.of("f32", rows, length)), b.input("w", TensorType.of("f32", length, columns))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("negate", b("dot_general", x, w, **sums)), "y")
+    generated = fused(b.build(), native_target())
+    assert [s.op for s in generated.lowered.steps][-2:] == ["affine_contraction+negate"] * 2
+    made = linked(generated, threads=2)
+    rng = np.random.default_rng(length)
+    w = rng.integers(-3, 3, (length, columns)).astype(np.float32)
+    for count in (1, 2, 5, 13, 14, 15, 27, 28, 57, 113) if rows == "N" else (rows,):
+        x = rng.integers(-3, 3, (int(count), length)).astype(np.float32)
+        assert np.array_equal(made(x, w)[0], -(x @ w)), count
 
 
 # Two kernels, slice by slice of the batch
