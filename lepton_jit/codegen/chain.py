@@ -61,6 +61,37 @@ def turn_of(launches: Sequence[Launch], buffers: Sequence[ProgramBuffer]) -> int
     return max(1, TURN_BYTES * groups // max(total, 1))
 
 
+def least_turns(launches: Sequence[Launch], turn: int) -> int:
+    """How many turns a part of a chain must have, so that no launch needs the same rows at both of its boundaries.
+
+    A boundary at row r of the last launch splits each other launch at the rows that results before r need (its goal)
+    and at those that results from r on need (its start, which comes before). `apart` has for each launch how many rows
+    of its result the boundaries' places must be apart; a reader's follow from those of what it reads.
+    """
+    apart = [0] * len(launches)
+    for j, readers in enumerate(links(launches)):
+        progress = launches[j].kernel.progress
+        assert progress is not None
+        rows = apart[j] + 2 * _group_rows(launches[j]) + 1  # both places lie at whole groups
+        for c, reach in readers:
+            lines = -(-rows * progress.width // reach.width) + reach.taps + max(0, reach.low - reach.taps)
+            # by which an image is smaller than the steps of its windows
+            less = max(0, reach.lines * reach.stride - reach.size)
+            images = lines // (reach.lines * reach.stride) + 2
+            results = -(-(lines + less * images) // reach.stride)
+            apart[c] = max(apart[c], (results + 1) * reach.per)
+    return -(-(-(-apart[-1] // _group_rows(launches[-1])) + 1) // turn)
+
+
+def _group_rows(launch: Launch) -> int:
+    """The most rows that one group of iterations finishes."""
+    progress = launch.kernel.progress
+    assert progress is not None
+    groups = max(typical_extent(launch.kernel.extent) // progress.each, 1)
+    units = -(-typical(progress.count) // progress.unit)
+    return -(-units // groups) * progress.unit
+
+
 @dataclass
 class Walk:
     """How far each launch of a chain has to be, for the last one to begin or to have ended an iteration.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from llvmlite import ir
 
-from lepton_jit.codegen.emit_chain import emit_chain, turn_count
+from lepton_jit.codegen.chain import least_turns
+from lepton_jit.codegen.emit_chain import ChainEmitter, turn_count
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kernel
@@ -25,8 +26,6 @@ CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
 # With fewer samples than this, a producer and its reader run one after the other, each over all of its iterations in
 # parallel; the bits are the same either way.
 LEAST_SLICES = 8
-# Threads share the turns of a chain in so many parts, each of which computes again what its first rows need.
-CHAIN_PARTS = 8
 
 
 def emit_program(lowered: Lowered, target: Target) -> ir.Module:
@@ -118,6 +117,7 @@ class _ProgramEmitter:
             ir.FunctionType(I32_TYPE, [POINTER, I32_TYPE, POINTER, POINTER, I64_TYPE, I64_TYPE]),
             "lpt_parallel_for",
         )
+        self.threads = ir.Function(self.module, ir.FunctionType(I32_TYPE, [POINTER]), "lpt_context_threads")
         builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
         launched = [x.buffers for s in lowered.steps for x in s.launches]
         scanned = [memory_of(lowered.buffers, s.buffers) for s in lowered.steps if isinstance(s, Scan)]
@@ -129,7 +129,7 @@ class _ProgramEmitter:
         }
         self.scans = ScanUnit(self.module, lowered, by_launch, self.parallel)
         self.frames = [allocate(builder, POINTER, FRAME_BUFFERS + slots) for _ in range(self._most_launches())]
-        self.frame_table = allocate(builder, POINTER, len(self.frames))
+        self.frame_table = allocate(builder, POINTER, len(self.frames) + 1)  # the last slot: the parts of a chain
         code = builder.call(enter, [context, self.descriptor, dims])
         with builder.if_then(builder.icmp_signed("!=", code, I32_TYPE(0)), likely=False):
             builder.ret(code)
@@ -193,12 +193,7 @@ class _ProgramEmitter:
             self._launch(builder, context, number, step.launches[0].kernel, kernels[0], self.frames[0])
             return
         if step.turn:
-            name = f"{self.lowered.name}_chain_{number}"
-            chain = emit_chain(self.module, name, step, kernels, self.lowered.symbols)
-            turns = turn_count(self.symbols, builder, step)
-            grain = builder.udiv(builder.add(turns, I64_TYPE(CHAIN_PARTS - 1)), I64_TYPE(CHAIN_PARTS))
-            arguments = [context, I32_TYPE(number), chain, self.frame_table, turns, grain]
-            self._checked(builder, builder.call(self.parallel, arguments))
+            self._chain(builder, context, number, step, kernels)
             return
         batch = self._batch(step)
         enough = builder.icmp_signed(">=", batch, I64_TYPE(LEAST_SLICES))
@@ -210,6 +205,30 @@ class _ProgramEmitter:
         builder.branch(after)
         builder.position_at_end(whole)
         for launch, kernel, frame in zip(step.launches, kernels, self.frames, strict=True):
+            self._launch(builder, context, number, launch.kernel, kernel, frame)
+        builder.branch(after)
+        builder.position_at_end(after)
+
+    def _chain(self, builder: Builder, context: Value, number: int, step: Step, kernels: list[ir.Function]) -> None:
+        """One part for each thread; where there are too few turns for that, one kernel after the other."""
+        name, parts_slot = f"{self.lowered.name}_chain_{number}", len(self.frames)
+        chain = ChainEmitter(self.module, name, step, self.lowered.symbols, parts_slot)
+        turns = turn_count(self.symbols, builder, step)
+        one = I64_TYPE(1)
+        parts = builder.zext(builder.call(self.threads, [context]), I64_TYPE)
+        alone = builder.icmp_signed("==", parts, one)
+        enough = builder.icmp_signed("<=", builder.mul(parts, I64_TYPE(least_turns(step.launches, step.turn))), turns)
+        in_turns, whole, after = (builder.append_basic_block(n) for n in ("in_turns", "whole", "chained"))
+        builder.cbranch(builder.or_(alone, enough), in_turns, whole)
+        builder.position_at_end(in_turns)
+        builder.store(parts, self._slot(builder, self.frame_table, parts_slot), align=8)
+        some = builder.select(builder.icmp_signed("<", parts, turns), parts, turns)
+        for function, extent in ((chain.edges(kernels), builder.sub(some, one)), (chain.parts(kernels), some)):
+            arguments = [context, I32_TYPE(number), function, self.frame_table, extent, one]
+            self._checked(builder, builder.call(self.parallel, arguments))
+        builder.branch(after)
+        builder.position_at_end(whole)
+        for launch, kernel, frame in zip(step.launches, kernels, self.frames, strict=False):
             self._launch(builder, context, number, launch.kernel, kernel, frame)
         builder.branch(after)
         builder.position_at_end(after)

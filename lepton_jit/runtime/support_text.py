@@ -14,6 +14,7 @@ SUPPORT_FUNCTIONS = (
     "lpt_context_destroy",
     "lpt_context_profile",
     "lpt_context_set_threads",
+    "lpt_context_threads",
     "lpt_enter",
     "lpt_gather_rows",
     "lpt_leave",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lepton_jit.codegen.chain import Walk
+from lepton_jit.codegen.chain import Walk, least_turns
 from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, ProgramBuffer, Scan, Slot, Step
 from lepton_jit.ir.types import dim_value
@@ -125,22 +125,44 @@ def _order(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range | None]
 
 
 def _turns(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range]]:
-    """A chain in two parts, the second one first."""
-    progresses = [launch.kernel.progress for launch in step.launches]
-    groups = [iteration_count(x.kernel, symbols) // p.each for x, p in zip(step.launches, progresses, strict=True) if p]
-    walk = Walk(step.launches, groups, [dim_value(p.count, symbols) for p in progresses if p])
-    each = progresses[-1].each if progresses[-1] else 0
+    """A chain in two parts where they have turns enough: what both need, then the second one first."""
+    turns = -(-_groups(step.launches[-1], symbols) // step.turn)
+    spans = chain_spans(step, symbols, 2 if 2 * least_turns(step.launches, step.turn) <= turns else 1)
+    for launch, span in (*spans[0], *(x for part in reversed(spans[1:]) for x in part)):
+        if span:
+            yield launch, span
+
+
+def chain_spans(step: Step, symbols: Symbols, parts: int) -> list[list[tuple[Launch, range]]]:
+    """Which iterations run, in order: at the boundaries between the parts of a chain, then in each part."""
+    launches = step.launches
+    groups = [_groups(launch, symbols) for launch in launches]
+    progresses = [launch.kernel.progress for launch in launches]
+    walk = Walk(launches, groups, [dim_value(p.count, symbols) for p in progresses if p])
     turns = -(-groups[-1] // step.turn)
-    for first, last in ((turns // 2, turns), (0, turns // 2)):
-        if first == last:
-            continue
-        state = walk.starts(first * step.turn * each)
-        for turn in range(first, last):
-            goals = walk.goals(min((turn + 1) * step.turn, groups[-1]) * each)
-            for launch, begin, end in zip(step.launches, state, goals, strict=True):
-                if begin < end:
-                    yield launch, range(begin, end)
-            state = [max(s, g) for s, g in zip(state, goals, strict=True)]
+    bounds = [p * turns // parts for p in range(parts + 1)]
+
+    def first(turn: int) -> int:
+        return min(turn * step.turn, groups[-1]) * (progresses[-1].each if progresses[-1] else 0)
+
+    starts = [walk.starts(first(turn)) for turn in bounds]
+    goals = [[0] * len(launches), *(walk.goals(first(turn)) for turn in bounds[1:])]
+    whole = [iteration_count(launch.kernel, symbols) for launch in launches]
+    spans = [[(x, range(s, g)) for b in range(1, parts) for x, s, g in zip(launches, starts[b], goals[b], strict=True)]]
+    for part in range(parts):
+        state, limits = goals[part], starts[part + 1] if part + 1 < parts else whole
+        spans.append([])
+        for turn in range(bounds[part], bounds[part + 1]):
+            wanted = walk.goals(first(turn + 1))
+            reached = [max(s, min(w, limit)) for s, w, limit in zip(state, wanted, limits, strict=True)]
+            spans[-1] += [(x, range(s, r)) for x, s, r in zip(launches, state, reached, strict=True)]
+            state = reached
+    return spans
+
+
+def _groups(launch: Launch, symbols: Symbols) -> int:
+    assert launch.kernel.progress is not None
+    return iteration_count(launch.kernel, symbols) // launch.kernel.progress.each
 
 
 def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Symbols) -> np.ndarray:

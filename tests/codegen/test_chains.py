@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType, dim_value
+from tests.codegen.loop_programs import chain_spans, iteration_count
 from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops
 
 CHANNELS_LAST = {"lhs_spec": (0, 3, 1, 2), "rhs_spec": (3, 2, 0, 1), "out_spec": (0, 3, 1, 2)}
@@ -80,9 +83,10 @@ def test_a_chain_has_the_same_bits_in_every_batch_and_on_any_number_of_threads()
     graph = blocks(30, 1)
     made, arrays = fused(graph, native_target()), arrays_of(graph, 5)
     _, *kernels = arrays.values()
-    one, two = (linked(made, threads) for threads in (1, 2))
+    one, *several = (linked(made, threads) for threads in (1, 2, 3, 64))  # 64 parts would be too short
     (whole,) = one(*arrays.values())
-    assert two(*arrays.values())[0].tobytes() == whole.tobytes()
+    for program in several:
+        assert program(*arrays.values())[0].tobytes() == whole.tobytes()
     assert one(arrays["x"][:2], *kernels)[0].tobytes() == whole[:2].tobytes()
     assert one(arrays["x"][:0], *kernels)[0].shape == (0, *whole.shape[1:])
 
@@ -95,3 +99,23 @@ def test_a_chain_leaves_no_bit_to_how_it_is_cut(monkeypatch: pytest.MonkeyPatch)
     alone = fused(graph, native_target())
     assert not any(isinstance(s, Step) and s.turn for s in alone.lowered.steps)
     assert linked(alone)(*arrays.values())[0].tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [30, 61])
+def test_threads_that_share_a_chain_compute_nothing_twice(size: int, stride: int) -> None:
+    steps = fused(blocks(size, stride), native_target()).lowered.steps
+    (step,) = (s for s in steps if isinstance(s, Step) and s.turn)
+    last = step.launches[-1].kernel
+    assert last.progress is not None
+    shared = 0
+    for batch, parts in itertools.product((1, 2, 20), (1, 2, 3, 5)):
+        turns = -(-iteration_count(last, {"N": batch}) // last.progress.each // step.turn)
+        if parts > 1 and parts * chain.least_turns(step.launches, step.turn) > turns:
+            continue
+        shared = max(shared, parts)
+        done = [x for spans in chain_spans(step, {"N": batch}, parts) for x in spans]
+        for launch in step.launches:
+            iterations = sorted(i for x, span in done if x is launch for i in span)
+            assert iterations == list(range(iteration_count(launch.kernel, {"N": batch})))
+    assert shared == 5

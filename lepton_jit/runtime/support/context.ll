@@ -26,6 +26,12 @@ define void @lpt_context_set_threads(ptr %ctx, i32 %threads) {
   ret void
 }
 
+define i32 @lpt_context_threads(ptr %ctx) {
+  %threads.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 9
+  %threads = load i32, ptr %threads.at
+  ret i32 %threads
+}
+
 define void @lpt_context_destroy(ptr %ctx) {
 entry:
   %arena = load ptr, ptr %ctx
