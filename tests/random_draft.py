@@ -9,7 +9,7 @@ operation that rounds. It is kept if what it computes is of moderate size, if th
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from lepton_jit.errors import LeptonError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Role, Value
+from lepton_jit.ir.loops import Loop
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, get_op
 from lepton_jit.ir.types import TensorType, dim_value
 
@@ -95,7 +96,7 @@ class Draft:
 
     def input(self, type: TensorType, low: float = -2.0, high: float = 2.0, role: Role = "input") -> Value:
         """A new input with random numbers."""
-        shape = tuple(dim_value(d, self.sizes) for d in type.shape)
+        shape = _shape(type, self.sizes)
         name = f"{role[0] if role != 'input' else 'x'}{len(self.arrays)}"
         value = self.builder.input(name, type, role)
         if type.dtype.is_float:
@@ -111,9 +112,13 @@ class Draft:
 
     def emit(self, op: str, *operands: Value | float, **attributes: Any) -> tuple[Value, ...]:
         """Add a node if it is one to keep; raise Rejected otherwise."""
+        return self.keep(lambda: self.builder.emit(op, *operands, **attributes))
+
+    def keep(self, emit: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
+        """The results of what `emit` adds to the builder, if these are nodes to keep; raise Rejected otherwise."""
         mark = len(self.nodes)
         try:
-            results = self.builder.emit(op, *operands, **attributes)
+            results = emit()
             for node in self.nodes[mark:]:
                 self._run(node)
                 for value in node.results:
@@ -156,11 +161,35 @@ def evaluate(
     node: Node, known: Mapping[Value, np.ndarray], sizes: Mapping[str, int], noise: float = 0.0
 ) -> list[np.ndarray]:
     """A node's results in float64, with a disturbance that is a function of the number: equal ones stay equal."""
+    if node.op == "scan":
+        return _rounds_of_a_loop(node, known, sizes, noise)
     operands = [known[v] for v in node.operands]
     if node.op == "bitcast_convert":
         operands = [operands[0].astype(node.operands[0].type.dtype.numpy)]
     results = [widened(r) for r in get_op(node.op).reference(operands, node.attributes, sizes)]
     return [_disturbed(r, noise) for r in results] if noise and rounds(node) else results
+
+
+def _rounds_of_a_loop(
+    node: Node, known: Mapping[Value, np.ndarray], sizes: Mapping[str, int], noise: float
+) -> list[np.ndarray]:
+    loop = Loop.of(node)
+    length = dim_value(loop.length, sizes)
+    carried = {carry.inner: known[carry.initial] for carry in loop.carries}
+    captured = {capture.inner: known[capture.outer] for capture in loop.captured}
+    stacks = [widened(np.zeros(_shape(s.stack.type, sizes), s.stack.type.dtype.numpy)) for s in loop.stacked]
+    for turn in reversed(range(length)) if loop.reverse else range(length):
+        inside = {**captured, **carried, **{s.inner: known[s.array][turn] for s in loop.scanned}}
+        for inner in loop.nodes:
+            inside.update(zip(inner.results, evaluate(inner, inside, sizes, noise), strict=True))
+        carried = {carry.inner: inside[carry.new] for carry in loop.carries}
+        for stack, stacked in zip(stacks, loop.stacked, strict=True):
+            stack[turn] = inside[stacked.step]
+    return [*carried.values(), *stacks]
+
+
+def _shape(type: TensorType, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(dim_value(d, sizes) for d in type.shape)
 
 
 def rounds(node: Node) -> bool:

@@ -30,7 +30,7 @@ def random_loop(choices: Choices, *, dtype: str = "f32", symbolic: bool = False,
     for number in range(choices.integer(1, 2)):
         with b.layer(f"loop{number}"):
             carried = [h, *(value for value in results if value.type == row)][: choices.integer(0, 2)]
-            region = _Region(choices)
+            region = Region(choices)
             finals, stacks = scan(
                 b, region.body, carried, arrays, [w, bias], length=length, reverse=bool(choices.integer(0, 1))
             )
@@ -52,7 +52,7 @@ def _loss(b: Builder, values: Sequence[Value]) -> Value:
     return total
 
 
-class _Region:
+class Region:
     """Draws operations on values of one type, then what the region returns."""
 
     def __init__(self, choices: Choices) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lepton_jit.ir.graph import Role, Value
+from lepton_jit.ir.loops import scan
 from lepton_jit.ir.op import OPS, Family, Sample
 from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, TensorType, symbols_of
 from tests.random_draft import LATE, Draft, Rejected
+from tests.random_loops import Region
 
 F32 = DTYPES["f32"]
 N = Poly.symbol("N")
@@ -16,8 +18,8 @@ ROLES: list[Role] = ["parameter", "state", "input"]
 MOVEMENTS = ["reshape", "transpose", "slice", "reverse", "broadcast_in_dim", "pad", "concatenate", "reduce"]
 # Drawn more often than the rest: they reject more, and most programs consist of them.
 OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "batch_norm_training"] * 3 + [
-    "bitcast_convert"
-]
+    "bitcast_convert", "scan", "scan", "scan",
+]  # fmt: skip
 
 
 def first_inputs(draft: Draft) -> None:
@@ -38,11 +40,12 @@ def add_random_operation(draft: Draft) -> None:
     elif draft.chance(8):
         with_a_number(draft)
     else:
-        add_operation(draft, draft.choices.one_of([n for n in sorted(OPS) if n not in LATE and OPS[n].samples] + OFTEN))
+        drawn = [name for name in sorted(OPS) if name not in LATE and (OPS[name].samples or name in RECIPES)]
+        add_operation(draft, draft.choices.one_of(drawn + OFTEN))
 
 
 def add_operation(draft: Draft, name: str) -> None:
-    if name in RECIPES and draft.chance(75):
+    if name in RECIPES and (draft.chance(75) or not OPS[name].samples):
         RECIPES[name](draft, name)
     else:
         from_sample(draft, name)
@@ -361,6 +364,27 @@ def moments(draft: Draft, name: str) -> None:
     draft.emit(name, some_value(draft, rank=2, floats=True))
 
 
+def loop(draft: Draft, name: str) -> None:
+    """Over arrays or only so many times; carries and slices have one type, a matrix and a vector are captured."""
+    x = some_value(draft, rank=2, floats=True)
+    rows, width = x.type.shape[-2:]
+    if width == 1 or not isinstance(width, int):
+        raise Rejected("a region takes vectors apart")
+    row, length = x.type.with_shape((rows, width)), draft.choices.one_of([0, 1, 2, 3, N])
+    if x.type.rank == 3 and draft.chance(50):
+        length = x.type.shape[0]
+    carries = [fetch(draft, row) for _ in range(draft.choices.integer(0, 2))]
+    arrays = [fetch(draft, row.with_shape((length, *row.shape))) for _ in range(draft.choices.integer(not carries, 2))]
+    captured = [fetch(draft, row.with_shape(shape), -1.0, 1.0) for shape in ((width, width), (width,))]
+    body, reverse = Region(draft.choices).body, draft.chance(50)
+
+    def emit() -> tuple[Value, ...]:
+        finals, stacks = scan(draft.builder, body, carries, arrays, captured, length=length, reverse=reverse)
+        return (*finals, *stacks)
+
+    draft.keep(emit)
+
+
 RECIPES: Mapping[str, Callable[[Draft, str], Any]] = {
     "reduce": reduce,
     "moments": moments,
@@ -383,4 +407,5 @@ RECIPES: Mapping[str, Callable[[Draft, str], Any]] = {
     "argmax": along_axis,
     "batch_norm_training": batch_norm,
     "batch_norm_inference": batch_norm,
+    "scan": loop,
 }

@@ -88,6 +88,13 @@ def test_every_pass_can_be_verified(model: lpt.Sequential) -> None:
         lpt.compile(model, verify="all")
 
 
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_passes_are_verified_with_numbers_that_an_embedding_takes(dtype: str) -> None:
+    words = lpt.Embedding(5, 3)
+    model = lpt.Sequential([lpt.Input((4,), dtype=dtype), words, lpt.GlobalAveragePooling1D(), lpt.Dense(2)])
+    assert lpt.compile(model, verify="passes")(np.full((6, 4), 4)).shape == (6, 2)
+
+
 def test_every_stage_prints_and_the_first_two_levels_read_back(fast: lpt.compiled.CompiledModel) -> None:
     stages = fast.stages()
     assert [stages[0], *stages[-4:]] == ["traced", "optimized", "loops", "llvm", "asm"]

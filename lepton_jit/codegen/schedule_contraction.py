@@ -38,6 +38,8 @@ FEW_ITERATIONS = 4
 def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     """The kernels of a cluster around one `affine_contraction`."""
     plan = Plan(cluster, target)
+    if 0 in plan.shape:
+        return (cluster.kernel(cluster.builder(), 0, 0, 0),), ()
     if not plan.tileable():
         return schedule_vectors(plan)
     if plan.few_tiles() or _few_iterations(plan):

@@ -10,6 +10,7 @@ import numpy as np
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.graph import Graph, Input, Node, Value
 from lepton_jit.ir.interpreter import bind_symbols, run_nodes
+from lepton_jit.ir.loops import Loop
 from lepton_jit.ir.types import dim_value, symbols_of
 from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.base import Pass
@@ -18,6 +19,11 @@ from lepton_jit.passes.manager import Observer
 __all__ = ["CheckNumerics", "random_arrays", "relative_error"]
 
 Arrays = Mapping[str, np.ndarray]
+Range = tuple[int, int]  # both ends included
+
+_KEEPS_NUMBERS = frozenset({
+    "broadcast_in_dim", "check_indices", "concatenate", "convert", "reshape", "reverse", "slice", "transpose",
+})  # fmt: skip
 
 
 class CheckNumerics(Observer):
@@ -101,17 +107,54 @@ def random_arrays(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None =
     """Inputs for a graph, by name; symbolic dimensions are 3, 4, ... in alphabetic order unless `sizes` gives them.
 
     Normal numbers for data and kernels, the latter divided by the square root of their inputs; numbers from 0.5 to 1.5
-    for weights and states of rank 0 and 1, which may be variances; 0 and 1 for integers, which may be labels.
+    for weights and states of rank 0 and 1, which may be variances; 0 and 1 for integers, which may be labels. What
+    reaches a `check_indices` is drawn from the numbers that it lets through.
     """
     names = sorted({s for value in graph.values() for s in symbols_of(value.type.shape)})
     symbols = {name: 3 + i for i, name in enumerate(names)} | dict(sizes or {})
     random = np.random.default_rng(seed)
-    return {entry.name: _random_array(random, entry, symbols) for entry in graph.inputs}
+    ranges = _ranges(graph, {})
+    return {entry.name: _random_array(random, entry, symbols, ranges.get(entry.value)) for entry in graph.inputs}
 
 
-def _random_array(random: np.random.Generator, entry: Input, symbols: Mapping[str, int]) -> np.ndarray:
+def _ranges(graph: Graph, checked: Mapping[Value, Range]) -> dict[Value, Range]:
+    """The integers that checks let through, for each value that reaches one with its numbers as they are.
+
+    `checked` has what is known of values from outside: the results of a region that are checked after its loop.
+    """
+    ranges = dict(checked)
+    for node in reversed(graph.nodes):
+        if node.op == "check_indices":
+            _narrow(ranges, node.operands[0], (node.attributes["low"], node.attributes["high"]))
+        if node.op == "scan":
+            loop = Loop.of(node)
+            after = {s.step: ranges[s.stack] for s in loop.stacked if s.stack in ranges}
+            inside = _ranges(node.regions[0], after)
+            for inner, outer in [(s.inner, s.array) for s in loop.scanned] + [
+                (c.inner, c.outer) for c in loop.captured
+            ]:
+                if inner in inside:
+                    _narrow(ranges, outer, inside[inner])
+        elif node.op in _KEEPS_NUMBERS and node.results[0] in ranges:
+            for operand in node.operands:
+                _narrow(ranges, operand, ranges[node.results[0]])
+    return ranges
+
+
+def _narrow(ranges: dict[Value, Range], value: Value, limits: Range) -> None:
+    """A value that several checks see is fit for all of them, if any number is."""
+    low, high = ranges.get(value, limits)
+    ranges[value] = max(low, limits[0]), min(high, limits[1])
+
+
+def _random_array(
+    random: np.random.Generator, entry: Input, symbols: Mapping[str, int], limits: Range | None
+) -> np.ndarray:
     dtype = entry.value.type.dtype
     shape = tuple(dim_value(d, symbols) for d in entry.value.type.shape)
+    if limits is not None:
+        low, high = limits
+        return np.asarray(random.integers(low, max(low, high), shape, endpoint=True)).astype(dtype.numpy)
     if not dtype.is_float:
         return np.asarray(random.integers(0, 2, shape)).astype(dtype.numpy)
     if entry.role == "input":

@@ -90,6 +90,25 @@ def test_products_of_every_width(columns: int) -> None:
         assert np.array_equal(made(x, w)[0], np.maximum(x @ w, 0)), batch
 
 
+@pytest.mark.parametrize(
+    ("batch", "rows", "length", "columns"),
+    [(0, 40, 40, 40), ("N", 0, 40, 40), ("N", 0, 0, 40), (2, 40, 40, 0), (2, 0, "K", 40), (2, 40, 0, 40)],
+)
+def test_products_without_elements(batch: int | str, rows: int, length: int | str, columns: int) -> None:
+    """Empty results are computed by nothing, empty sums are 0; what is empty may be known or not."""
+    b = Builder("empty")
+    x = b.input("x", TensorType.of("f32", batch, rows, length))
+    w = b.input("w", TensorType.of("f32", batch, length, columns))
+    axes = {"lhs_contracting": (2,), "rhs_contracting": (1,), "lhs_batching": (0,), "rhs_batching": (0,)}
+    b.output(b("add", b("dot_general", x, w, **axes), 1.0), "y")
+    made = linked(fused(b.build(), native_target()))
+    for size in (0, 3):
+        slices, length_now = (size if isinstance(n, str) else n for n in (batch, length))
+        x, w = np.ones((slices, rows, length_now), np.float32), np.ones((slices, length_now, columns), np.float32)
+        (y,) = made(x, w)
+        assert np.array_equal(y, x @ w + 1)
+
+
 def weight_gradient(b: Builder, x: Value, dy: Value) -> Value:
     """x^T @ dy: few results, and a sum over the batch."""
     return b("dot_general", x, dy, lhs_contracting=(0,), rhs_contracting=(0,), lhs_batching=(), rhs_batching=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 from lepton_jit.errors import ArgumentError, GraphError, ShapeError
-from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.loops import scan
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.printer import print_graph
+from lepton_jit.ir.types import DTYPES, TensorType
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.canonicalize import Canonicalize
 from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays, relative_error
@@ -168,3 +172,28 @@ def test_a_pass_with_nothing_to_do_returns_the_same_object(pass_: Pass) -> None:
 
 def test_an_observer_alone_does_nothing() -> None:
     assert run_pipeline(GRAPH, [EliminateDeadCode()], Observer()) is GRAPH
+
+
+def test_random_arrays_pass_the_checks_of_their_graph() -> None:
+    b = Builder("checks")
+    x, y = b.input("x", TensorType.of("i64", "N", 4)), b.input("y", TensorType.of("f32", "N", 4))
+    free = b.input("free", TensorType.of("i32", "N"))
+
+    def body(
+        b: Builder, carries: Sequence[Value], slices: Sequence[Value], captured: Sequence[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        return [], [b("check_indices", slices[0], low=6, high=90)]
+
+    b.output(b("check_indices", b("convert", y, dtype=DTYPES["i32"]), low=-9, high=-7), "y")
+    turned = b("transpose", x, permutation=(1, 0))
+    _, (stack,) = scan(b, body, [], [turned], [], length=4)
+    b.output(b("check_indices", stack, low=-4, high=8), "x")
+    b.output(free, "free")
+
+    drawn = random_arrays(b.build(), sizes={"N": 50})
+
+    assert {name: set(np.unique(a).tolist()) for name, a in drawn.items()} == {
+        "x": {6, 7, 8},
+        "y": {-9, -8, -7},
+        "free": {0, 1},
+    }
