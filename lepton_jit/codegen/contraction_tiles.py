@@ -309,15 +309,16 @@ class Tiles:
         """Begin and end; the tiles of all blocks are shared out evenly, so that only the last block has lower ones.
 
         196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice. A packed
-        tile that is not full belongs to the block of the one before, whose rows it computes again.
+        tile that was moved back belongs to the block of the one before, whose rows it computes again.
         """
         k, unit = self.kernel, Const(self.left.height if self.left else self.plan.block_unit(), I64)
         rows = k.index(Affine.of(self.plan.inner.extent))
         count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
-        units = k.apply("floor_divide", rows, unit) if self.left else self._ceiling(rows, unit)
+        moved = self.left is not None and not isinstance(self.plan.inner.extent, int)
+        units = k.apply("floor_divide", rows, unit) if moved else self._ceiling(rows, unit)
         first, last = (k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count) for i in (0, 1))
         begin, end = (k.apply("multiply", i, unit) for i in (first, last))
-        if self.left:
+        if moved:
             end = k.apply("select", k.compare(last, units, "EQ"), rows, end, dtype=I64)
         else:
             end = k.apply("minimum", end, rows)
@@ -326,22 +327,29 @@ class Tiles:
     def _packed_tiles(
         self, left: PackedLeft, located: list, panel: Affine, columns: int, begin: Affine, end: Affine
     ) -> None:
-        """Tiles as they were packed, all of one height: the last one begins so far back that it is full."""
+        """Tiles as they were packed."""
         k, rows, height = self.kernel, self.plan.inner.extent, left.height
+        rest = rows % height if isinstance(rows, int) else 0
 
-        def full_tiles() -> None:
+        def tiles() -> None:
             with k.loop(begin, end, height) as row:
                 tile = k.apply("floor_divide", k.index(row), Const(height, I64))
                 self._tile = Affine.var(tile.name) * left.tile_stride
-                if not isinstance(rows, int) or rows % height:
+                if not isinstance(rows, int):
                     row = Affine.var(k.apply("minimum", k.index(row), k.index(Affine.of(rows - height))).name)
-                self._contract(located, panel, columns, row, height, (height,))
+                if not rest:
+                    self._contract(located, panel, columns, row, height, (height,))
+                    return
+                with k.when(k.compare(k.index(row + height), k.index(Affine.of(rows)), "LE")):
+                    self._contract(located, panel, columns, row, height, (height,))
+                with k.otherwise():
+                    self._contract(located, panel, columns, row, rest, (rest,))
 
-        if least(rows) >= height:
-            full_tiles()
+        if isinstance(rows, int) or least(rows) >= height:
+            tiles()
             return
         with k.when(k.compare(k.index(Affine.of(rows)), Const(height, I64), "GE")):
-            full_tiles()
+            tiles()
         with k.otherwise():
             self._tile = None
             self._overlapping_tiles(located, panel, columns, begin, k.index(end - begin))

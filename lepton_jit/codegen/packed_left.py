@@ -8,29 +8,31 @@ from lepton_jit.codegen.cluster import split_index, transposed, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.evaluate import LANE
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Buffer, CeilDiv, Const, Extent, Kernel
+from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Buffer, CeilDiv, Const, Extent, Kernel, Var
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
 # With fewer panels or products than these, packing costs more than the faster tiles gain.
 LEAST_PANELS = 4
 LEAST_PRODUCTS = 64
 
+# Tiles that are copied side by side, so that what lies side by side is read together.
+TILES_COPIED = 4
+
 NAME = "s0"
 
 
 @dataclass(frozen=True)
 class PackedLeft:
-    """[around...][tile][product][row of the tile]: `height` rows, and what fills `pitch`. Tiles are full: the last one
-    holds rows of the one before again.
+    """[around...][tile][products...][row of the tile]: `height` rows, and what fills `pitch`.
 
-    A tile of 14 x 32 whose left side stands in 14 rows reaches 0.88 to 0.91 of peak, and 0.6 to 0.7 where these are
-    2 or 4 KB apart and push each other out of the first cache; packed it reaches 0.97.
+    Of a number of rows that only run time knows the last tile is full as well: it begins further back. A tile of
+    14 x 32 whose left side stands in 14 rows reaches 0.88 to 0.91 of peak, and 0.6 to 0.7 where these are 2 or 4 KB
+    apart and push each other out of the first cache; packed it reaches 0.9 and more.
     """
 
     plan: Plan
     height: int
     pitch: int
-    tile_stride: int
 
     @property
     def around(self) -> list[LoopDim]:
@@ -38,13 +40,19 @@ class PackedLeft:
         return [x for x in self.plan.around if x.lhs != 0]
 
     @property
+    def by_rows(self) -> bool:
+        """Factors of one row lie side by side in the operand; else those of neighbouring rows do."""
+        return self.plan.sums[-1].lhs == 1
+
+    @property
     def buffer(self) -> Buffer:
         """Of whole tiles."""
         rows, tiles = self.plan.inner.extent, self.tiles
         if isinstance(tiles, int):
-            count = element_count([*(x.extent for x in self.around), tiles])
-            return Buffer(NAME, self.plan.dtype, count * self.tile_stride)
-        return Buffer(NAME, self.plan.dtype, (rows + self.height) * -(-self.tile_stride // self.height))
+            count = element_count(x.extent for x in self.around) * tiles + TILES_COPIED - 1
+            return Buffer(NAME, self.plan.dtype, self.tile_stride * count)
+        one = typical(self.tile_stride)  # a constant where the number of rows is not
+        return Buffer(NAME, self.plan.dtype, (rows + self.height) * -(-one // self.height))
 
     @property
     def tiles(self) -> int | CeilDiv:
@@ -52,70 +60,115 @@ class PackedLeft:
         rows = self.plan.inner.extent
         return -(-rows // self.height) if isinstance(rows, int) else CeilDiv(rows, self.height)
 
+    @property
+    def tile_stride(self) -> Dim:
+        *outer, inner = (x.extent for x in self.plan.sums)
+        padded = -(-inner // self.plan.lanes) * self.plan.lanes if isinstance(inner, int) and self.by_rows else inner
+        return element_count([*outer, padded]) * self.pitch
+
     def step(self, loop: LoopDim) -> Dim:
         """What a loop around steps in the packed left side."""
         if loop not in self.around:
             return 0
         assert isinstance(self.tiles, int)
         inside = self.around[self.around.index(loop) + 1 :]
-        return element_count([x.extent for x in inside]) * (self.tiles * self.tile_stride)
+        return element_count([*(x.extent for x in inside), self.tiles]) * self.tile_stride
 
     def sums(self) -> list[tuple[Affine, Dim, Dim]]:
-        """The loop of products over the packed left side."""
-        return [(extent, self.pitch, rhs) for extent, _, rhs in self.plan.sums_whole()]
+        """The loops of products over the packed left side."""
+        steps: list[tuple[Affine, Dim, Dim]] = []
+        step: Dim = self.pitch
+        for loop in reversed(self.plan.sums):
+            steps.append((Affine.of(loop.extent), step, loop.rhs))
+            step = loop.extent * step
+        return steps[::-1]
 
     def kernel(self) -> Kernel:
         """An iteration packs one tile."""
         plan, k = self.plan, self.plan.cluster.builder()
         k.buffers[NAME] = self.buffer
-        (products,) = (x.extent for x in plan.sums)
         tiles = self.tiles
-        dims = [*(x.extent for x in self.around)]
-        *places, tile = split_index(k, Affine.var("t"), [*dims, tiles if isinstance(tiles, int) else 0])
+        together = 1 if self.by_rows else TILES_COPIED
+        groups = -(-tiles // together) if isinstance(tiles, int) else tiles
+        dims = [x.extent for x in self.around]
+        *places, group = split_index(k, Affine.var("t"), [*dims, groups if isinstance(groups, int) else 0])
+        tile = group * together
         source, out = Affine.of(plan.attributes["lhs_offset"]), tile * self.tile_stride
         for loop, place in zip(self.around, places, strict=True):
             source, out = source + place * loop.lhs, out + place * self.step(loop)
-        rows = [source + row * plan.inner.lhs for row in self._rows(k, tile)]
-        for i, mask in vector_loop(k, Affine(), Affine.of(products), plan.lanes):
+        if self.by_rows:
+            self._transpose(k, source, self._rows(k, tile), out)
+        else:
+            self._copy(k, source, tile, out)
+        extent: Extent = element_count([*dims, groups]) if isinstance(groups, int) else groups
+        work = together * self.height * typical(element_count(x.extent for x in plan.sums))
+        return plan.cluster.kernel(k, extent, work, extra=[self.buffer])
+
+    def _transpose(self, k: KernelBuilder, source: Affine, rows: list[Affine], out: Affine) -> None:
+        plan = self.plan
+        for i, mask in vector_loop(k, Affine(), Affine.of(plan.sums[0].extent), plan.lanes):
+            at = i - Affine.var(LANE)
             for first in range(0, self.pitch, plan.lanes):
-                group = rows[first : first + plan.lanes]
                 values: list[Atom] = [
-                    k.load(plan.lhs, row + i - Affine.var(LANE), plan.lanes, 1, mask) for row in group
+                    k.load(plan.lhs, source + row * plan.inner.lhs + at, plan.lanes, 1, mask)
+                    for row in rows[first : first + plan.lanes]
                 ]
                 values += [Const(0.0, plan.dtype, plan.lanes)] * (plan.lanes - len(values))
                 for j, value in enumerate(transposed(k, values)):
-                    at = out + (i - Affine.var(LANE) + j) * self.pitch + first
-                    k.store(NAME, at, value, plan.lanes)
-        extent: Extent = element_count([*dims, tiles]) if isinstance(tiles, int) else tiles
-        return plan.cluster.kernel(k, extent, self.height * typical(products), extra=[self.buffer])
+                    k.store(NAME, out + (at + j) * self.pitch + first, value, plan.lanes)
 
     def _rows(self, k: KernelBuilder, tile: Affine) -> list[Affine]:
-        """The rows of a tile: the last one begins so far back that it is full, if there are so many rows."""
-        extent, first = self.plan.inner.extent, tile * self.height
-        if not isinstance(extent, int) or extent % self.height:
-            latest = k.index(Affine.of(extent - self.height))
-            latest = latest if least(extent) >= self.height else k.apply("maximum", latest, Const(0, I64))
+        """The rows of a tile; in the place of rows that there are not stands the last one."""
+        extent, height = self.plan.inner.extent, self.height
+        if isinstance(extent, int) and extent % height == 0:
+            return [tile * height + i for i in range(height)]
+        first = tile * height
+        if not isinstance(extent, int):
+            latest = k.index(Affine.of(extent - height))
+            latest = latest if least(extent) >= height else k.apply("maximum", latest, Const(0, I64))
             first = Affine.var(k.apply("minimum", k.index(first), latest).name)
-        rows = [first + i for i in range(self.height)]
-        if least(extent) >= self.height:
-            return rows
+            if least(extent) >= height:
+                return [first + i for i in range(height)]
         last = k.index(Affine.of(extent - 1))
-        return [Affine.var(k.apply("minimum", k.index(row), last).name) for row in rows]
+        return [Affine.var(k.apply("minimum", k.index(first + i), last).name) for i in range(height)]
+
+    def _copy(self, k: KernelBuilder, source: Affine, tile: Affine, out: Affine) -> None:
+        """Line by line, some tiles side by side; of the last one the rows that there are."""
+        rows, height = self.plan.inner.extent, self.height
+        assert isinstance(rows, int)
+        masks = []
+        for first in (tile * height + i * height for i in range(TILES_COPIED)):
+            size = k.apply("minimum", k.index(Affine.of(rows) - first), Const(height, I64))
+            places = [k.index(Affine.of(start), self.plan.lanes, 1) for start in range(0, self.pitch, self.plan.lanes)]
+            masks.append([k.compare(place, size, "LT") for place in places])
+        self._copy_sums(k, source + tile * height, out, 0, masks)
+
+    def _copy_sums(self, k: KernelBuilder, source: Affine, out: Affine, level: int, masks: list[list[Var]]) -> None:
+        lanes, (extent, step, _) = self.plan.lanes, self.sums()[level]
+        with k.loop(0, extent) as i:
+            source, out = source + i * self.plan.sums[level].lhs, out + i * step
+            if level + 1 < len(self.plan.sums):
+                self._copy_sums(k, source, out, level + 1, masks)
+                return
+            for tile, parts in enumerate(masks):
+                for part, mask in enumerate(parts):
+                    value = k.load(self.plan.lhs, source + (tile * self.height + part * lanes), lanes, 1, mask)
+                    k.store(NAME, out + self.tile_stride * tile + part * lanes, value, lanes)
 
 
 def pack_left(plan: Plan) -> PackedLeft | None:
-    """How to pack the left side where that pays: several panels read rows of neighbouring factors."""
+    """How to pack the left side where that pays: several panels read it, and its memory does not grow."""
     rows, most = plan.inner.extent, plan.target.tile_rows
-    if plan.table is not None or plan.inner.kind != "row" or len(plan.sums) != 1 or plan.panels < LEAST_PANELS:
+    if plan.table is not None or plan.inner.kind != "row" or plan.panels < LEAST_PANELS or not plan.sums:
         return None
-    (products,) = plan.sums
-    if products.lhs != 1 or not isinstance(products.extent, int) or products.extent < LEAST_PRODUCTS:
+    if typical(rows) <= most or typical(element_count(x.extent for x in plan.sums)) < LEAST_PRODUCTS:
         return None
-    if typical(rows) <= most:
+    if any(x.lhs != 0 and (x.kind == "row" or not isinstance(rows, int)) for x in plan.around):
+        return None  # windows share factors; or the distance of two left sides is known at run time only
+    by_rows = len(plan.sums) == 1 and plan.sums[0].lhs == 1 and isinstance(plan.sums[0].extent, int)
+    by_columns = plan.inner.lhs == 1 and plan.sums[-1].lhs != 1 and isinstance(rows, int)
+    if not by_rows and not by_columns:
         return None
-    if not isinstance(rows, int) and any(x.lhs != 0 for x in plan.around):
-        return None  # the number of tiles between two left sides is known at run time only
     even = least(rows) if least(rows) >= 2 * most else most
     height = -(-even // -(-even // most))
-    pitch = -(-height // plan.lanes) * plan.lanes
-    return PackedLeft(plan, height, pitch, -(-products.extent // plan.lanes) * plan.lanes * pitch)
+    return PackedLeft(plan, height, -(-height // plan.lanes) * plan.lanes)

@@ -46,9 +46,9 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
         return _split_sum(plan)
     kernel = cluster.builder()
     tiles = Tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
-    if tiles.panel_first() and tiles.sum_block() is None:
+    if tiles.panel_first():
         left = pack_left(plan)
-        if left is not None:
+        if left is not None and (isinstance(plan.inner.extent, int) or tiles.sum_block() is None):
             kernel.buffers[NAME] = left.buffer
             tiles.left = left
             extent = tiles.emit([], left.sums(), Affine(), Affine(), Affine())

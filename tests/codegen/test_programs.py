@@ -157,7 +157,7 @@ def test_a_long_sum_in_blocks_ends_with_its_epilogue(length: int) -> None:
     b.output(b("maximum", y, b("negate", y)), "y")
     generated = fused(b.build(), native_target())
     steps = [s.op for s in generated.lowered.steps]
-    assert steps == ["pack", "affine_contraction+add+negate+maximum"]
+    assert steps == ["pack", *["affine_contraction+add+negate+maximum"] * 2]  # the left side is packed first
     made = linked(generated, threads=2)
     rng = np.random.default_rng(length)
     shapes = ((rows, length), (length, columns), (rows, columns))
@@ -180,6 +180,22 @@ def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: in
     for count in (1, 2, 5, 13, 14, 15, 27, 28, 57, 113) if rows == "N" else (rows,):
         x = rng.integers(-3, 3, (int(count), length)).astype(np.float32)
         assert np.array_equal(made(x, w)[0], -(x @ w)), count
+
+
+@pytest.mark.parametrize("rows", [96, 131])
+def test_the_left_side_of_a_weights_gradient_is_packed(rows: int) -> None:
+    """Rows that lie side by side are copied, some tiles at a time; the last tile has the rows that there are."""
+    b, columns = Builder("gradient"), 3000
+    x, dy = b.input("x", TensorType.of("f32", "N", rows)), b.input("dy", TensorType.of("f32", "N", columns))
+    sums = {"lhs_contracting": (0,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("dot_general", x, dy, **sums), "dw")
+    generated = fused(b.build(), native_target())
+    assert [s.op for s in generated.lowered.steps] == ["pack", *["affine_contraction"] * 2]
+    made = linked(generated, threads=2)
+    rng = np.random.default_rng(rows)
+    for batch in (1, 7, 300, 1000):
+        x, dy = (rng.integers(-3, 3, (batch, width)).astype(np.float32) for width in (rows, columns))
+        assert np.array_equal(made(x, dy)[0], x.T @ dy), batch
 
 
 # Two kernels, slice by slice of the batch
