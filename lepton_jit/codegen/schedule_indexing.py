@@ -64,8 +64,7 @@ def schedule_check(node: Node, code: int, target: Target) -> Kernel:
 
     count = Affine.var(end.name) - start
     kinds = [("maximum", dtype)]
-    ((largest,),) = (fold_row(k, kinds, count, lanes, farthest, first_totals(kinds, lanes)),)
-    worst = finished(k, "maximum", largest)
+    (worst,) = finished(k, kinds, fold_row(k, kinds, count, lanes, farthest, first_totals(kinds, lanes)))
     allowed = Const(high - low, dtype)
     with k.when(k.compare(worst, allowed, "GT")), k.loop(start, Affine.var(end.name)) as i:
         bad = k.compare(distance(i, 1, None), allowed, "GT")

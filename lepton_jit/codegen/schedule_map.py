@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from lepton_jit.codegen.cluster import (
     Cluster,
     accesses_of,
+    is_long_chain,
     is_whole,
     merge_dimensions,
+    side_by_side,
     slice_count,
     split_index,
     spread,
@@ -36,6 +38,8 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
     accesses = [*accesses_of(cluster, results, len(shape), extra), *dict.fromkeys(written)]
     axes = merge_dimensions(shape, accesses)
     lanes = cluster.lanes(target)
+    if axes and is_long_chain(cluster, results, len(shape), extra):
+        lanes = side_by_side(lanes, axes[-1].extent)
     kernel = cluster.builder()
     kernel.buffers |= {b.name: b for b in extra}
     work = len(cluster.region.nodes)

@@ -15,13 +15,14 @@ from lepton_jit.codegen.cluster import (
     combined_parts,
     merge_dimensions,
     part_of,
+    side_by_side,
     split_index,
     spread,
     store_at,
     vector_loop,
 )
 from lepton_jit.codegen.evaluate import LANE, Indices, linear, tail_mask
-from lepton_jit.codegen.fold import Totals, by_reduction, finished, first_totals, fold_row
+from lepton_jit.codegen.fold import finished, first_totals, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
 from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer
 from lepton_jit.codegen.schedule_map import schedule_map
@@ -163,23 +164,22 @@ class _Reduction:
         if not self.reduced:
             return self._values(k, located)
         *outer, last = self.reduced
+        lanes = side_by_side(self.lanes, last.extent)
 
-        def level(depth: int, totals: Totals, inner: Located) -> Totals:
+        def level(depth: int, totals: list[Atom], inner: Located) -> list[Atom]:
             if depth < len(outer):
-                axis, flat = outer[depth], [total for row in totals for total in row]
-                with k.carried_loop(*ranges[axis], 1, flat) as (i, carried, following):
-                    found = level(depth + 1, by_reduction(carried), [*inner, (axis, i)])
-                    following[:] = [total for row in found for total in row]
-                return by_reduction(carried)
+                axis = outer[depth]
+                with k.carried_loop(*ranges[axis], 1, totals) as (i, carried, following):
+                    following[:] = level(depth + 1, list(carried), [*inner, (axis, i)])
+                return list(carried)
             start, stop = ranges[last]
 
             def elements(i: Affine, mask: Atom | None) -> list[Atom]:
-                return self._values(k, [*located, *inner, (last, start + i)], self.lanes, mask)
+                return self._values(k, [*located, *inner, (last, start + i)], lanes, mask)
 
-            return fold_row(k, self.kinds, stop - start, self.lanes, elements, totals)
+            return fold_row(k, self.kinds, stop - start, lanes, elements, totals)
 
-        totals = level(0, first_totals(self.kinds, self.lanes), [])
-        return [finished(k, kind, total) for (kind, _), total in zip(self.kinds, totals, strict=True)]
+        return finished(k, self.kinds, level(0, first_totals(self.kinds, lanes), []))
 
     def _store_outputs(self, k: KernelBuilder) -> Store:
         """Writes what the region makes of the reduced values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import Cluster, side_by_side, split_index, store_at, vector_loop
 from lepton_jit.codegen.evaluate import LANE, Evaluator, linear, tail_mask
 from lepton_jit.codegen.fold import finished, first_totals, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -35,7 +35,7 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
     rounds = _rounds(cluster.region)
     full = rounds[0][0].operands[0].type.shape
     length = full[-1]
-    lanes = cluster.lanes(target)
+    lanes = side_by_side(cluster.lanes(target), length)
     k = cluster.builder()
     row = tuple(split_index(k, Affine.var("t"), full[:-1]))
     bound: dict[Any, Atom] = {}
@@ -45,7 +45,7 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
         made.bound = bound
         return made
 
-    held = isinstance(length, int) and length <= HELD_VECTORS * lanes
+    held = isinstance(length, int) and length <= HELD_VECTORS * cluster.lanes(target)
     for nodes in rounds:
         operands = [n.operands[0] for n in nodes]
         kinds = [(str(n.attributes["kind"]), n.result.type.dtype) for n in nodes]
@@ -55,8 +55,7 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
             return [made.value(v, (*row, inner)) for v in wanted]
 
         totals = fold_row(k, kinds, length, lanes, elements, first_totals(kinds, lanes), held=held)
-        for node, (kind, _), total in zip(nodes, kinds, totals, strict=True):
-            bound[node.result] = finished(k, kind, total)
+        bound |= zip((n.result for n in nodes), finished(k, kinds, totals), strict=True)
     for value, buffer in cluster.outputs.items():
         if value.type.rank < len(full):
             scalar = cluster.evaluator(k)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, users
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.ir.types import Shape, element_count, typical
 from lepton_jit.passes.base import Pass
+from lepton_jit.passes.fuse_merge import Group, merge_groups, spare_epilogue
 
 __all__ = ["Fuse"]
 
@@ -63,17 +64,6 @@ class Fuse(Pass):
         return _Fusion(graph, self.siblings).run()
 
 
-@dataclass
-class _Group:
-    """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
-
-    number: int
-    # "map", "parts", "rows", "reduce", "scatter_add", "moments", "contraction", "window", "scatter", "single"
-    kind: str
-    domain: Shape
-    members: set[int] = field(default_factory=set)
-
-
 class _Fusion:
     def __init__(self, graph: Graph, siblings: bool) -> None:
         self.graph = graph
@@ -85,14 +75,14 @@ class _Fusion:
         self.duplicated = [_is_duplicated(n) for n in self.nodes]
         self.outputs = self._read_outside()
         self.readers = self._readers()
-        self.groups: dict[int, _Group] = {}
+        self.groups: dict[int, Group] = {}
         self.group_of: list[int] = [-1] * len(self.nodes)
 
     def run(self) -> Graph:
         for i in reversed(range(len(self.nodes))):
             if not self.duplicated[i]:
                 self._place(i)
-        self._merge_reductions()
+        merge_groups(self)
         nodes = self._emit()
         return Graph(self.graph.name, self.graph.inputs, tuple(nodes), self.graph.outputs)
 
@@ -128,9 +118,11 @@ class _Fusion:
             if joined is not None and not self._cycle(i, group):
                 group.kind, group.domain = joined
                 self._add(i, group)
+                if group.kind == "contraction":
+                    spare_epilogue(self, group, i)
                 return
         node = self.nodes[i]
-        group = _Group(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
+        group = Group(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
         if group.kind in ("rows", "reduce", "scatter_add", "parts"):
             group.domain = node.operands[0].type.shape
         self.groups[i] = group
@@ -148,11 +140,11 @@ class _Fusion:
         found = {self.group_of[j] for j in near if j > i and not self.duplicated[j]}
         return sorted(number for number in found if self.groups[number].kind in ("map", "parts"))
 
-    def _add(self, i: int, group: _Group) -> None:
+    def _add(self, i: int, group: Group) -> None:
         group.members.add(i)
         self.group_of[i] = group.number
 
-    def _joined(self, i: int, group: _Group) -> tuple[str, Shape] | None:
+    def _joined(self, i: int, group: Group) -> tuple[str, Shape] | None:
         """Kind and domain of the group with node i, or None if no one kernel computes both."""
         node = self.nodes[i]
         if node.op == "moments" and self._reduces_into(node, group):
@@ -180,7 +172,7 @@ class _Fusion:
             return (group.kind, group.domain) if feeds else None
         return None  # contractions and windows take no prologue
 
-    def _joined_reduce(self, i: int, group: _Group) -> tuple[str, Shape] | None:
+    def _joined_reduce(self, i: int, group: Group) -> tuple[str, Shape] | None:
         node = self.nodes[i]
         full = node.operands[0].type.shape
         result = node.result.type.shape
@@ -196,11 +188,11 @@ class _Fusion:
             return "reduce", full
         return None
 
-    def _reduces_into(self, node: Node, group: _Group) -> bool:
+    def _reduces_into(self, node: Node, group: Group) -> bool:
         """The group is elementwise work on what the node reduces to."""
         return group.kind == "map" and group.domain == node.results[0].type.shape and self._is_elementwise(group)
 
-    def _reduces_beside(self, i: int, group: _Group) -> bool:
+    def _reduces_beside(self, i: int, group: Group) -> bool:
         """The group reduces the same shape over the same dimensions, and reads node i only after that."""
         node, shape = self.nodes[i], self.nodes[i].operands[0].type.shape
         other = next(self.nodes[j] for j in sorted(group.members) if self.nodes[j].op == "reduce")
@@ -208,14 +200,14 @@ class _Fusion:
             return False
         return all(self.nodes[j].results[0].type.shape != shape for j in self.readers[i] & group.members)
 
-    def _may_widen(self, group: _Group, full: Shape) -> bool:
+    def _may_widen(self, group: Group, full: Shape) -> bool:
         """Members that have the shape of the rows are computed once a row; none may look like a whole row."""
         return full != group.domain and self._is_elementwise(group)
 
-    def _is_elementwise(self, group: _Group) -> bool:
+    def _is_elementwise(self, group: Group) -> bool:
         return all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
 
-    def _is_epilogue(self, i: int, group: _Group) -> bool:
+    def _is_epilogue(self, i: int, group: Group) -> bool:
         """The group has one result and reads everything else at the position that it writes."""
         results = [j for j in group.members if self._leaves(j, group)]
         if len(results) != 1 or not self._is_elementwise(group):
@@ -225,7 +217,7 @@ class _Fusion:
             return False
         return all(_aligned(n) for n in self._feeding(group))
 
-    def _feeding(self, group: _Group) -> Iterator[Node]:
+    def _feeding(self, group: Group) -> Iterator[Node]:
         """The duplicated nodes that a group will contain."""
         pending = [v for j in group.members for v in self.nodes[j].operands]
         seen: set[Value] = set()
@@ -238,11 +230,11 @@ class _Fusion:
             yield node
             pending += node.operands
 
-    def _leaves(self, j: int, group: _Group) -> bool:
+    def _leaves(self, j: int, group: Group) -> bool:
         """Somebody outside of the group reads node j."""
         return not self.readers[j] <= group.members or any(v in self.outputs for v in self.nodes[j].results)
 
-    def _cycle(self, i: int, group: _Group) -> bool:
+    def _cycle(self, i: int, group: Group) -> bool:
         """A path leads from node i through another group into this one."""
         last = max(group.members)
         pending = [j for j in self.readers[i] if self.group_of[j] != group.number]
@@ -258,49 +250,6 @@ class _Fusion:
             for member in self.groups[number].members:
                 pending += [r for r in self.readers[member] if r <= last or self.group_of[r] == group.number]
         return False
-
-    def _merge_reductions(self) -> None:
-        """Reductions alike that read the same tensor become one group, where neither needs the other."""
-        kept: list[tuple[_Group, object, set[Value]]] = []
-        for group in list(self.groups.values()):
-            if group.kind != "reduce":
-                continue
-            kind = next((n.operands[0].type, n.attributes["dimensions"]) for n in self._members(group, "reduce"))
-            read = self._read_whole(group)
-            for other, other_kind, other_read in kept:
-                apart = not self._leads(group, other) and not self._leads(other, group)
-                if kind == other_kind and read & other_read and apart:
-                    other_read |= read
-                    self._absorb(other, group)
-                    break
-            else:
-                kept.append((group, kind, read))
-
-    def _members(self, group: _Group, op: str) -> Iterator[Node]:
-        return (self.nodes[j] for j in sorted(group.members) if self.nodes[j].op == op)
-
-    def _read_whole(self, group: _Group) -> set[Value]:
-        """The values of the reduced shape that come from outside."""
-        inside = {v for j in group.members for v in self.nodes[j].results}
-        read = {v for j in group.members for v in self.nodes[j].operands if v.type.shape == group.domain} - inside
-        return {v for v in read if v not in self.position or not self.duplicated[self.position[v]]}
-
-    def _leads(self, first: _Group, second: _Group) -> bool:
-        """A path leads from the first group to the second."""
-        pending, seen = [first.number], set()
-        while pending:
-            number = pending.pop()
-            if number == second.number:
-                return True
-            if number not in seen:
-                seen.add(number)
-                pending += {self.group_of[r] for j in self.groups[number].members for r in self.readers[j]}
-        return False
-
-    def _absorb(self, group: _Group, other: _Group) -> None:
-        for j in other.members:
-            self._add(j, group)
-        del self.groups[other.number]
 
     # Emission
 
@@ -320,7 +269,7 @@ class _Fusion:
         for number, node in made.items():
             for source in {producer[v] for v in node.operands if v in producer}:
                 dependents[source].append(number)
-        place = {n: max(self.groups[n].members) if n in self.groups else n for n in made}
+        place = {n: self.groups[n].place if n in self.groups else n for n in made}
         ready = [(place[n], n) for n, count in waiting.items() if count == 0]
         heapq.heapify(ready)
         order: list[Node] = []
@@ -346,7 +295,7 @@ class _Fusion:
                 pending += [v for v in operands if v in self.position and self.duplicated[self.position[v]]]
         return needed
 
-    def _fused(self, group: _Group) -> Node:
+    def _fused(self, group: Group) -> Node:
         root = self.nodes[max(group.members)]
         if group.kind == "single":
             return root

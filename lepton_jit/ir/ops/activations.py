@@ -130,10 +130,10 @@ def _shifted(x: Expression, axis: int) -> Expression:
 
 
 def _softmax(builder: Builder, value: Value, *, axis: int) -> Value:
-    """exp(x) / sum(exp(x))."""
+    """exp(x) * (1 / sum(exp(x))): one division for all, which takes as long as the exponential."""
     x, axis = Expression(builder, value), axis_of(axis, value.type)
     e = _shifted(x, axis)("exponential")
-    return (e / e.sum((axis,)).broadcast(x, _others(x, axis))).value
+    return (e * (1.0 / e.sum((axis,))).broadcast(x, _others(x, axis))).value
 
 
 def _softmax_gradient(builder: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:

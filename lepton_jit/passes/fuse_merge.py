@@ -1,0 +1,174 @@
+"""Merges groups of a fusion that read the same or each other: what placing one node after the other cannot see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lepton_jit.ir.graph import Node, Value
+from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.types import Shape, typical
+
+# Operations of a dozen instructions and more.
+EXPENSIVE = frozenset((
+    "cosine", "erf", "exponential", "exponential_minus_one", "log", "log_plus_one", "logistic", "power", "sine", "tanh",
+))  # fmt: skip
+
+# Elements of a row that a kernel keeps while it reduces it.
+LONG_ROW = 512
+
+
+@dataclass
+class Group:
+    """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
+
+    number: int
+    # "map", "parts", "rows", "reduce", "scatter_add", "moments", "contraction", "window", "scatter", "single"
+    kind: str
+    domain: Shape
+    members: set[int] = field(default_factory=set)
+    before: int | None = None  # the node whose place in the order it takes, if not its last one's
+
+    @property
+    def place(self) -> int:
+        return max(self.members) if self.before is None else self.before
+
+
+class Grouping(Protocol):
+    """What merging needs to know of a fusion: its nodes with their readers and groups, and the values that leave."""
+
+    nodes: tuple[Node, ...]
+    readers: list[frozenset[int]]
+    groups: dict[int, Group]
+    group_of: list[int]
+    outputs: set[Value]
+    duplicated: list[bool]
+    position: dict[Value, int]
+
+
+def merge_groups(f: Grouping) -> None:
+    """All merges; every one keeps the groups free of cycles."""
+    _merge_readers(f)
+    _merge_reductions(f)
+
+
+def spare_epilogue(f: Grouping, group: Group, contraction: int) -> None:
+    """What an epilogue computes from memory alone leaves it, where that is expensive and ends in one tensor.
+
+    A tile waits for its epilogue, a map has registers and neighbours to work on meanwhile; and a kernel of the forward
+    pass may have most of it already. gelu's derivative is such a thing.
+    """
+    below = _dependent(f, group, contraction)
+    apart = group.members - below
+    if not any(f.nodes[j].op in EXPENSIVE for j in apart):
+        return
+    if sum(1 for j in apart if f.readers[j] & below) != 1:
+        return
+    group.members -= apart
+    made = Group(max(apart), "map", group.domain)
+    f.groups[made.number] = made
+    _move(f, made, apart)
+
+
+def _dependent(f: Grouping, group: Group, first: int) -> set[int]:
+    """The members that are computed from a node, itself included."""
+    found = {first}
+    for j in sorted(group.members):
+        if found & {k for k in group.members if j in f.readers[k]}:
+            found.add(j)
+    return found
+
+
+def _merge_readers(f: Grouping) -> None:
+    """A map or rows, and a group of either kind over the same elements that reads its results, become one.
+
+    law: they are one kernel where all paths from the first to the second are direct.
+    """
+    for number in sorted(f.groups):
+        group = f.groups.get(number)
+        while group is not None:
+            group = next((merged for other in _readers_of(f, group) if (merged := _joined(f, group, other))), None)
+
+
+def _readers_of(f: Grouping, group: Group) -> list[Group]:
+    numbers = {f.group_of[r] for j in group.members for r in f.readers[j]} - {group.number}
+    return [f.groups[n] for n in sorted(numbers)]
+
+
+def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
+    """The two as one group, if one kernel can compute both."""
+    if not _one_kernel(f, group, reader) or _leads(f, group, reader, aside=True):
+        return None
+    # others may wait for the first; but what writes a state comes after whatever reads its old value
+    if not any(v in f.outputs for g in (group, reader) for j in g.members for v in f.nodes[j].results):
+        reader.before = group.place
+    if group.kind == "rows":
+        reader.kind = "rows"
+    _absorb(f, reader, group)
+    return reader
+
+
+def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
+    if {group.kind, reader.kind} - {"map", "rows"} or group.domain != reader.domain or not group.domain:
+        return False
+    ops = {f.nodes[j].op for g in (group, reader) for j in g.members}
+    if any(get_op(op).family is Family.MOVEMENT for op in ops):
+        return False
+    # a long row is computed once for each round of its reductions
+    return not (reader.kind == "rows" and ops & EXPENSIVE and typical(group.domain[-1]) > LONG_ROW)
+
+
+def _merge_reductions(f: Grouping) -> None:
+    """Reductions alike that read the same tensor become one group, where neither needs the other."""
+    kept: list[tuple[Group, object, set[Value]]] = []
+    for group in list(f.groups.values()):
+        if group.kind != "reduce":
+            continue
+        kind = next((n.operands[0].type, n.attributes["dimensions"]) for n in _members(f, group, "reduce"))
+        read = _read_whole(f, group)
+        for other, other_kind, other_read in kept:
+            apart = not _leads(f, group, other) and not _leads(f, other, group)
+            if kind == other_kind and read & other_read and apart:
+                other_read |= read
+                _absorb(f, other, group)
+                break
+        else:
+            kept.append((group, kind, read))
+
+
+def _members(f: Grouping, group: Group, op: str) -> Iterator[Node]:
+    return (f.nodes[j] for j in sorted(group.members) if f.nodes[j].op == op)
+
+
+def _read_whole(f: Grouping, group: Group) -> set[Value]:
+    """The values of the reduced shape that come from outside, and from memory."""
+    inside = {v for j in group.members for v in f.nodes[j].results}
+    read = {v for j in group.members for v in f.nodes[j].operands if v.type.shape == group.domain} - inside
+    return {v for v in read if v not in f.position or not f.duplicated[f.position[v]]}
+
+
+def _leads(f: Grouping, first: Group, second: Group, aside: bool = False) -> bool:
+    """A path leads from the first group to the second; `aside`: through another one."""
+    start = {f.group_of[r] for j in first.members for r in f.readers[j]} - {first.number}
+    pending = list(start - {second.number} if aside else start)
+    seen: set[int] = set()
+    while pending:
+        number = pending.pop()
+        if number == second.number:
+            return True
+        if number not in seen:
+            seen.add(number)
+            pending += {f.group_of[r] for j in f.groups[number].members for r in f.readers[j]}
+    return False
+
+
+def _absorb(f: Grouping, group: Group, other: Group) -> None:
+    _move(f, group, other.members)
+    del f.groups[other.number]
+
+
+def _move(f: Grouping, group: Group, members: set[int]) -> None:
+    group.members |= members
+    for j in members:
+        f.group_of[j] = group.number
