@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, accesses_of
+from lepton_jit.codegen.cluster import Cluster, accesses_of, is_whole
 from lepton_jit.codegen.evaluate import LANE, Indices
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
@@ -156,6 +156,11 @@ class Plan:
         """Blocks of rows begin at multiples of this: whole tiles, except where lines of many rows end between them."""
         rows, extent = self.target.tile_rows, self.inner.extent
         return 1 if self.around and not (isinstance(extent, int) and extent % rows == 0) else rows
+
+    def whole_tiles(self) -> bool:
+        """Every block of rows is full tiles, whatever the batch is."""
+        rows = self.target.tile_rows
+        return self.block_unit() == rows and is_whole(self.inner.extent, rows)
 
     def progress(self) -> Progress | None:
         """Rows of the result, where they lie in the order of iterations, and which lines of the left side they read."""

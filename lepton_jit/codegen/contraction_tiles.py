@@ -300,7 +300,11 @@ class Tiles:
             return
         begin, end = self._rows_of_block(block, blocks)
         size = k.index(end - begin)
-        if self._sum_so_far:
+        if plan.whole_tiles():
+            count = k.apply("floor_divide", size, Const(most, I64))
+            with k.loop(0, Affine.var(count.name)) as j:
+                self._contract(located, panel, columns, begin + j * most, most, (most,))
+        elif self._sum_so_far:
             self._even_tiles(located, panel, columns, begin, size)
         else:
             self._overlapping_tiles(located, panel, columns, begin, size)

@@ -25,8 +25,8 @@ from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
 
 MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
-# Sums of up to this many products are written out: a first convolution of 3 x 3 x 1.
-WRITTEN_OUT = 12
+# Sums of up to this many products are written out: first convolutions of 3 x 3 x 3, 1 x 1 ones of up to 32 channels.
+WRITTEN_OUT = 32
 # Behind `extras`: a pointer and a row step for each operand of the epilogue.
 EXTRA_SLOTS = 2
 
