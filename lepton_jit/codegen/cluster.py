@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lepton_jit.codegen.evaluate import LANE, Evaluator, Indices, Provider, linear, tail_mask
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
+    I64,
     Affine,
     Apply,
     Atom,
@@ -219,6 +220,11 @@ def transposed(kernel: KernelBuilder, rows: Sequence[Atom]) -> list[Atom]:
             values[i], values[i + width] = (kernel.trn(*pair, width, odd) for odd in (False, True))
         width //= 2
     return values
+
+
+def ceil_divide(kernel: KernelBuilder, dividend: Atom, divisor: Atom) -> Var:
+    raised = kernel.apply("subtract", kernel.apply("add", dividend, divisor), Const(1, I64))
+    return kernel.apply("floor_divide", raised, divisor)
 
 
 def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: int = SPLITS) -> tuple[Var, Var]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import ceil_divide, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
@@ -288,8 +288,7 @@ class Tiles:
         plan, k = self.plan, self.kernel
         most, rows = plan.target.tile_rows, plan.inner.extent
         if self.left is not None:
-            whole = (Affine(), Affine.of(rows)) if blocks == 1 else self._rows_of_block(block, blocks)
-            self._packed_tiles(self.left, located, panel, columns, *whole)
+            self._packed_tiles(self.left, located, panel, columns, block, blocks)
             return
         if blocks == 1:
             assert isinstance(rows, int)
@@ -312,56 +311,76 @@ class Tiles:
     def _rows_of_block(self, block: Affine, blocks: Atom | int) -> tuple[Affine, Affine]:
         """Begin and end; the tiles of all blocks are shared out evenly, so that only the last block has lower ones.
 
-        196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice. A packed
-        tile that was moved back belongs to the block of the one before, whose rows it computes again.
+        196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice.
         """
-        k, unit = self.kernel, Const(self.left.height if self.left else self.plan.block_unit(), I64)
+        k, unit = self.kernel, Const(self.plan.block_unit(), I64)
         rows = k.index(Affine.of(self.plan.inner.extent))
+        shares = self._shares(block, blocks, ceil_divide(k, rows, unit))
+        begin, end = (k.apply("multiply", share, unit) for share in shares)
+        return Affine.var(begin.name), Affine.var(k.apply("minimum", end, rows).name)
+
+    def _shares(self, block: Affine, blocks: Atom | int, units: Var) -> list[Var]:
+        """Begin and end of a block where `units` are shared out evenly."""
+        k = self.kernel
         count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
-        moved = self.left is not None and not isinstance(self.plan.inner.extent, int)
-        units = k.apply("floor_divide", rows, unit) if moved else self._ceiling(rows, unit)
-        first, last = (k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count) for i in (0, 1))
-        begin, end = (k.apply("multiply", i, unit) for i in (first, last))
-        if moved:
-            end = k.apply("select", k.compare(last, units, "EQ"), rows, end, dtype=I64)
-        else:
-            end = k.apply("minimum", end, rows)
-        return Affine.var(begin.name), Affine.var(end.name)
+        return [k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count) for i in (0, 1)]
 
     def _packed_tiles(
-        self, left: PackedLeft, located: list, panel: Affine, columns: int, begin: Affine, end: Affine
+        self, left: PackedLeft, located: list, panel: Affine, columns: int, block: Affine, blocks: Atom | int
     ) -> None:
-        """Tiles as they were packed."""
-        k, rows, height = self.kernel, self.plan.inner.extent, left.height
-        rest = rows % height if isinstance(rows, int) else 0
-
-        def tiles() -> None:
-            with k.loop(begin, end, height) as row:
-                tile = k.apply("floor_divide", k.index(row), Const(height, I64))
-                self._tile = Affine.var(tile.name) * left.tile_stride
-                if not isinstance(rows, int):
-                    row = Affine.var(k.apply("minimum", k.index(row), k.index(Affine.of(rows - height))).name)
-                if not rest:
-                    self._contract(located, panel, columns, row, height, (height,))
-                    return
-                with k.when(k.compare(k.index(row + height), k.index(Affine.of(rows)), "LE")):
-                    self._contract(located, panel, columns, row, height, (height,))
-                with k.otherwise():
-                    self._contract(located, panel, columns, row, rest, (rest,))
-
-        if isinstance(rows, int) or least(rows) >= height:
-            tiles()
+        """Tiles as they were packed; fewer rows than one tile has are tiles of some other height in the first one."""
+        k, rows, most = self.kernel, self.plan.inner.extent, left.height
+        if isinstance(rows, int):
+            self._exact_tiles(
+                left, located, panel, columns, self._shares(block, blocks, k.index(Affine.of(-(-rows // most))))
+            )
             return
-        with k.when(k.compare(k.index(Affine.of(rows)), Const(height, I64), "GE")):
-            tiles()
+        if least(rows) >= most:
+            self._moved_tiles(left, located, panel, columns, block, blocks)
+            return
+        with k.when(k.compare(k.index(Affine.of(rows)), Const(most, I64), "GE")):
+            self._moved_tiles(left, located, panel, columns, block, blocks)
         with k.otherwise():
             self._tile = None
-            self._overlapping_tiles(located, panel, columns, begin, k.index(end - begin))
+            self._overlapping_tiles(located, panel, columns, Affine(), k.index(Affine.of(rows)))
+
+    def _exact_tiles(self, left: PackedLeft, located: list, panel: Affine, columns: int, share: list[Var]) -> None:
+        """The last tile has the rows that are left."""
+        k, rows, height = self.kernel, self.plan.inner.extent, left.height
+        assert isinstance(rows, int)
+        with k.loop(Affine.var(share[0].name), Affine.var(share[1].name)) as tile:
+            self._tile = tile * left.tile_stride
+            rest = rows % height
+            if not rest:
+                self._contract(located, panel, columns, tile * height, height, (height,))
+                return
+            with k.when(k.compare(k.index(tile), Const(rows // height, I64), "LT")):
+                self._contract(located, panel, columns, tile * height, height, (height,))
+            with k.otherwise():
+                self._contract(located, panel, columns, tile * height, rest, (rest,))
+
+    def _moved_tiles(
+        self, left: PackedLeft, located: list, panel: Affine, columns: int, block: Affine, blocks: Atom | int
+    ) -> None:
+        """All tiles have one height; the last one begins further back, in the block of the one before."""
+        k = self.kernel
+        rows = k.index(Affine.of(self.plan.inner.extent))
+        height, heights = left.tile_height(k)
+        full = k.apply("floor_divide", rows, height)
+        begin, end = self._shares(block, blocks, full)
+        all_of_them = k.compare(end, full, "EQ")
+        end = k.apply("select", all_of_them, ceil_divide(k, rows, height), end, dtype=I64)
+        latest = k.apply("subtract", rows, height)
+        with k.loop(Affine.var(begin.name), Affine.var(end.name)) as tile:
+            self._tile = tile * left.tile_stride
+            row = k.apply("minimum", k.apply("multiply", k.index(tile), height), latest)
+            size = height if isinstance(height, Var) else heights[0]
+            self._contract(located, panel, columns, Affine.var(row.name), size, heights)
 
     def _even_tiles(self, located: list, panel: Affine, columns: int, begin: Affine, size: Var) -> None:
         """Every row once, in tiles whose heights differ by one at most."""
         k, most = self.kernel, self.plan.target.tile_rows
-        tiles = self._ceiling(size, Const(most, I64))
+        tiles = ceil_divide(k, size, Const(most, I64))
         with k.loop(0, Affine.var(tiles.name)) as j:
             first, last = (k.apply("floor_divide", k.apply("multiply", k.index(j + i), size), tiles) for i in (0, 1))
             height = k.apply("subtract", last, first)
@@ -374,8 +393,8 @@ class Tiles:
         14; 49 rows are 14 + 14 + 11 + 11, one of which is computed twice.
         """
         k, heights = self.kernel, self._heights()
-        tiles = self._ceiling(size, Const(heights[-1], I64))
-        even = self._ceiling(size, tiles)
+        tiles = ceil_divide(k, size, Const(heights[-1], I64))
+        even = ceil_divide(k, size, tiles)
         above: Atom = Const(heights[-1], I64)
         for height in reversed(heights):
             above = k.select(k.compare(even, Const(height, I64), "LE"), Const(height, I64), above)
@@ -386,7 +405,7 @@ class Tiles:
         low: Atom = Const(heights[0], I64)
         for lower, height in itertools.pairwise(heights):
             low = k.select(k.compare(high, Const(height, I64), "EQ"), Const(lower, I64), low)
-        count = self._ceiling(size, high)
+        count = ceil_divide(k, size, high)
         step = k.apply("subtract", high, low)
         spare = k.apply("subtract", k.apply("multiply", count, high), size)
         lowered = k.apply("floor_divide", spare, k.apply("maximum", step, Const(1, I64)))
@@ -397,11 +416,6 @@ class Tiles:
             place = k.apply("subtract", k.apply("multiply", k.index(j), high), k.apply("multiply", behind, step))
             first = k.apply("minimum", place, k.apply("subtract", size, height))
             self._contract(located, panel, columns, begin + Affine.var(first.name), height, heights)
-
-    def _ceiling(self, dividend: Var, divisor: Atom) -> Var:
-        k = self.kernel
-        raised = k.apply("subtract", k.apply("add", dividend, divisor), Const(1, I64))
-        return k.apply("floor_divide", raised, divisor)
 
     def _heights(self) -> tuple[int, ...]:
         most = self.plan.target.tile_rows
@@ -491,10 +505,10 @@ class Tiles:
         position, inside = Affine(), plan.inner.extent
         for loop, at in reversed(located):
             position, inside = position + at * inside, inside * loop.extent
-        tiles = self._ceiling(rows, Const(height, I64))
+        tiles = ceil_divide(k, rows, Const(height, I64))
         tile = k.apply("floor_divide", k.index(position + row + height // 2), Const(height, I64))  # tiles are lower
         due = plan.width // line * AHEAD_PRODUCTS  # lines of a panel per innermost sum
-        lines = k.apply("minimum", self._ceiling(k.index(Affine.of(due)), tiles), Const(LINES_AHEAD, I64))
+        lines = k.apply("minimum", ceil_divide(k, k.index(Affine.of(due)), tiles), Const(LINES_AHEAD, I64))
         near = k.compare(tiles, Const(MOST_TILES_AHEAD, I64), "LE")
         step = k.apply("select", near, k.apply("multiply", lines, Const(line, I64)), Const(0, I64), dtype=I64)
         products = element_count(extent.constant for extent, *_ in self._sums)
