@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.types import TYPICAL, dim_value, symbols_of
+from lepton_jit.ir.types import TYPICAL, dim_value, symbols_of, typical
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.facts import of_parameters_alone
 from lepton_jit.passes.rewrite import Rewriter, rewrite
@@ -38,16 +38,19 @@ class Winograd(Pass):
 
     def apply(self, graph: Graph) -> Graph:
         fixed = {v.name for v in of_parameters_alone(graph)}
-        fixed |= {entry.value.name for entry in graph.inputs if entry.role == "parameter"}
-        return rewrite(graph, {"convolution": [lambda rewriter, node: _transformed(rewriter, node, fixed)]})
+        parameters = [entry.value for entry in graph.inputs if entry.role == "parameter"]
+        fixed |= {value.name for value in parameters}
+        size = sum(value.type.dtype.bytes * typical(value.type.elements) for value in parameters)
+        speed = NEAR if size < NEAR_BYTES // 2 else FAR  # where the parameters are when they are needed again
+        return rewrite(graph, {"convolution": [lambda rewriter, node: _transformed(rewriter, node, fixed, speed)]})
 
 
-def _transformed(rewriter: Rewriter, node: Node, fixed: set[str]) -> Value | None:
+def _transformed(rewriter: Rewriter, node: Node, fixed: set[str], speed: float) -> Value | None:
     """law: see Winograd."""
     if not _fits(node):
         return None
     x, kernel = node.operands
-    tile = _best_tile(node, kernel.name in fixed)
+    tile = _best_tile(node, kernel.name in fixed, speed)
     if tile is None:
         return None
     a: Any = node.attributes
@@ -94,7 +97,7 @@ def _fits(node: Node) -> bool:
     return known and all(isinstance(c, int) and c >= LEAST_CHANNELS for c in channels)
 
 
-def _best_tile(node: Node, fixed: bool) -> int | None:
+def _best_tile(node: Node, fixed: bool, weight_speed: float) -> int | None:
     shape = node.result.type.shape
     images, height, width, features = (
         dim_value(d, dict.fromkeys(symbols_of([d]), 1 if fixed else TYPICAL)) for d in shape
@@ -104,7 +107,7 @@ def _best_tile(node: Node, fixed: bool) -> int | None:
     def seconds(products: float, weights: float, passing: float) -> float:
         """A kernel that `prepare` does not transform is written and read once more."""
         speed = NEAR if passing < NEAR_BYTES else FAR
-        return 2 * products / OPERATIONS + weights / FAR * (1 if fixed else 3) + 2 * passing / speed
+        return 2 * products / OPERATIONS + weights / weight_speed * (1 if fixed else 3) + 2 * passing / speed
 
     def transformed(tile: int) -> float:
         rows = images * -(-height // tile) * -(-width // tile)

@@ -138,6 +138,23 @@ def test_few_channels_are_left_alone() -> None:
     assert Winograd().apply(graph) is graph
 
 
+@pytest.mark.parametrize(("units", "chosen"), [(100, True), (4000, False)])
+def test_weights_that_stay_near_are_worth_transforming(
+    units: int, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transformed kernel is 4 times as large: it pays where all the network's weights stay in a cache."""
+    monkeypatch.setattr("lepton_jit.passes.winograd.WORTH_IT", 0.85)
+    b = Builder("network")
+    x = b.input("x", TensorType.of("f32", "N", 13, 13, 32))
+    kernel = b.input("kernel", TensorType.of("f32", 3, 3, 32, 64), role="parameter")
+    b.input("other", TensorType.of("f32", units, 1000), role="parameter")
+    attributes = {"lhs_spec": (0, 3, 1, 2), "out_spec": (0, 3, 1, 2), "strides": (1, 1), "padding": ((0, 0), (0, 0))}
+    rest = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "batch_group_count": 1}
+    b.output(b("convolution", x, kernel, **attributes, **rest, **FORWARD), "y")
+    ops = {node.op for node in Winograd().apply(b.build()).nodes}
+    assert chosen == ("winograd_input" in ops)
+
+
 def test_it_can_be_turned_off() -> None:
     target = native_target()
     assert any(isinstance(p, Winograd) for p in pipeline(target))
