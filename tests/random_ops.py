@@ -380,6 +380,8 @@ def loop(draft: Draft, name: str) -> None:
 
     def emit() -> tuple[Value, ...]:
         finals, stacks = scan(draft.builder, body, carries, arrays, captured, length=length, reverse=reverse)
+        if not finals and not stacks:
+            raise Rejected("a loop without results")
         return (*finals, *stacks)
 
     draft.keep(emit)
