@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -108,13 +110,30 @@ def build(
     parts = _unpack(stored) if stored else None
     if parts is None:
         observer = _observer(verify, environment.dump)
-        generated = [generate(g, target) for g in optimize(graph, target, observer)]
-        parts = _parts(graph.name, *generated)
+        with _without_collections():
+            prepare, main = optimize(graph, target, observer)
+            generated = [generate(prepare, target, once=True), generate(main, target)]
+            parts = _parts(graph.name, *generated)
         if environment.dump is not None:
             dump_code(environment.dump, generated, support)
         if objects:
             objects.put(key, _pack(parts))
     return Executable(graph, target, parts, support, threads=threads, recompile=optimize_for_reading)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Python looks for cycles each time that so many objects were made; a compilation makes many, and drops few.
+
+    ResNet-50: 0.2 s of 1.9.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) -> None:
@@ -182,7 +201,7 @@ def optimize_for_reading(graph: Graph, target: Target) -> tuple[Stages, Generate
     """Every stage of a compilation that may have come from the cache, made again for a person to read."""
     stages = Stages()
     prepare, main = optimize(graph, target, stages)
-    return stages, generate(prepare, target), generate(main, target)
+    return stages, generate(prepare, target, once=True), generate(main, target)
 
 
 def cache_key(graph: Graph, target: Target) -> str:

@@ -62,7 +62,7 @@ class Target:
         return array
 
     def _check_values(self, array: np.ndarray, where: str) -> None:
-        """Here and not by `check_indices` in the step, which sees one batch: `fit` promises to look at all rows first."""
+        """Not left to `check_indices` in the step, which sees one batch: `fit` looks at all rows before the first."""
         if array.size == 0 or array.dtype.kind == "b":
             return
         if array.dtype.kind == "f":

@@ -8,13 +8,17 @@ import llvmlite.binding as llvm
 
 from lepton_jit.codegen.target import Target
 
+# What the code generator takes pains about: hot loops need all of it; 0 takes a tenth of the time, and every value goes
+# through memory.
+THOROUGH, QUICK = 2, 0
+
 
 @functools.cache
-def target_machine(target: Target) -> llvm.TargetMachine:
+def target_machine(target: Target, effort: int = THOROUGH) -> llvm.TargetMachine:
     """LLVM's code generator for `target`; kept, since making one takes a millisecond."""
     _initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
+        cpu=target.cpu, features=target.features, opt=effort, reloc="pic", codemodel="small"
     )
 
 
@@ -43,15 +47,15 @@ def optimize(module: llvm.ModuleRef, target: Target, level: int) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
-def compile_object(text: str, target: Target, level: int = 0) -> bytes:
+def compile_object(text: str, target: Target, level: int = 0, effort: int = THOROUGH) -> bytes:
     """LLVM IR text -> the bytes of a relocatable object file."""
     module = parse_module(text, target)
     optimize(module, target, level)
-    return target_machine(target).emit_object(module)
+    return target_machine(target, effort).emit_object(module)
 
 
-def compile_assembly(text: str, target: Target, level: int = 0) -> str:
+def compile_assembly(text: str, target: Target, level: int = 0, effort: int = THOROUGH) -> str:
     """LLVM IR text -> assembly text."""
     module = parse_module(text, target)
     optimize(module, target, level)
-    return target_machine(target).emit_assembly(module)
+    return target_machine(target, effort).emit_assembly(module)
