@@ -173,7 +173,7 @@ def pipeline(target: Target) -> tuple[Pass, ...]:
         SplitStridedGradients(),
         # While convolutions are still told from dot products.
         *((Winograd(),) if _winograd else ()),
-        LowerContractions(target.vector_bytes * target.tile_vectors),
+        LowerContractions(target.vector_bytes * target.tile_vectors, target.tile_rows),
         Canonicalize(),
         # Packed panels that two contractions share.
         EliminateCommonSubexpressions(),

@@ -76,11 +76,13 @@ class Plan:
     def _loops(self) -> list[LoopDim]:
         a = self.attributes
         joined: list[LoopDim] = []
-        for kind, extent, lhs, rhs, out, out_dim in zip(
-            a["kinds"], a["extents"], a["lhs"], a["rhs"], a["out"], a["out_dims"], strict=True
+        last_row = max((i for i, kind in enumerate(a["kinds"]) if kind == "row"), default=-1)
+        in_panels = last_row if a["row_panel"] else -1
+        for i, (kind, extent, lhs, rhs, out, out_dim) in enumerate(
+            zip(a["kinds"], a["extents"], a["lhs"], a["rhs"], a["out"], a["out_dims"], strict=True)
         ):
             loop = LoopDim(kind, extent, lhs, rhs, out, (out_dim,))
-            if joined and kind in ("row", "batch") and self._joins(joined[-1], loop):
+            if joined and kind in ("row", "batch") and i != in_panels and self._joins(joined[-1], loop):
                 last = joined.pop()
                 loop = replace(loop, extent=last.extent * extent, dims=last.dims + loop.dims)
             joined.append(loop)
@@ -123,6 +125,11 @@ class Plan:
             return False  # each channel by itself: a vector has many of them, a tile one
         beside = self.attributes["panel"] > 0 or column.rhs == 1 or column.extent == 1
         return isinstance(column.extent, int) and column.out == 1 and beside
+
+    @property
+    def row_panel(self) -> int:
+        """The rows of a tile where the left side is packed; 0 where it is not."""
+        return self.attributes["row_panel"]
 
     @property
     def has_epilogue(self) -> bool:
@@ -175,7 +182,12 @@ class Plan:
     def _reach(self, loops: Sequence[LoopDim]) -> Reach | None:
         *around, inner = loops
         static = [*(x.lhs for x in (*loops, *self.sums)), *(x.extent for x in self.sums)]
-        if self.table or self.attributes["lhs_offset"] != 0 or not all(isinstance(s, int) and s >= 0 for s in static):
+        if (
+            self.table
+            or self.row_panel
+            or self.attributes["lhs_offset"] != 0
+            or not all(isinstance(s, int) and s >= 0 for s in static)
+        ):
             return None
         span = typical(sum(((x.extent - 1) * x.lhs for x in self.sums), 1))
         apart = row_major((*(x.extent for x in loops), inner.lhs))[:-1]

@@ -124,7 +124,7 @@ class Tiles:
         walk = self._walk()
         digits = split_index(k, Affine.var("t"), [*leading, *(extent for extent, _ in walk)])[len(leading) :]
         at = dict(zip((what for _, what in walk), digits, strict=True))
-        panel, block = at["panel"], at["block"]
+        panel, block = self._panel_at(at), at["block"]
         self._sums, self._shifts = sums, (lhs_shift, rhs_shift, out_shift)
         located = [(loop, at[loop]) for loop in self._around()]
         symbolic = element_count(x.extent for x in plan.sums)
@@ -137,6 +137,9 @@ class Tiles:
                 self._empty_sum([*plan.around, plan.inner])
         factor = element_count([*leading, *around, plan.panels])
         return replace(count, factor=factor) if isinstance(count, CeilDiv) else count * factor
+
+    def _panel_at(self, at: dict) -> Affine:
+        return at["panel"]
 
     def _sum_blocks(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
         """A long sum in blocks whose two sides stay in cache while all tiles of the iteration use them.
@@ -439,13 +442,19 @@ class Tiles:
         row: Affine,
         height: int | Var,
         heights: tuple[int, ...],
+        row_panel: Affine | None = None,
     ) -> None:
         plan = self.plan
         a = plan.attributes
         lhs_shift, rhs_shift, out_shift = self._shifts
         inner, column = plan.inner, panel * plan.width
         left = self.left
-        lhs = lhs_shift + ((row if self._tile is None else self._tile) if left else row * inner.lhs + a["lhs_offset"])
+        if row_panel is not None:
+            lhs = lhs_shift + a["lhs_offset"] + row_panel * a["row_panel_stride"]
+        elif left:
+            lhs = lhs_shift + (row if self._tile is None else self._tile)
+        else:
+            lhs = lhs_shift + row * inner.lhs + a["lhs_offset"]
         rhs = rhs_shift + a["rhs_offset"] + panel * (a["panel_stride"] or plan.width)
         out = out_shift + row * inner.out + column
         for loop, position in located:

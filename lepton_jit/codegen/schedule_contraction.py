@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 from lepton_jit.codegen.cluster import (
     SPLITS,
@@ -18,6 +19,7 @@ from lepton_jit.codegen.cluster import (
 )
 from lepton_jit.codegen.contraction_plan import Plan
 from lepton_jit.codegen.contraction_tiles import Tiles
+from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     I64,
     Affine,
@@ -26,6 +28,7 @@ from lepton_jit.codegen.loop_ir import (
     Slices,
 )
 from lepton_jit.codegen.packed_left import NAME, pack_left
+from lepton_jit.codegen.packed_rows import PackedRows, splits
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_vectors import schedule_vectors
 from lepton_jit.codegen.target import Target
@@ -45,8 +48,8 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     if plan.few_tiles() or _few_iterations(plan):
         return _split_sum(plan)
     kernel = cluster.builder()
-    tiles = Tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
-    if tiles.panel_first():
+    tiles = _tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
+    if tiles.panel_first() and not plan.row_panel:
         left = pack_left(plan)
         if left is not None and (isinstance(plan.inner.extent, int) or tiles.sum_block() is None):
             kernel.buffers[NAME] = left.buffer
@@ -63,8 +66,14 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, slices=slices, progress=progress),), ()
 
 
+def _tiles(plan: Plan, kernel: KernelBuilder, out: str, epilogue: Any) -> Tiles:
+    return (PackedRows if plan.row_panel else Tiles)(plan, kernel, out, epilogue)
+
+
 def _few_iterations(plan: Plan) -> bool:
     """A long sum in blocks leaves threads without work, or cannot end with its epilogue."""
+    if plan.row_panel:
+        return splits(plan)
     tiles = Tiles(plan, plan.cluster.builder(), "", None)
     finishing = Tiles(plan, plan.cluster.builder(), "", plan.epilogue if plan.has_epilogue else None)
     if not plan.long_sum() or tiles.sum_block() is None:
@@ -80,7 +89,7 @@ def _split_sum(plan: Plan) -> Planned:
     scratch = Buffer("s0", plan.dtype, elements * SPLITS)
     k.buffers["s0"] = scratch
     first = plan.sums[0]
-    tiles = Tiles(plan, k, "s0", None)
+    tiles = _tiles(plan, k, "s0", None)
     part, *rest = split_index(k, Affine.var("t"), [SPLITS, *tiles.extents()])
     begin, end = part_of(k, part, first.extent)
     size = k.apply("subtract", end, begin)

@@ -154,10 +154,11 @@ def schedule_pack(cluster: Cluster, target: Target) -> Planned:
     strides = row_major(shape)
     k = cluster.builder()
     lanes = target.lanes(8 * operand.type.dtype.bytes)
-    outer = [*batches, panels, *sums[:-1]]
+    # all panels of a place before the next place: a pixel's channels are lines that two panels may share
+    outer = [*batches, *sums[:-1], panels]
     digits = split_index(k, Affine.var("t"), outer)
     inner = sums[-1] if sums else 1
-    slices, which, places = digits[: len(batches)], digits[len(batches)], digits[len(batches) + 1 :]
+    slices, places, which = digits[: len(batches)], digits[len(batches) : -1], digits[-1]
 
     def fill(count: int) -> None:
         with k.loop(0, inner) as i:

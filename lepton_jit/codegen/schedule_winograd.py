@@ -50,8 +50,9 @@ def schedule_winograd_kernel(cluster: Cluster, target: Target) -> Planned:
     (kernel,), shape = node.operands, node.result.type.shape
     a: Any = node.attributes
     tile, (out_feature, in_feature, *spatial) = a["tile"], a["spec"]
-    features = kernel.type.shape[out_feature]
-    panels, panel = (shape[1], a["panel"]) if a["panel"] else (1, features)
+    features: Any = kernel.type.shape[out_feature]
+    panel = a["panel"] or features
+    panels: Any = shape[1] if a["panel"] else 1
     k = cluster.builder()
     lanes = cluster.lanes(target)
     which, channel = split_index(k, Affine.var("t"), [panels, kernel.type.shape[in_feature]])

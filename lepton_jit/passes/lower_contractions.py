@@ -14,6 +14,9 @@ from lepton_jit.passes.rewrite import Rewriter, rewrite
 
 # With fewer rows than this, packing the right side costs as much as it gains.
 REUSING_ROWS = 32
+# Panels of the left side pay where each is read so often, for sums of so many products.
+LEFT_READS = 4
+LEFT_PRODUCTS = 64
 
 __all__ = ["LoopDim", "LowerContractions"]
 
@@ -38,12 +41,15 @@ class LowerContractions(Pass):
     through strides, so that any order of dimensions, a dilated or reversed window and feature groups are strides too.
     Padding becomes a `pad` of its own. The right side is packed into panels of `panel` columns (a field per element
     size, 0: never) where its columns do not lie side by side, or where it depends on parameters only and `prepare`
-    packs it once. So it is in a loop where it depends on captured values only: inputs from number `captured` on.
+    packs it once. So it is in a loop where it depends on captured values only: inputs from number `captured` on. A left
+    side whose rows lie side by side, and its products apart, is packed into panels of up to `tile_rows` rows where all
+    taps of a window read them: the gradient of a kernel.
     """
 
     name: ClassVar[str] = "lower-contractions"
 
     panel_bytes: int = 128
+    tile_rows: int = 14
     captured: int | None = None
 
     def inside(self, loop: Node) -> LowerContractions:
@@ -150,6 +156,9 @@ def _contraction(
         panel = panel_width
         rhs, loops, panel_stride = _packed(rewriter, rhs, loops, rhs_offset, panel)
         rhs_offset = 0
+    row_panel, row_panel_stride = 0, 0
+    if _packs_rows(lhs, loops, panel > 0, lowering):
+        lhs, loops, row_panel, row_panel_stride = _packed_rows(rewriter, lhs, loops, lowering.tile_rows)
     return rewriter(
         "affine_contraction",
         lhs,
@@ -164,6 +173,8 @@ def _contraction(
         rhs_offset=rhs_offset,
         panel=panel,
         panel_stride=panel_stride,
+        row_panel=row_panel,
+        row_panel_stride=row_panel_stride,
         shape=node.result.type.shape,
     )
 
@@ -244,3 +255,48 @@ def _moved(
     strides |= dict(zip(sums, steps[len(batches) + 1 :], strict=False))
     moved = [replace(loop, rhs=strides.get(loop, loop.rhs)) for loop in loops]
     return packed, _joined(moved), panel_stride
+
+
+def _packs_rows(lhs: Value, loops: Sequence[LoopDim], panels: bool, lowering: LowerContractions) -> bool:
+    """A register tile's rows are the left side's last dimension, all of it; many taps and panels read them."""
+    rows, sums, columns = ([x for x in loops if x.kind == kind] for kind in ("row", "sum", "column"))
+    width = lhs.type.shape[-1] if lhs.type.rank else 0
+    if len(rows) < 2 or len(columns) != 1 or not 1 <= len(sums) <= 3 or not lhs.type.dtype.is_float:
+        return False
+    (column,), inner = columns, rows[-1]
+    if not isinstance(column.extent, int) or column.extent == 1 or column.out != 1 or not (panels or column.rhs == 1):
+        return False
+    if not isinstance(width, int) or width <= lowering.tile_rows or inner.lhs != 1 or inner.extent != width:
+        return False
+    if not all(isinstance(x.lhs, int) and x.lhs % width == 0 for x in loops if x is not inner):
+        return False
+    reads = -(-column.extent * lhs.type.dtype.bytes // lowering.panel_bytes)
+    reads *= typical(element_count(x.extent for x in rows[:-1]))
+    return reads >= LEFT_READS and typical(element_count(x.extent for x in sums)) >= LEFT_PRODUCTS
+
+
+def _packed_rows(
+    rewriter: Rewriter, lhs: Value, loops: Sequence[LoopDim], tile_rows: int
+) -> tuple[Value, list[LoopDim], int, Dim]:
+    """[panel][everything else][row in the panel].
+
+    The rows of a tile then follow those of the product before. Elsewhere each product reads other lines, of few sets of
+    the first cache and of many pages: kernel gradients of 3 x 3, 128 to 512 channels, ran at 0.74 to 0.53 of peak.
+    """
+    *around, width = lhs.type.shape
+    assert isinstance(width, int)
+    panel = -(-width // -(-width // tile_rows))
+    packed = rewriter(
+        "pack",
+        lhs,
+        batches=0,
+        extents=tuple(around),
+        strides=row_major(lhs.type.shape)[:-1],
+        column_stride=1,
+        columns=width,
+        offset=0,
+        panel=panel,
+    )
+    inner = [x for x in loops if x.kind == "row"][-1]
+    moved = [x if x is inner else replace(x, lhs=x.lhs // width * panel) for x in loops]
+    return packed, moved, panel, element_count(around) * panel

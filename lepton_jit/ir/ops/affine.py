@@ -58,7 +58,8 @@ def _contract(arrays: Sequence[np.ndarray], attributes: Attributes, symbols: Sym
     def positions(which: list[int], strides: list[int], offset: Dim) -> np.ndarray:
         return _positions([extents[i] for i in which], [strides[i] for i in which], dim_value(offset, symbols))
 
-    left = lhs.ravel()[positions(used["lhs"], lhs_strides, a["lhs_offset"])]
+    at = positions(used["lhs"], lhs_strides, a["lhs_offset"])
+    left = lhs.ravel()[at + _rows(a, kinds, extents, used["lhs"], symbols)]
     at = positions(used["rhs"], [0 if kinds[i] == "column" else s for i, s in enumerate(rhs_strides)], a["rhs_offset"])
     right = rhs.ravel()[at + _columns(a, kinds, extents, rhs_strides, used["rhs"], symbols)]
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -85,6 +86,18 @@ def _columns(
         shape[axis] = extents[i]
         total = total + step.reshape(shape)
     return total
+
+
+def _rows(a: Any, kinds: Sequence[str], extents: list[int], used: list[int], symbols: Symbols) -> np.ndarray:
+    """What panels of `row_panel` rows add to the left side's position, which has counted them side by side."""
+    shape = [1] * len(used)
+    panel = a["row_panel"]
+    if not panel:
+        return np.zeros(shape, np.int64)
+    last = max(i for i, kind in enumerate(kinds) if kind == "row")
+    shape[used.index(last)] = extents[last]
+    skipped = dim_value(a["row_panel_stride"], symbols) - panel
+    return (np.arange(extents[last], dtype=np.int64) // panel * skipped).reshape(shape)
 
 
 def _infer_pack(types: Sequence[TensorType], attributes: Attributes) -> Sequence[TensorType]:
@@ -129,6 +142,8 @@ AFFINE_CONTRACTION = register(
             "rhs_offset": DIM,
             "panel": INT,
             "panel_stride": DIM,
+            "row_panel": INT,
+            "row_panel_stride": DIM,
             "shape": DIMS,
         },
         family=Family.CONTRACTION,
@@ -149,7 +164,27 @@ AFFINE_CONTRACTION = register(
                     "rhs_offset": 0,
                     "panel": 0,
                     "panel_stride": 0,
+                    "row_panel": 0,
+                    "row_panel_stride": 0,
                     "shape": (TensorType.of("f32", "N").shape[0], 7),
+                },
+            ),
+            Sample(
+                (TensorType.of("f32", 2, "N", 10), TensorType.of("f32", "N", 7)),
+                {
+                    "kinds": ("row", "sum", "column"),
+                    "extents": (17, TensorType.of("f32", "N").shape[0], 7),
+                    "lhs": (1, 10, 0),
+                    "rhs": (0, 7, 1),
+                    "out": (7, 0, 1),
+                    "out_dims": (0, -1, 1),
+                    "lhs_offset": 0,
+                    "rhs_offset": 0,
+                    "panel": 0,
+                    "panel_stride": 0,
+                    "row_panel": 10,
+                    "row_panel_stride": 10 * TensorType.of("f32", "N").shape[0],
+                    "shape": (17, 7),
                 },
             ),
         ),
