@@ -13,7 +13,7 @@ from lepton_jit.runtime.support_text import ARCHITECTURES, SUPPORT_FUNCTIONS, su
 
 LIBC = {"calloc", "clock_gettime", "free", "getpid", "madvise", "malloc", "memcpy", "memmove", "memset", "mmap"}
 LIBC |= {"munmap", "posix_memalign", "pthread_create", "pthread_detach", "pthread_sigmask", "sched_getaffinity"}
-LIBC |= {"sched_yield", "syscall"}
+LIBC |= {"sched_getcpu", "sched_setaffinity", "sched_yield", "syscall"}
 TARGETS = {"x86_64": "x86-64", "aarch64": "aarch64"}
 CALLS = {"x86_64": r"\bcallq\s+(\w+)", "aarch64": r"\bbl\s+(\w+)"}
 FLOAT_STATE = {"x86_64": "ldmxcsr", "aarch64": "FPCR"}

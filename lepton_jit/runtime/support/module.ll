@@ -1,6 +1,5 @@
 ; What a shared library needs in the place of Python: idle contexts that any thread may take, and a default number of threads.
 
-declare i32 @sched_getaffinity(i32, i64, ptr)
 declare i64 @llvm.ctpop.i64(i64)
 
 ; Takes an idle context out of ptr[n], or makes one; null without memory.

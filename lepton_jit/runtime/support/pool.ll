@@ -5,7 +5,8 @@
   ptr,         ; 1  frame
   i64,         ; 2  extent
   i64,         ; 3  chunks: number i runs from i * extent / chunks
-  [96 x i8]
+  i64,         ; 4  share: the first chunks, which are the caller's
+  [88 x i8]
 }
 
 ; What is written often by different threads stands on lines of its own.
@@ -15,6 +16,8 @@
 @lpt_seats = internal global { i32, [124 x i8] } zeroinitializer, align 128        ; workers that may still join the job
 @lpt_job = internal global %lpt_job_type zeroinitializer, align 128                ; valid for whoever owns a chunk
 @lpt_busy = internal global { i32, [124 x i8] } zeroinitializer, align 128         ; 1 while a caller has the pool
+@lpt_caller_processor = internal global i32 -1, align 128                          ; where the caller published the job
+@lpt_moved = internal global i64 0                                                 ; when a worker last left that processor
 @lpt_sleepers = internal global i32 0, align 128                                   ; workers in the futex
 @lpt_signalled = internal global i32 0                                             ; of these, already woken but not yet running
 @lpt_workers = internal global i32 0                                               ; started in this process; written by the owner of the pool
@@ -22,9 +25,10 @@
 @lpt_owner = internal global i32 0                                                 ; this process, where the kernel cannot wipe on fork; else 0
 
 ; Claims and runs chunks until none is left; returns how many. A decrement that finds the counter positive owns a chunk of
-; the current job: that job cannot end, nor its fields change, before the chunk has run. The caller claims from the first
-; chunk on, workers (`claim` is 2^32 - 1: one more by workers, one fewer in all) from the last one backwards: so that a
-; thread finds in its own cache what the kernel before this one left there.
+; the current job: that job cannot end, nor its fields change, before the chunk has run. The caller begins with the first
+; chunk, workers (`claim` is 2^32 - 1: one more by workers, one fewer in all) with the first one behind its share: so that a
+; thread finds in its own cache what the kernel before this one left there. Both go forwards, as kernels that fetch ahead
+; expect; who has done its own part goes on with the other's, from the end backwards.
 define internal i64 @lpt_work(i64 %claim) {
 entry:
   br label %look
@@ -49,12 +53,22 @@ run:
   %chunks = load i64, ptr %chunks.at
   %behind = lshr i64 %ticket, 32
   %left.wide = zext i32 %left to i64
-  %last = sub i64 %chunks, 1
-  %from.end = sub i64 %last, %behind
-  %done.all = sub i64 %chunks, %left.wide
-  %from.start = sub i64 %done.all, %behind
+  %share.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 4
+  %share = load i64, ptr %share.at
+  %rest = sub i64 %chunks, %share
   %by.worker = icmp sgt i64 %claim, 0
-  %index = select i1 %by.worker, i64 %from.end, i64 %from.start
+  %done.all = sub i64 %chunks, %left.wide
+  %done.caller = sub i64 %done.all, %behind
+  %number = select i1 %by.worker, i64 %behind, i64 %done.caller
+  %own = select i1 %by.worker, i64 %rest, i64 %share
+  %own.first = select i1 %by.worker, i64 %share, i64 0
+  %others.end = select i1 %by.worker, i64 %share, i64 %chunks
+  %is.own = icmp slt i64 %number, %own
+  %forwards = add i64 %own.first, %number
+  %helped = sub i64 %number, %own
+  %others.last = sub i64 %others.end, 1
+  %backwards = sub i64 %others.last, %helped
+  %index = select i1 %is.own, i64 %forwards, i64 %backwards
   %following = add i64 %index, 1
   %begin.part = mul i64 %index, %extent
   %end.part = mul i64 %following, %extent
@@ -120,6 +134,48 @@ exit:
   ret i32 %now.generation
 }
 
+; A worker that was woken on the caller's processor would wait there until the caller sleeps, beside a processor that is
+; idle: ResNet-18 took 16 ms on two threads in such a process, and 7.6 in others. It asks for the other processors that it
+; may use, which moves it, and then for all of them again; once a millisecond at most, where all processors are busy.
+define internal void @lpt_leave_caller() {
+entry:
+  %mask = alloca [1024 x i8]
+  %caller = load atomic i32, ptr @lpt_caller_processor monotonic, align 4
+  %here = call i32 @sched_getcpu()
+  %shared = icmp eq i32 %caller, %here
+  %known = icmp ult i32 %here, 8192
+  %crowded = and i1 %shared, %known
+  br i1 %crowded, label %clock, label %done
+clock:
+  %now = call i64 @lpt_now()
+  %last = load atomic i64, ptr @lpt_moved monotonic, align 8
+  %since = sub i64 %now, %last
+  %rarely = icmp sgt i64 %since, 1000000
+  br i1 %rarely, label %ask, label %done
+ask:
+  store atomic i64 %now, ptr @lpt_moved monotonic, align 8
+  call void @llvm.memset.p0.i64(ptr %mask, i8 0, i64 1024, i1 false)
+  %got = call i32 @sched_getaffinity(i32 0, i64 1024, ptr %mask)
+  %failed = icmp slt i32 %got, 0
+  br i1 %failed, label %done, label %move
+move:
+  %byte = lshr i32 %here, 3
+  %bit = and i32 %here, 7
+  %bit.narrow = trunc i32 %bit to i8
+  %only = shl i8 1, %bit.narrow
+  %others = xor i8 %only, -1
+  %byte.at = getelementptr i8, ptr %mask, i32 %byte
+  %allowed = load i8, ptr %byte.at
+  %without = and i8 %allowed, %others
+  store i8 %without, ptr %byte.at
+  %status = call i32 @sched_setaffinity(i32 0, i64 1024, ptr %mask)      ; refused where there is no other processor
+  store i8 %allowed, ptr %byte.at
+  %restored = call i32 @sched_setaffinity(i32 0, i64 1024, ptr %mask)
+  br label %done
+done:
+  ret void
+}
+
 ; The life of a worker. `start` is the generation before the job that it was started for.
 define internal ptr @lpt_worker(ptr %start) {
 entry:
@@ -139,6 +195,7 @@ wait:
 full:
   br label %wait
 work:
+  call void @lpt_leave_caller()
   %done = call i64 @lpt_work(i64 4294967295)
   br label %worked
 worked:
@@ -338,6 +395,12 @@ publish:
   store ptr %frame, ptr %frame.at
   store i64 %extent, ptr %extent.at
   store i64 %chunks, ptr %chunks.at
+  %here = call i32 @sched_getcpu()
+  store atomic i32 %here, ptr @lpt_caller_processor monotonic, align 4
+  %share.at = getelementptr %lpt_job_type, ptr @lpt_job, i32 0, i32 4
+  %participants = add i64 %helpers.wide, 1
+  %share = udiv i64 %chunks, %participants
+  store i64 %share, ptr %share.at
   store atomic i64 %chunks, ptr @lpt_unfinished monotonic, align 8
   store atomic i32 %helpers, ptr @lpt_seats monotonic, align 4
   store atomic i64 %chunks, ptr @lpt_unclaimed release, align 8
