@@ -203,7 +203,7 @@ def gemm(
                     "columns" if a_packed else "rows",
                     masked=masked,
                     accumulate=start > 0,
-                    prefetch=32 if packed else 0,
+                    prefetch=2048 if packed else 0,
                 )
                 strides = {"b0": panel, "b_panel": k * panel} if packed else {"b0": n, "b_panel": panel}
                 shape = work.shape(n0=count, a0=h if a_packed else 1, c_row=n, active=lanes, **strides)

@@ -25,9 +25,9 @@ ELEMENTS = {"f32": ir.FloatType(), "f64": ir.DoubleType()}
 BITS = {"f32": 32, "f64": 64}
 
 LINE_BYTES = 64
-A_STEPS_AHEAD = 8
+A_STEPS_AHEAD = 16
 # Lines that a kernel that looks `ahead` asks for after each innermost sum.
-LINES_AHEAD = 4
+LINES_AHEAD = 8
 
 ARGUMENTS = ("a", "b", "c", "shape", "row_offsets", "extras", "row", "column")
 
@@ -87,7 +87,7 @@ class MicroKernel:
 
     With `masked`, only `active` lanes of the last vector of C are read and written; with `b_masked` also of B (where a
     target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
-    `prefetch` asks for packed B that many k ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead` asks
+    `prefetch` asks for packed B that many bytes ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead` asks
     far memory for what a later tile needs, after the n-th innermost sum at `b + ahead + n*ahead_step`.
 
     A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`,
@@ -108,7 +108,7 @@ class MicroKernel:
     masked: bool = False
     b_masked: bool = False
     accumulate: bool = False
-    prefetch: int = 32
+    prefetch: int = 2048
     ahead: bool = False
     terms: tuple[tuple[int, int], ...] = ()
     row_step: int = 0
@@ -323,25 +323,31 @@ class _Emitter:
         return [I64(0), stride, *(self.builder.mul(stride, I64(panel)) for panel in range(2, panels))]
 
     def prefetch_b(self, b: Value) -> None:
-        """Ask for the line of each panel that is due in `prefetch` steps; its neighbour comes with it.
+        """Ask for all lines of a step that is due in `prefetch` bytes.
 
         One row is bound by what a cache delivers, and asks for nothing: 1 x 128 x 512 with B in the second cache took
         1.82 microseconds with requests and 1.64 without, the same either way with B in the third.
 
-        32 steps took 3x3 convolutions at 14x14x256 from 0.83 to 0.88 of peak and at 7x7x512 from 0.74 to 0.83 (AVX2:
-        0.92 to 0.975, 0.85 to 0.89), and 8 rows x 4096 x 4096 from 0.2 to 0.4; 8 or 128 steps gain less; panels that
-        lie in L1 lose nothing.
+        2 KB took 3x3 convolutions at 14x14x256 from 0.83 to 0.88 of peak and at 7x7x512 from 0.74 to 0.83 (AVX2:
+        0.92 to 0.975, 0.85 to 0.89), and 8 rows x 4096 x 4096 from 0.2 to 0.4; panels that lie in L1 lose nothing. Of
+        AVX-512's two lines a step the second one came with the first, but late: asked for both at 2 KB, and not for
+        one at 4 KB, 3 x 3 x 512 on 7 x 7 went from 0.87 to 0.91, on 32 images of 4 x 4 from 0.76 to 0.86, 3 x 3 with
+        stride 2 of these from 0.75 to 0.83.
         """
-        if not self.kernel.prefetch or self.kernel.terms or self.kernel.rows == 1:
+        kernel = self.kernel
+        if not kernel.prefetch or kernel.terms or kernel.rows == 1:
             return
-        distance = I64(self.kernel.prefetch * self.kernel.panel_vectors * self.kernel.lanes)
+        width, line = kernel.panel_vectors * kernel.lanes, LINE_BYTES * 8 // BITS[kernel.dtype]
+        distance = kernel.prefetch * 8 // BITS[kernel.dtype]
         for offset in self.panel_offsets:
-            prefetch(self.builder, self.offset(self.offset(b, offset), distance), locality=3)
+            for start in range(0, width, line):
+                prefetch(self.builder, self.offset(self.offset(b, offset), I64(distance + start)), locality=3)
 
     def prefetch_a(self, a: Value) -> None:
-        """Ask for the lines of A that are due in 8 steps, where each step reads others.
+        """Ask for the lines of A that are due in 16 steps, where each step reads others.
 
-        Kernel gradients gained 8 to 28 %: 3 x 3, 32 x 16 x 16 x 128 -> 128 from 19.8 to 14.2 ms; 4 or 16 steps less.
+        Kernel gradients gained 8 to 28 %: 3 x 3, 32 x 16 x 16 x 128 -> 128 from 19.8 to 14.2 ms. 8 steps are too late
+        for packed rows in the second cache: 1536 x 1024 times 1024 x 384 takes 7.1 ms, and 6.6 with 16.
         """
         if self.kernel.a_layout != "columns" or self.kernel.terms or not self.kernel.prefetch:
             return
