@@ -38,8 +38,8 @@ PANELS_OF_A_ROW = 4
 SUM_BLOCK_BYTES = 1 << 18
 # Of fewer products, a block costs more to carry on than it saves.
 LEAST_SUM_BLOCK = 256
-# Tiles that look ahead for the next panel sum so many products between (the loop around 8 costs 5 % of a tile, around 16
-# nothing); with more tiles than this they need not.
+# Tiles that look ahead for the next panel sum so many products between; with more tiles than this they need not. The
+# loop around 8 products costs 5 % of a tile, around 16 nothing.
 AHEAD_PRODUCTS = 16
 MOST_TILES_AHEAD = 32
 

@@ -87,8 +87,8 @@ class MicroKernel:
 
     With `masked`, only `active` lanes of the last vector of C are read and written; with `b_masked` also of B (where a
     target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
-    `prefetch` asks for packed B that many bytes ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead` asks
-    far memory for what a later tile needs, after the n-th innermost sum at `b + ahead + n*ahead_step`.
+    `prefetch` asks for packed B that many bytes ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead`
+    asks far memory for what a later tile needs, after the n-th innermost sum at `b + ahead + n*ahead_step`.
 
     A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`,
     in order, `row_step` that of neighbouring rows of A, and trip counts, steps and `row_offsets` are not read.
