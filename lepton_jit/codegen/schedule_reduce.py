@@ -21,10 +21,10 @@ from lepton_jit.codegen.cluster import (
     store_at,
     vector_loop,
 )
-from lepton_jit.codegen.evaluate import LANE, Indices, linear, tail_mask
+from lepton_jit.codegen.evaluate import LANE, Indices, Provider, linear, tail_mask
 from lepton_jit.codegen.fold import finished, first_totals, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
-from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer
+from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer, Const
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_rows import is_row_cluster, schedule_rows
 from lepton_jit.codegen.target import Target
@@ -53,6 +53,11 @@ def schedule_reduce(cluster: Cluster, target: Target) -> Planned:
     return _Reduction(cluster, reduces, target).planned()
 
 
+def _zero(node: Node) -> Provider:
+    dtype = node.result.type.dtype
+    return lambda evaluator, indices: Const(0, dtype)
+
+
 @dataclass
 class _Reduction:
     """Reductions of one shape over the same dimensions, with the operations around them."""
@@ -69,8 +74,7 @@ class _Reduction:
         reduced: Any = first.attributes["dimensions"]
         self.reduced_dims = set(reduced)
         apart = [d in self.reduced_dims for d in range(len(self.shape))]
-        accesses = accesses_of(cluster, self.operands, len(self.shape))
-        self.axes = merge_dimensions(self.shape, accesses, apart)
+        self.axes = merge_dimensions(self.shape, self._accesses(), apart)
         self.kept = [a for a in self.axes if a.dimensions[0] not in self.reduced_dims]
         self.reduced = [a for a in self.axes if a.dimensions[0] in self.reduced_dims]
         self.lanes = cluster.lanes(self.target)
@@ -88,6 +92,17 @@ class _Reduction:
         whole = {a: (Affine(), Affine.of(a.extent)) for a in self.reduced}
         self._results(k, located, whole, self._store_outputs(k))
         return (cluster.kernel(k, element_count(a.extent for a in around), self._work()),), ()
+
+    def _accesses(self) -> list[tuple[Dim, ...]]:
+        """Steps in every dimension of what is reduced: of the reads before the sums, and of those after them."""
+        rank = len(self.shape)
+        sums = {n.result: _zero(n) for n in self.nodes}
+        outputs = [o.value for o in self.cluster.region.outputs]
+        after = accesses_of(replace(self.cluster, providers=sums), outputs, rank - len(self.reduced_dims))
+        kept = [d for d in range(rank) if d not in self.reduced_dims]
+        spread_out = [dict(zip(kept, steps, strict=True)) for steps in after]
+        before = accesses_of(self.cluster, self.operands, rank)
+        return [*before, *(tuple(steps.get(d, 0) for d in range(rank)) for steps in spread_out)]
 
     def _work(self) -> Dim:
         length = typical(element_count(a.extent for a in self.reduced))

@@ -109,6 +109,19 @@ def test_products_without_elements(batch: int | str, rows: int, length: int | st
         assert np.array_equal(y, x @ w + 1)
 
 
+@pytest.mark.parametrize("kind", ["add", "maximum"])
+def test_what_follows_a_sum_over_leading_dimensions_may_repeat_its_operands(kind: str) -> None:
+    """Dimensions that stay are one loop only where every operand behind the sum goes on as well (a fuzz found it)."""
+    b = Builder("repeated")
+    x, bias = b.input("x", TensorType.of("f32", "N", 6, 7, 4)), b.input("bias", TensorType.of("f32", 4))
+    repeated = b("broadcast_in_dim", bias, shape=(7, 4), dimensions=(1,))
+    b.output(b("add", b("reduce", x, dimensions=(0, 1), kind=kind), repeated), "y")
+    made = linked(fused(b.build(), native_target()))
+    x, bias = np.arange(3 * 6 * 7 * 4, dtype=np.float32).reshape(3, 6, 7, 4), np.arange(4, dtype=np.float32) * 1000
+    expected = {"add": np.sum, "maximum": np.max}[kind](x, (0, 1)) + bias
+    assert np.array_equal(made(x, bias)[0], expected)
+
+
 def weight_gradient(b: Builder, x: Value, dy: Value) -> Value:
     """x^T @ dy: few results, and a sum over the batch."""
     return b("dot_general", x, dy, lhs_contracting=(0,), rhs_contracting=(0,), lhs_batching=(), rhs_batching=())
