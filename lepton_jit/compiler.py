@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -102,7 +103,6 @@ def build(
     if verify not in (None, "passes"):
         raise ArgumentError(f"verify: expected None or 'passes', got {verify!r}")
     target = target or get_target("native")
-    support = support_object(target)
     objects = open_cache(environment)
     key = cache_key(graph, target)
     watched = verify is not None or environment.dump is not None
@@ -110,15 +110,19 @@ def build(
     parts = _unpack(stored) if stored else None
     if parts is None:
         observer = _observer(verify, environment.dump)
-        with _without_collections():
+        # LLVM makes what is small beside it, on another processor, while Python goes on.
+        with _without_collections(), ThreadPoolExecutor(1, "lepton-jit-llvm") as beside:
+            beside.submit(support_object, target)
             prepare, main = optimize(graph, target, observer)
-            generated = [generate(prepare, target, once=True), generate(main, target)]
-            parts = _parts(graph.name, *generated)
+            prepared = generate(prepare, target, once=True)
+            prepare_object = beside.submit(prepared.object_code)
+            generated = generate(main, target)
+            parts = _parts(graph.name, prepared, prepare_object.result(), generated)
         if environment.dump is not None:
-            dump_code(environment.dump, generated, support)
+            dump_code(environment.dump, [prepared, generated], support_object(target))
         if objects:
             objects.put(key, _pack(parts))
-    return Executable(graph, target, parts, support, threads=threads, recompile=optimize_for_reading)
+    return Executable(graph, target, parts, support_object(target), threads=threads, recompile=optimize_for_reading)
 
 
 @contextmanager
@@ -259,10 +263,10 @@ def support_object(target: Target) -> bytes:
     return code
 
 
-def _parts(name: str, prepare: Generated, main: Generated) -> Parts:
+def _parts(name: str, prepare: Generated, prepare_object: bytes, main: Generated) -> Parts:
     described = [describe(made.lowered, made.target) for made in (prepare, main)]
     manifest = replace(described[1], name=name)  # what messages call the program
-    return Parts(described[0], prepare.object_code(), manifest, main.object_code())
+    return Parts(described[0], prepare_object, manifest, main.object_code())
 
 
 def _pack(parts: Parts) -> dict[str, bytes]:

@@ -211,6 +211,7 @@ class _EpilogueEmitter:
         self.fetched = fetched
         self.epilogue = tile.epilogue
         self.target = target
+        self._pointers: dict[tuple[Value, int, int], Value] = {}  # block, operand, row
 
     def __call__(self, builder: Builder, accumulator: Value, fragment: Fragment) -> Value:
         primitives = Primitives(builder, self.target)
@@ -255,15 +256,24 @@ class _EpilogueEmitter:
         return primitives.load(pointer, dtype, lanes, fragment.mask, None), lanes
 
     def _address(self, builder: Builder, number: int, dtype: DType, column_step: int, fragment: Fragment) -> Value:
-        table = builder.function.args[5]
+        """Of a fragment's part of an operand; fragments of one row share what they have in common."""
         element = memory_type(dtype)
-        slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number)], source_etype=POINTER)
-        pointer = builder.load(slot, align=8, typ=POINTER)
-        if fragment.row:
-            slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number + 1)], source_etype=POINTER)
-            step = builder.load(slot, align=8, typ=I64_TYPE)
-            offset = builder.mul(step, I64_TYPE(fragment.row))
-            pointer = builder.gep(pointer, [offset], source_etype=element)
-        if column_step and fragment.column:
-            pointer = builder.gep(pointer, [I64_TYPE(fragment.column)], source_etype=element)
-        return pointer
+        pointer = self._row(builder, number, element, fragment.row)
+        if not column_step or not fragment.column:
+            return pointer
+        return builder.gep(pointer, [I64_TYPE(fragment.column)], source_etype=element)
+
+    def _row(self, builder: Builder, number: int, element: ir.Type, row: int) -> Value:
+        key = builder.block, number, row
+        if key not in self._pointers:
+            self._pointers[key] = self._row_pointer(builder, number, element, row)
+        return self._pointers[key]
+
+    def _row_pointer(self, builder: Builder, number: int, element: ir.Type, row: int) -> Value:
+        table = builder.function.args[5]
+        if not row:
+            slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number)], source_etype=POINTER)
+            return builder.load(slot, align=8, typ=POINTER)
+        slot = builder.gep(table, [I64_TYPE(EXTRA_SLOTS * number + 1)], source_etype=POINTER)
+        offset = builder.mul(builder.load(slot, align=8, typ=I64_TYPE), I64_TYPE(row))
+        return builder.gep(self._row(builder, number, element, 0), [offset], source_etype=element)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from llvmlite import ir
-
-from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, Builder, Value
+from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, Builder, Value, declared
 from lepton_jit.codegen.loop_ir import CeilDiv, Extent
 from lepton_jit.ir.types import Dim, Poly
 
@@ -45,9 +43,5 @@ class Symbols:
         return self.builder.mul(self.builder.udiv(raised, I64_TYPE(extent.divisor)), self.value(extent.factor))
 
     def _saturating(self, a: Value, b: Value) -> Value:
-        name = "llvm.smul.fix.sat.i64"
-        module = self.builder.module
-        function = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(I64_TYPE, [I64_TYPE, I64_TYPE, I32_TYPE]), name
-        )
+        function = declared(self.builder.module, "llvm.smul.fix.sat.i64", I64_TYPE, [I64_TYPE, I64_TYPE, I32_TYPE])
         return self.builder.call(function, [a, b, I32_TYPE(0)])

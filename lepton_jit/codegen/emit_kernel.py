@@ -16,6 +16,7 @@ from lepton_jit.codegen.emit_primitives import (
     Value,
     allocate,
     constant,
+    declared,
     memory_type,
     splat_constant,
     value_type,
@@ -179,11 +180,8 @@ class KernelEmitter:
 
     def _report(self, report: Report) -> None:
         """`lpt_report` of docs/runtime.md; the context stands first in the frame."""
-        module = self.builder.module
-        name = "lpt_report"
-        function = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(ir.VoidType(), [POINTER, I32_TYPE, I64_TYPE]), name
-        )
+        signature = [POINTER, I32_TYPE, I64_TYPE]
+        function = declared(self.builder.module, "lpt_report", ir.VoidType(), signature)
         context = self._slot(self.function.args[0], 0)
         self.builder.call(function, [context, I32_TYPE(report.code), self.affine(report.index)])
 
@@ -247,9 +245,24 @@ class KernelEmitter:
 
     def address(self, buffer: str, index: Affine) -> Value:
         element = memory_type(self._dtypes[buffer])
-        fixed = index.constant if isinstance(index.constant, int) else 0
-        pointer = self._gep(self.buffers[buffer], self.affine(index - fixed), element)
-        return self._gep(pointer, fixed, element) if fixed else pointer
+        moving = index - index.constant
+        depth = max((self._depth(name) for name, _ in moving.terms), default=0)
+        pointer = self._hoisted(
+            (buffer, moving), depth, lambda: self._gep(self.buffers[buffer], self.affine(moving), element)
+        )
+        if index.constant == 0:
+            return pointer
+        base = self._hoisted(("base", buffer, moving), depth, lambda: self._opaque(pointer))
+        return self._gep(base, self.dim(index.constant), element)
+
+    def _opaque(self, pointer: Value) -> Value:
+        """The same pointer, into which LLVM's loop strength reduction does not look.
+
+        What has a fixed distance from it stays that; otherwise each such address is considered for a variable of its
+        own: 0.13 s of ResNet-50's 0.73, and the 36 results of a Winograd tile take longer to write.
+        """
+        launder = declared(self.function.module, "llvm.launder.invariant.group.p0", POINTER, [POINTER])
+        return self.builder.call(launder, [pointer])
 
     def affine(self, index: Affine) -> Value:
         """The i64 value of an affine index."""
@@ -265,7 +278,10 @@ class KernelEmitter:
 
     def _sum(self, total: Value, name: str, coefficient: Dim) -> Value:
         value = self._values[name]
-        term = value if coefficient == 1 else self.builder.mul(value, self.dim(coefficient))
+        term = value
+        if coefficient != 1:
+            depth = self._depth(name)
+            term = self._hoisted((name, coefficient), depth, lambda: self.builder.mul(value, self.dim(coefficient)))
         return term if isinstance(total, ir.Constant) and total.constant == 0 else self.builder.add(total, term)
 
     def table(self, values: Sequence[Affine]) -> Value:

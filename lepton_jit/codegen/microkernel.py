@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
 
+from lepton_jit.codegen.emit_primitives import declared
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import ArgumentError
 
@@ -407,7 +408,7 @@ class _Emitter:
         """`x*y + z`, rounded once where the target can."""
         if not self.fused:
             return self.builder.fadd(self.builder.fmul(x, y), z)
-        fma = _intrinsic(self.function.module, f"llvm.fma.{_suffix(z.type)}", z.type, [z.type] * 3)
+        fma = declared(self.function.module, f"llvm.fma.{_suffix(z.type)}", z.type, [z.type] * 3)
         return self.builder.call(fma, [x, y, z])
 
     def shape(self, key: str) -> Value:
@@ -434,18 +435,13 @@ def _suffix(vector: ir.VectorType) -> str:
 def prefetch(builder: ir.IRBuilder, pointer: Value, locality: int) -> None:
     """Ask for a line that will be read, into the caches from number 4 - `locality` on."""
     i32 = ir.IntType(32)
-    function = _intrinsic(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
+    function = declared(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
     builder.call(function, [pointer, i32(0), i32(locality), i32(1)])
-
-
-def _intrinsic(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-    known = module.globals.get(name)
-    return known or ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
 def _masked_load(builder: ir.IRBuilder, pointer: Value, vector: ir.VectorType, mask: Value) -> Value:
     name = f"llvm.masked.load.{_suffix(vector)}.p0"
-    load = _intrinsic(builder.module, name, vector, [POINTER, mask.type, vector])
+    load = declared(builder.module, name, vector, [POINTER, mask.type, vector])
     call = builder.call(load, [pointer, mask, ir.Constant(vector, None)])
     call.arg_attributes[0] = _alignment(vector)
     return call
@@ -453,7 +449,7 @@ def _masked_load(builder: ir.IRBuilder, pointer: Value, vector: ir.VectorType, m
 
 def _masked_store(builder: ir.IRBuilder, value: Value, pointer: Value, mask: Value) -> None:
     name = f"llvm.masked.store.{_suffix(value.type)}.p0"
-    store = _intrinsic(builder.module, name, ir.VoidType(), [value.type, POINTER, mask.type])
+    store = declared(builder.module, name, ir.VoidType(), [value.type, POINTER, mask.type])
     call = builder.call(store, [value, pointer, mask])
     call.arg_attributes[1] = _alignment(value.type)
 
