@@ -11,6 +11,7 @@ import numpy as np
 from lepton_jit.runtime.arguments import aligned_copy
 from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.manifest import Manifest
+from lepton_jit.runtime.native import Batches
 from lepton_jit.runtime.program import Parameters, Program
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ class Executable:
         """One call on addresses, which the caller vouches for; every symbol has the value `batch`."""
         assert self._parameters is not None
         self.program.run_at((batch,) * self._symbols, self._parameters, inputs, outputs)
+
+    def run_batches(
+        self, batches: Batches, first: int, count: int, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        """`run_at` for `count` batches from number `first` on; `inputs` are those behind their columns."""
+        assert self._parameters is not None
+        dims = (batches.rows,) * self._symbols
+        self.program.run_batches(dims, self._parameters, batches, first, count, inputs, outputs)
 
     def allocate(self, batch: int) -> list[np.ndarray]:
         """Fresh arrays for the outputs of `run_at`."""

@@ -11,6 +11,7 @@ import numpy as np
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
 from lepton_jit.layers.symbolic import SymbolicTensor, as_list
 from lepton_jit.runtime.arguments import address_of, aligned_empty
+from lepton_jit.runtime.native import Batches, ColumnRecord
 
 __all__ = ["Column", "Rows", "as_rows", "check_weights", "class_weights", "split_validation"]
 
@@ -61,6 +62,15 @@ class Column:
         gather(self._source_at, rows_at, count, self._row_bytes, self._gathered_at)
         return self._gathered_at if self._fits else self._convert(self._gathered[:count])
 
+    @property
+    def fits(self) -> bool:
+        """The rows have the input's element type: nothing is converted."""
+        return self._fits
+
+    def record(self, number: int, shuffled: bool) -> ColumnRecord:
+        """What native code reads of it, for input `number`."""
+        return ColumnRecord(self._source_at, self._gathered_at if shuffled else None, self._row_bytes, number)
+
     def _convert(self, rows: np.ndarray) -> int:
         np.copyto(self._converted[: len(rows)], rows, casting="unsafe")
         return address_of(self._converted)
@@ -78,19 +88,29 @@ class Rows:
     def batch_count(self) -> int:
         return -(-self.count // self.batch_size)
 
-    def batches(self) -> Iterator[tuple[int, int, list[int]]]:
-        """First row, last row + 1 and addresses of each batch, as the rows stand."""
-        for start in range(0, self.count, self.batch_size):
-            stop = min(start + self.batch_size, self.count)
+    def batches(self, first: int = 0) -> Iterator[tuple[int, int, list[int]]]:
+        """First row, last row + 1 and addresses of each batch from number `first` on, as the rows stand."""
+        for start, stop in self._spans(first):
             yield start, stop, [c.at(start, stop) for c in self._columns]
 
-    def shuffled(self, order: np.ndarray, gather: Gather) -> Iterator[tuple[int, int, list[int]]]:
+    def shuffled(self, order: np.ndarray, gather: Gather, first: int = 0) -> Iterator[tuple[int, int, list[int]]]:
         """The same in another order: row number i of all is `order[i]`, i64[count]."""
         order_at = address_of(order)
-        for start in range(0, self.count, self.batch_size):
-            stop = min(start + self.batch_size, self.count)
+        for start, stop in self._spans(first):
             rows_at = order_at + start * order.itemsize
             yield start, stop, [c.gathered(rows_at, stop - start, gather) for c in self._columns]
+
+    def native(self, order: np.ndarray | None) -> Batches | None:
+        """All of that for native code, in which only batches of full size count; None if something is converted."""
+        if not all(c.fits for c in self._columns):
+            return None
+        records = [c.record(i, order is not None) for i, c in enumerate(self._columns)]
+        columns = (ColumnRecord * len(records))(*records)
+        return Batches(columns, self.batch_size, None if order is None else address_of(order))
+
+    def _spans(self, first: int) -> Iterator[tuple[int, int]]:
+        for start in range(first * self.batch_size, self.count, self.batch_size):
+            yield start, min(start + self.batch_size, self.count)
 
 
 def by_name(what: str, value: Any, keys: Sequence[str]) -> list[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton_jit.ir.graph import Graph
 from lepton_jit.layers.weight import Weight
+from lepton_jit.runtime.native import Batches
 
 __all__ = ["Program"]
 
@@ -38,6 +39,16 @@ class Program:
         self._bind()
         try:
             self._executable.run_at(batch, inputs, outputs)
+        finally:
+            self._count_writes()
+
+    def run_batches(
+        self, batches: Batches, first: int, count: int, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        """`run_at` for `count` batches from number `first` on, without Python in between."""
+        self._bind()
+        try:
+            self._executable.run_batches(batches, first, count, inputs, outputs)
         finally:
             self._count_writes()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,12 @@ from lepton_jit.progress import EpochProgress, resolve_verbose
 from lepton_jit.random import generator
 from lepton_jit.runner import Data, Runner, single
 from lepton_jit.runtime.arguments import address_of
+from lepton_jit.runtime.native import Batches
 
 __all__ = ["Trainer"]
+
+# Steps that run without Python in between, so that progress is shown and Ctrl-C heard in time.
+STRETCH_SECONDS = 0.01
 
 
 class Trainer(Runner):
@@ -116,8 +122,14 @@ class Trainer(Runner):
         rate = ctypes.c_float()
         unread = program.allocate(rows.batch_size)  # each step's loss; the sums have it too
         inputs_end, outputs = [ctypes.addressof(rate)], [address_of(a) for a in unread]
-        batches = rows.batches() if order is None else rows.shuffled(order, program.gather)
-        for batch, (start, stop, inputs) in enumerate(batches):
+        done = 0
+        if not begin and not end and not optimizer.scheduled:
+            rate.value = optimizer.learning_rate
+            for done in _stretches(program, rows, rows.native(order), inputs_end, outputs):
+                progress.update(done * rows.batch_size, results)
+                interrupt.check()
+        rest = rows.batches(done) if order is None else rows.shuffled(order, program.gather, done)
+        for batch, (start, stop, inputs) in enumerate(rest, done):
             for listener in begin:
                 listener(batch, {})
             rate.value = optimizer.learning_rate
@@ -172,7 +184,13 @@ class Trainer(Runner):
         listeners.call("on_test_begin")
         unread = program.allocate(rows.batch_size)  # each batch's loss; the sums have it too
         outputs = [address_of(a) for a in unread]
-        for batch, (start, stop, inputs) in enumerate(rows.batches()):
+        done = 0
+        if not begin and not end:
+            for done in _stretches(program, rows, rows.native(None), [], outputs):
+                if progress is not None:
+                    progress.update(done * rows.batch_size, objective.results)
+                interrupt.check()
+        for batch, (start, stop, inputs) in enumerate(rows.batches(done), done):
             for listener in begin:
                 listener(batch, {})
             program.run_at(stop - start, inputs, outputs)
@@ -259,6 +277,24 @@ class Trainer(Runner):
         self._whole_batch("call", len(arrays[0]))
         program = self._forward_program() if training else self._inference_program()
         return single(list(program.run(*wanted)))
+
+
+def _stretches(
+    program: Program, rows: Rows, batches: Batches | None, inputs: Sequence[int], outputs: Sequence[int]
+) -> Iterator[int]:
+    """Run the batches of full size, several a call, and yield how many are done; none if `batches` is None.
+
+    Behind a step that filled the caches Python takes 20 to 30 us to start the next one.
+    """
+    done, count = 0, 1
+    while batches is not None and done < rows.count // rows.batch_size:
+        count = min(count, rows.count // rows.batch_size - done)
+        start = time.perf_counter()
+        program.run_batches(batches, done, count, inputs, outputs)
+        done += count
+        yield done
+        if time.perf_counter() - start < STRETCH_SECONDS:
+            count *= 2
 
 
 def _run_whole(program: Program, rows: Rows, *others: np.ndarray) -> None:

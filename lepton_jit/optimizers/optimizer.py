@@ -99,6 +99,11 @@ class Optimizer(Configurable):
         self._weights: dict[str, Weight] = {}
 
     @property
+    def scheduled(self) -> bool:
+        """The learning rate may be another one at every step."""
+        return self._schedule is not None
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return self._rate if self._schedule is None else float(self._schedule(int(self.iterations)))

@@ -6,9 +6,10 @@ import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Code", "ContextRecord", "StepRecord", "Support"]
+__all__ = ["Batches", "Code", "ColumnRecord", "ContextRecord", "StepRecord", "Support"]
 
 _POINTER = ctypes.c_void_p
+_COUNT = ctypes.c_int64
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER)
 _SIGNATURES: dict[str, Callable[[int], Callable]] = {
     "lpt_context_create": ctypes.CFUNCTYPE(_POINTER, ctypes.c_int32),
@@ -18,6 +19,7 @@ _SIGNATURES: dict[str, Callable[[int], Callable]] = {
     "lpt_gather_rows": ctypes.CFUNCTYPE(
         None, ctypes.c_int32, _POINTER, _POINTER, ctypes.c_int64, ctypes.c_int64, _POINTER
     ),
+    "lpt_run_batches": ctypes.CFUNCTYPE(ctypes.c_int32, *[_POINTER] * 7, _COUNT, _POINTER, *[_COUNT] * 3),
     "lpt_plan": ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, _POINTER, _POINTER, _POINTER, _POINTER),
 }
 
@@ -42,6 +44,26 @@ class ContextRecord(ctypes.Structure):
     )
 
 
+class ColumnRecord(ctypes.Structure):
+    """Rows for one input, of many batches; of those in another order, one batch is gathered at a time."""
+
+    _fields_ = (
+        ("source", ctypes.c_void_p),
+        ("gathered", ctypes.c_void_p),
+        ("row_bytes", ctypes.c_int64),
+        ("input", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Rows in batches of `rows`; `order` is the address of their numbers, i64, or None where they stay as they are."""
+
+    columns: ctypes.Array[ColumnRecord]
+    rows: int
+    order: int | None
+
+
 @dataclass(frozen=True)
 class Support:
     """The support functions that Python calls."""
@@ -51,7 +73,9 @@ class Support:
     context_set_threads: Callable[[int, int], None]
     context_profile: Callable[[int, int], int]
     plan: Callable[..., int]
-    gather_rows: Callable[..., None] | None = None  # a module has none
+    # a module has none of these
+    gather_rows: Callable[..., None] | None = None
+    run_batches: Callable[..., int] | None = None
 
     @staticmethod
     def at(addresses: Mapping[str, int]) -> Support:
@@ -65,6 +89,7 @@ class Code:
     """A linked program: its entry, the support code that it calls, and what keeps both in memory."""
 
     run: Callable[[int, object, object, object, object], int]
+    run_at: int  # its address
     support: Support
     owner: object
 
@@ -73,4 +98,4 @@ class Code:
         """From the address of `<prefix>_run`; the function by itself keeps the code in memory too."""
         function = _RUN(run)
         function.owner = owner  # pyright: ignore[reportAttributeAccessIssue]
-        return Code(function, support, owner)
+        return Code(function, run, support, owner)

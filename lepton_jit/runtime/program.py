@@ -15,7 +15,7 @@ from lepton_jit.runtime import threads as thread_settings
 from lepton_jit.runtime.arguments import Shapes, Signature, address_of, aligned_empty, check_parameters
 from lepton_jit.runtime.dimensions import dim_value
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest
-from lepton_jit.runtime.native import Code, ContextRecord, StepRecord, Support
+from lepton_jit.runtime.native import Batches, Code, ContextRecord, StepRecord, Support
 from lepton_jit.runtime.plan import MemoryPlan, plan_memory
 from lepton_jit.runtime.profile import Profile, StepTime
 
@@ -86,16 +86,41 @@ class Program:
         self, dims: Sequence[int], parameters: Parameters, inputs: Sequence[int], outputs: Sequence[int]
     ) -> None:
         """`run` on addresses."""
-        try:
-            call = self._idle.pop()
-        except IndexError:
-            call = _Call(self.manifest, self._code)
+        call = self._take()
         try:
             threads = self._threads or thread_settings.current_threads()
             if call.run(threads, dims, parameters, inputs, outputs):
-                raise self._error(call.record, dims, inputs)
+                raise self._error(call, dims)
         finally:
             self._idle.append(call)
+
+    def run_batches(
+        self,
+        dims: Sequence[int],
+        parameters: Parameters,
+        batches: Batches,
+        first: int,
+        count: int,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+    ) -> None:
+        """`run_at` for `count` batches from number `first` on, without Python in between.
+
+        Their rows are the first inputs, `inputs` the others; each call's outputs overwrite the ones before.
+        """
+        call = self._take()
+        try:
+            threads = self._threads or thread_settings.current_threads()
+            if call.run_batches(threads, dims, parameters, batches, first, count, inputs, outputs):
+                raise self._error(call, dims)
+        finally:
+            self._idle.append(call)
+
+    def _take(self) -> _Call:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Call(self.manifest, self._code)
 
     def gather_rows(self, source: int, rows: int, count: int, row_bytes: int, destination: int) -> None:
         """destination[i] = source[rows[i]], rows of `row_bytes`, numbers i64[count]; all by address, unchecked."""
@@ -126,7 +151,7 @@ class Program:
         call = _Call(self.manifest, self._code)
         try:
             if call.run(threads, dims, parameters or self._empty, *addresses):
-                raise self._error(call.record, dims, addresses[0])
+                raise self._error(call, dims)
             records = call.start_profile(len(self.manifest.steps))
             for _ in range(calls):
                 call.run(threads, dims, parameters or self._empty, *addresses)
@@ -140,8 +165,9 @@ class Program:
         )
         return Profile(self.manifest.name, calls, threads, steps)
 
-    def _error(self, record: ContextRecord, dims: Sequence[int], inputs: Sequence[int]) -> LeptonError:
+    def _error(self, call: _Call, dims: Sequence[int]) -> LeptonError:
         """What a nonzero return code means."""
+        record, inputs = call.record, list(call.inputs)
         name, code, index = self.manifest.name, record.code, record.index
         if code > 0:
             step = self.manifest.steps[record.step]
@@ -175,6 +201,7 @@ class _Call:
             raise MemoryError(f"{manifest.name}: no memory for a context")
         self._address = address
         self._run = code.run
+        self._run_at = code.run_at
         self._support = code.support
         self.record = ContextRecord.from_address(address)
         self._manifest = manifest
@@ -184,13 +211,39 @@ class _Call:
         self._dims: Sequence[int] = ()
         self._parameters: Parameters | None = None
         self._dims_array = (ctypes.c_int64 * len(manifest.symbols))()
-        self._inputs = (ctypes.c_void_p * len(manifest.inputs))()
+        self.inputs = (ctypes.c_void_p * len(manifest.inputs))()
         self._outputs = (ctypes.c_void_p * len(manifest.outputs))()
 
     def run(
         self, threads: int, dims: Sequence[int], parameters: Parameters, inputs: Sequence[int], outputs: Sequence[int]
     ) -> int:
         """Call the program on addresses; its error code."""
+        self._set(threads, dims, parameters, outputs)
+        self.inputs[:] = inputs
+        return self._run(self._address, self._dims_array, parameters.pointers, self.inputs, self._outputs)
+
+    def run_batches(
+        self,
+        threads: int,
+        dims: Sequence[int],
+        parameters: Parameters,
+        batches: Batches,
+        first: int,
+        count: int,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+    ) -> int:
+        """Call it on one batch after the other; the first error code."""
+        self._set(threads, dims, parameters, outputs)
+        columns = batches.columns
+        self.inputs[len(columns) :] = inputs
+        run_batches = self._support.run_batches
+        assert run_batches is not None
+        arguments = self._address, self._dims_array, parameters.pointers, self.inputs, self._outputs
+        at = batches.order, first * batches.rows, batches.rows, count
+        return run_batches(self._run_at, *arguments, columns, len(columns), *at)
+
+    def _set(self, threads: int, dims: Sequence[int], parameters: Parameters, outputs: Sequence[int]) -> None:
         if self._threads != threads:
             self._support.context_set_threads(self._address, threads)
             self._threads = threads
@@ -199,11 +252,9 @@ class _Call:
         if self._dims != dims:
             self._dims_array[:] = dims
             self._dims = tuple(dims)
-        self._inputs[:] = inputs
         pointers = self._outputs
         for slot, address in zip(self._slots, outputs, strict=True):
             pointers[slot] = address
-        return self._run(self._address, self._dims_array, parameters.pointers, self._inputs, pointers)
 
     def _use(self, parameters: Parameters) -> None:
         """Point donated outputs at the parameters that they overwrite."""

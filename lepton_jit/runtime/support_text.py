@@ -21,6 +21,7 @@ SUPPORT_FUNCTIONS = (
     "lpt_parallel_for",
     "lpt_plan",
     "lpt_report",
+    "lpt_run_batches",
 )
 
 

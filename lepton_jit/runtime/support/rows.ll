@@ -1,4 +1,4 @@
-; Rows of a table in another order: how shuffled batches are gathered.
+; Rows of a table in another order: how shuffled batches are gathered, and how a program goes through many of them.
 
 %lpt_rows_type = type {
   ptr,         ; 0  source
@@ -90,4 +90,65 @@ here:
 fork:
   call void @lpt_fork_join(ptr @lpt_copy_rows, ptr %frame, i64 %count, i64 %grain, i32 %threads)
   ret void
+}
+
+%lpt_column_type = type {
+  ptr,         ; 0  the rows of all batches
+  ptr,         ; 1  where the rows of one batch are gathered
+  i64,         ; 2  bytes of a row
+  i64          ; 3  which of the program's inputs it is
+}
+
+; Runs a program on `batches` of `rows` rows each, from row `first` on: as they stand, or, if `order` is not null, row
+; number i is order[i]. Stops at the first error, whose code it returns.
+define i32 @lpt_run_batches(ptr %run, ptr %ctx, ptr %dims, ptr %params, ptr %inputs, ptr %outputs, ptr %columns, i64 %count, ptr %order, i64 %first, i64 %rows, i64 %batches) {
+entry:
+  %shuffled = icmp ne ptr %order, null
+  %threads = call i32 @lpt_context_threads(ptr %ctx)
+  br label %batch
+batch:
+  %b = phi i64 [ 0, %entry ], [ %b.next, %next.batch ]
+  %b.more = icmp slt i64 %b, %batches
+  %passed = mul i64 %b, %rows
+  %at = add i64 %first, %passed
+  br i1 %b.more, label %column, label %done
+column:
+  %c = phi i64 [ 0, %batch ], [ %c.next, %next.column ]
+  %c.more = icmp slt i64 %c, %count
+  br i1 %c.more, label %feed, label %run.batch
+feed:
+  %source.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 0
+  %gathered.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 1
+  %bytes.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 2
+  %input.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 3
+  %source = load ptr, ptr %source.at
+  %bytes = load i64, ptr %bytes.at
+  %input = load i64, ptr %input.at
+  %slot = getelementptr ptr, ptr %inputs, i64 %input
+  br i1 %shuffled, label %gather, label %in.place
+gather:
+  %numbers = getelementptr i64, ptr %order, i64 %at
+  %gathered = load ptr, ptr %gathered.at
+  call void @lpt_gather_rows(i32 %threads, ptr %source, ptr %numbers, i64 %rows, i64 %bytes, ptr %gathered)
+  br label %next.column
+in.place:
+  %offset = mul i64 %at, %bytes
+  %standing = getelementptr i8, ptr %source, i64 %offset
+  br label %next.column
+next.column:
+  %here = phi ptr [ %gathered, %gather ], [ %standing, %in.place ]
+  store ptr %here, ptr %slot
+  %c.next = add i64 %c, 1
+  br label %column
+run.batch:
+  %code = call i32 %run(ptr %ctx, ptr %dims, ptr %params, ptr %inputs, ptr %outputs)
+  %failed = icmp ne i32 %code, 0
+  br i1 %failed, label %stop, label %next.batch
+next.batch:
+  %b.next = add i64 %b, 1
+  br label %batch
+stop:
+  ret i32 %code
+done:
+  ret i32 0
 }
