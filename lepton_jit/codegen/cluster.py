@@ -87,11 +87,13 @@ class Cluster:
         extra: Sequence[Buffer] = (),
         slices: Slices | None = None,
         progress: Progress | None = None,
+        turning: Dim = 0,
     ) -> Kernel:
         """The finished kernel; `work` is the number of scalar operations of one iteration."""
         grain = max(1, CHUNK_WORK // max(1, typical(work)))
         buffers = (*self.buffers, *extra)
-        return Kernel("kernel", buffers, extent, grain, builder.statements, self.layer, flops, slices, progress)
+        body = builder.statements
+        return Kernel("kernel", buffers, extent, grain, body, self.layer, flops, slices, progress, turning)
 
     def local_inputs(self, batch: Dim) -> frozenset[str]:
         """The buffers of which index n of a result needs index n alone; the leading dimension is `batch`."""

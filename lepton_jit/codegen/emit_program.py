@@ -57,7 +57,7 @@ class _ProgramEmitter:
         made: dict[Kernel, ir.Function] = {}
 
         def function_of(kernel: Kernel) -> ir.Function:
-            key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None)
+            key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None, turning=0)
             if key not in made:
                 named = replace(kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
                 made[key] = emit_kernel(self.module, named, self.target, self.lowered.symbols, contracts.emit)
@@ -257,8 +257,16 @@ class _ProgramEmitter:
         frame: Value,
     ) -> None:
         extent = self.symbols.extent(builder, kernel.extent)
-        arguments = [context, I32_TYPE(number), function, frame, extent, I64_TYPE(kernel.grain)]
+        arguments = [context, I32_TYPE(number), function, frame, extent, self._grain(builder, kernel)]
         self._checked(builder, builder.call(self.parallel, arguments))
+
+    def _grain(self, builder: Builder, kernel: Kernel) -> Value:
+        """Negative for a kernel that turns in this run."""
+        grain = I64_TYPE(kernel.grain)
+        if kernel.turning == 0:
+            return grain
+        turns = builder.icmp_signed("==", self.symbols.value(kernel.turning), I64_TYPE(1))
+        return builder.select(turns, I64_TYPE(-kernel.grain), grain)
 
     def _checked(self, builder: Builder, code: Value) -> None:
         """Leave with an error code, or go on."""

@@ -348,7 +348,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Kernel:
-    """`body` runs for every value of the i64 variable `t` in 0..extent, in any order and on any thread."""
+    """`body` runs for every value of the i64 variable `t` in 0..extent, in any order and on any thread.
+
+    Where `turning` is 1, every other run goes through them from the end: what the run before read last, of more than a
+    cache holds, is read first.
+    """
 
     name: str
     buffers: tuple[Buffer, ...]
@@ -359,6 +363,7 @@ class Kernel:
     flops: Dim = 0
     slices: Slices | None = None
     progress: Progress | None = None
+    turning: Dim = 0
 
 
 def walk(body: Iterable[Stmt]) -> Iterable[Stmt]:

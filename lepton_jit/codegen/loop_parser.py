@@ -94,9 +94,10 @@ def _kernel(reader: Reader) -> Kernel:
     flops = read_dim(reader) if reader.accept("flops") else 0
     slices = _slices(reader) if reader.accept("slices") else None
     progress = _progress(reader) if reader.accept("rows") else None
+    turning = read_dim(reader) if reader.accept("turning") else 0
     parser = _Body(reader)
     parser.known[ITERATION] = Var(ITERATION, I64)
-    kernel = Kernel(name, buffers, extent, grain, parser.block(), layer, flops, slices, progress)
+    kernel = Kernel(name, buffers, extent, grain, parser.block(), layer, flops, slices, progress, turning)
     verify_kernel(kernel)
     return kernel
 

@@ -63,6 +63,8 @@ def print_kernel(kernel: Kernel) -> str:
         p = kernel.progress
         reads = ", ".join(f"{_word(name)} {' '.join(map(str, astuple(reach)))}" for name, reach in p.reads)
         head += f" rows {_dim(p.count)} width {p.width} each {p.each} unit {p.unit} reads [{reads}]"
+    if kernel.turning != 0:
+        head += f" turning {_dim(kernel.turning)}"
     return "\n".join([f"{head} {{", *_indented(_body(kernel.body)), "}", ""])
 
 

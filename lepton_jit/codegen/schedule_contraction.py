@@ -32,7 +32,7 @@ from lepton_jit.codegen.packed_rows import PackedRows, splits
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_vectors import schedule_vectors
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import element_count
+from lepton_jit.ir.types import Dim, element_count, least
 
 # A sum in blocks is split into parts where fewer iterations than this would share it.
 FEW_ITERATIONS = 4
@@ -55,7 +55,7 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
             kernel.buffers[NAME] = left.buffer
             tiles.left = left
             extent = tiles.emit([], left.sums(), Affine(), Affine(), Affine())
-            main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer])
+            main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer], turning=_turning(plan))
             return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), Affine())
     leads = bool(plan.around) and plan.around[0].dims[0] == 0 and not tiles.panel_first()
@@ -63,7 +63,16 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     slices = Slices(count, frozenset()) if count else None
     by_rows = not tiles.panel_first() and tiles.sum_block() is None
     progress = plan.progress() if by_rows else None
-    return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, slices=slices, progress=progress),), ()
+    turning = _turning(plan) if tiles.panel_first() else 0
+    return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, (), slices, progress, turning),), ()
+
+
+def _turning(plan: Plan) -> Dim:
+    """Of one row, the right side is most that is read: the rows, which may be one; 0 if there are always more.
+
+    784-512-512-10, a row, on one core with 2 MB of second cache: 80 us, turning 70.
+    """
+    return 0 if plan.around or least(plan.inner.extent) > 1 else plan.inner.extent
 
 
 def _tiles(plan: Plan, kernel: KernelBuilder, out: str, epilogue: Any) -> Tiles:

@@ -43,7 +43,7 @@ EVERYTHING = """
 // every statement there is
 kernel @"all/of it"(a0: f32[64*N], a1: f32[64], o0: f32[64*N*N + 4], m: bool[16])
 parallel %t in 0 to ceildiv(N + 1, 56)*(4*N) grain 58 layer "dense/\\u00e9" flops 2*N slices 2 local [a0, a1]
-rows 8*N width 64 each 2 unit 14 reads [a0 56 56 112 672 2 1 3, a1 1 1 1 64 1 0 1] {
+rows 8*N width 64 each 2 unit 14 reads [a0 56 56 112 672 2 1 3, a1 1 1 1 64 1 0 1] turning N + 1 {
   %v1: i64x16 = index 0 step 1
   %v2: boolx16 = compare(%v1, 7:i64) LT
   %v3: f32x16 = load a0[(4*N - 1)*%t - 3] step -2 where %v2 else -inf:f32
@@ -104,6 +104,7 @@ def test_the_parser_builds_what_the_text_says() -> None:
     assert found.slices == Slices(2, frozenset({"a0", "a1"}))
     reads = (("a0", Reach(56, 56, 112, 672, 2, 1, 3)), ("a1", Reach(1, 1, 1, 64)))
     assert found.progress == Progress(2, 8 * N, 64, reads, 14)
+    assert found.turning == N + 1
     load = found.body[2]
     assert load == Let(
         Var("v3", F32, 16),

@@ -31,6 +31,17 @@ def test_every_iteration_runs_exactly_once(threads: int, grain: int) -> None:
         assert counts(program, n).tolist() == [1.0] * n
 
 
+@pytest.mark.parametrize("grain", [-1, -7, -64])
+def test_a_kernel_that_turns_runs_every_iteration_once_in_both_directions(grain: int) -> None:
+    for threads in (1, 2):
+        program = one_step("count", elementwise(COUNT), grain=grain, threads=threads)
+        for n in (0, 1, 2, 63, 64, 65, 999):
+            x, y, bound = np.zeros(n, np.float32), np.zeros(n, np.float32), program.bind([])
+            for _ in range(4):
+                program.run((n,), bound, (x,), (y,))
+            assert y.tolist() == [4.0] * n
+
+
 @pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize("width", [1, 3, 784, 20_000])
 def test_rows_are_gathered_as_numpy_takes_them(threads: int, width: int) -> None:

@@ -316,6 +316,10 @@ run:
   %state = call i64 @lpt_float_state_default()
   %state.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 8
   store i64 %state, ptr %state.at
+  %turn.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 12
+  %turn = load i32, ptr %turn.at
+  %turned = xor i32 %turn, 1
+  store i32 %turned, ptr %turn.at
   ret i32 0
 stop:
   %code = phi i32 [ %make.code, %make ], [ %grow.code, %use ]
@@ -357,7 +361,8 @@ define internal i64 @lpt_now() {
   ret i64 %now
 }
 
-; Runs kernel(frame, begin, end) over 0 ... extent - 1, in chunks of `grain` on the threads of the context.
+; Runs kernel(frame, begin, end) over 0 ... extent - 1, in chunks of `grain` on the threads of the context. A negative
+; grain: on one thread, from the end in every other run.
 define i32 @lpt_parallel_for(ptr %ctx, i32 %step, ptr %kernel, ptr %frame, i64 %extent, i64 %grain) {
 entry:
   %profile.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 6
@@ -392,19 +397,36 @@ entry:
   %threads.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 9
   %threads = load i32, ptr %threads.at
   %alone = icmp eq i32 %threads, 1
-  %one_chunk = icmp sge i64 %grain, %extent
-  %no_grain = icmp sle i64 %grain, 0
+  %size = call i64 @llvm.abs.i64(i64 %grain, i1 true)
+  %one_chunk = icmp sge i64 %size, %extent
+  %no_grain = icmp eq i64 %grain, 0
   %single = or i1 %one_chunk, %no_grain
   %inline = or i1 %alone, %single
   br i1 %inline, label %check, label %fork
 check:
   %any = icmp sgt i64 %extent, 0
-  br i1 %any, label %run, label %done
+  br i1 %any, label %way, label %done
+way:
+  %turn.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 12
+  %turn = load i32, ptr %turn.at
+  %odd = icmp eq i32 %turn, 1
+  %turning = icmp slt i64 %grain, 0
+  %turned = and i1 %odd, %turning
+  %backwards = select i1 %single, i1 false, i1 %turned
+  br i1 %backwards, label %back, label %run
 run:
   call void %kernel(ptr %frame, i64 0, i64 %extent)
   br label %done
+back:
+  %end = phi i64 [ %extent, %way ], [ %begin, %back ]
+  %before = sub i64 %end, 1
+  %chunk = udiv i64 %before, %size
+  %begin = mul i64 %chunk, %size
+  call void %kernel(ptr %frame, i64 %begin, i64 %end)
+  %first = icmp eq i64 %begin, 0
+  br i1 %first, label %done, label %back
 fork:
-  call void @lpt_fork_join(ptr %kernel, ptr %frame, i64 %extent, i64 %grain, i32 %threads)
+  call void @lpt_fork_join(ptr %kernel, ptr %frame, i64 %extent, i64 %size, i32 %threads)
   br label %done
 done:
   ret void

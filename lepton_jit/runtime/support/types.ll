@@ -22,7 +22,8 @@
   i64,         ; 8  the caller's floating-point control state during a run
   i32,         ; 9  threads, the caller included
   i32,         ; 10 plans kept
-  [64 x ptr]   ; 11 %lpt_plan_record*, the most recently used first
+  [64 x ptr],  ; 11 %lpt_plan_record*, the most recently used first
+  i32          ; 12 1 in every other run
 }
 
 %lpt_plan_record = type {
@@ -55,6 +56,7 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+declare i64 @llvm.abs.i64(i64, i1)
 declare i64 @llvm.smin.i64(i64, i64)
 declare i64 @llvm.smax.i64(i64, i64)
 declare i32 @llvm.smin.i32(i32, i32)
