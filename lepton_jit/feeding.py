@@ -36,7 +36,7 @@ class Column:
         self._source = np.require(source, requirements=["C_CONTIGUOUS", "ALIGNED"])
         self._source_at = address_of(self._source)
         self._row_bytes = self._source.nbytes // max(1, len(source))
-        self._fits = self._source.dtype == self.dtype
+        self.fits = self._source.dtype == self.dtype
         self._shape = (min(batch_size, len(source)), *source.shape[1:])
 
     @cached_property
@@ -53,23 +53,18 @@ class Column:
 
     def at(self, start: int, stop: int) -> int:
         """The address of rows that follow each other, in place where the element type fits."""
-        if self._fits:
+        if self.fits:
             return self._source_at + start * self._row_bytes
         return self._convert(self._source[start:stop])
 
     def gathered(self, rows_at: int, count: int, gather: Gather) -> int:
         """The address of a buffer with these rows, which the next batch overwrites."""
         gather(self._source_at, rows_at, count, self._row_bytes, self._gathered_at)
-        return self._gathered_at if self._fits else self._convert(self._gathered[:count])
+        return self._gathered_at if self.fits else self._convert(self._gathered[:count])
 
-    @property
-    def fits(self) -> bool:
-        """The rows have the input's element type: nothing is converted."""
-        return self._fits
-
-    def record(self, number: int, shuffled: bool) -> ColumnRecord:
-        """What native code reads of it, for input `number`."""
-        return ColumnRecord(self._source_at, self._gathered_at if shuffled else None, self._row_bytes, number)
+    def record(self, shuffled: bool) -> ColumnRecord:
+        """What native code reads of it."""
+        return ColumnRecord(self._source_at, self._gathered_at if shuffled else None, self._row_bytes)
 
     def _convert(self, rows: np.ndarray) -> int:
         np.copyto(self._converted[: len(rows)], rows, casting="unsafe")
@@ -104,7 +99,7 @@ class Rows:
         """All of that for native code, in which only batches of full size count; None if something is converted."""
         if not all(c.fits for c in self._columns):
             return None
-        records = [c.record(i, order is not None) for i, c in enumerate(self._columns)]
+        records = [c.record(order is not None) for c in self._columns]
         columns = (ColumnRecord * len(records))(*records)
         return Batches(columns, self.batch_size, None if order is None else address_of(order))
 

@@ -128,6 +128,8 @@ class Trainer(Runner):
             for done in _stretches(program, rows, rows.native(order), inputs_end, outputs):
                 progress.update(done * rows.batch_size, results)
                 interrupt.check()
+                if self.stop_training:
+                    return
         rest = rows.batches(done) if order is None else rows.shuffled(order, program.gather, done)
         for batch, (start, stop, inputs) in enumerate(rest, done):
             for listener in begin:

@@ -51,7 +51,6 @@ class ColumnRecord(ctypes.Structure):
         ("source", ctypes.c_void_p),
         ("gathered", ctypes.c_void_p),
         ("row_bytes", ctypes.c_int64),
-        ("input", ctypes.c_int64),
     )
 
 

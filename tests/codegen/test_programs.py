@@ -211,9 +211,6 @@ def test_the_left_side_of_a_weights_gradient_is_packed(rows: int) -> None:
         assert np.array_equal(made(x, dy)[0], x.T @ dy), batch
 
 
-# Two kernels, slice by slice of the batch
-
-
 def test_one_row_times_large_weights_has_the_same_bits_in_either_direction() -> None:
     b = Builder("rows")
     x, w = b.input("x", TensorType.of("f32", "N", 784)), b.input("w", TensorType.of("f32", 784, 500))
@@ -228,6 +225,9 @@ def test_one_row_times_large_weights_has_the_same_bits_in_either_direction() -> 
     assert [k.turning for s in made.lowered.steps for k in (x.kernel for x in s.launches)][-1] == Poly.symbol("N")
     assert {r.tobytes() for r in results} == {results[0].tobytes()}
     np.testing.assert_allclose(results[0], expected, rtol=1e-4, atol=1e-4)
+
+
+# Two kernels, slice by slice of the batch
 
 
 def test_a_reader_of_large_slices_runs_with_their_producer() -> None:

@@ -346,3 +346,14 @@ def test_bad_data_in_a_later_batch_is_named_as_in_the_first() -> None:
     for shuffle in (False, True):
         with pytest.raises(lpt.OutOfRangeError, match=r"got 42.0 at \[\d, 1\] of input"):
             model.fit(x, np.zeros((12, 2), np.float32), batch_size=2, shuffle=shuffle, verbose=0)
+
+
+def test_what_is_stopped_before_the_first_batch_does_not_run_a_whole_epoch() -> None:
+    class Stop(lpt.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.model.stop_training = True
+
+    model = classifier()
+    model.fit(X, LABELS, batch_size=2, epochs=3, callbacks=[Stop()], verbose=0)
+
+    assert int(model.optimizer.iterations) == 1

@@ -95,12 +95,11 @@ fork:
 %lpt_column_type = type {
   ptr,         ; 0  the rows of all batches
   ptr,         ; 1  where the rows of one batch are gathered
-  i64,         ; 2  bytes of a row
-  i64          ; 3  which of the program's inputs it is
+  i64          ; 2  bytes of a row
 }
 
-; Runs a program on `batches` of `rows` rows each, from row `first` on: as they stand, or, if `order` is not null, row
-; number i is order[i]. Stops at the first error, whose code it returns.
+; Runs a program on `batches` of `rows` rows each, which are its first `count` inputs, from row `first` on: as they
+; stand, or, if `order` is not null, row number i is order[i]. Stops at the first error, whose code it returns.
 define i32 @lpt_run_batches(ptr %run, ptr %ctx, ptr %dims, ptr %params, ptr %inputs, ptr %outputs, ptr %columns, i64 %count, ptr %order, i64 %first, i64 %rows, i64 %batches) {
 entry:
   %shuffled = icmp ne ptr %order, null
@@ -120,11 +119,9 @@ feed:
   %source.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 0
   %gathered.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 1
   %bytes.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 2
-  %input.at = getelementptr %lpt_column_type, ptr %columns, i64 %c, i32 3
   %source = load ptr, ptr %source.at
   %bytes = load i64, ptr %bytes.at
-  %input = load i64, ptr %input.at
-  %slot = getelementptr ptr, ptr %inputs, i64 %input
+  %slot = getelementptr ptr, ptr %inputs, i64 %c
   br i1 %shuffled, label %gather, label %in.place
 gather:
   %numbers = getelementptr i64, ptr %order, i64 %at
