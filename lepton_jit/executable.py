@@ -74,18 +74,11 @@ class Executable:
         """One call, inputs by position or one mapping by name; fresh arrays for the outputs that donate nothing."""
         return self.program(*inputs, parameters=self._parameters)
 
-    def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """One call on addresses, which the caller vouches for; every symbol has the value `batch`."""
+    def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int], batches: Batches | None = None) -> None:
+        """One call on addresses, which the caller vouches for, or one for each of `batches`, whose columns are the
+        first inputs; every symbol has the value `batch`."""
         assert self._parameters is not None
-        self.program.run_at((batch,) * self._symbols, self._parameters, inputs, outputs)
-
-    def run_batches(
-        self, batches: Batches, first: int, count: int, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """`run_at` for `count` batches from number `first` on; `inputs` are those behind their columns."""
-        assert self._parameters is not None
-        dims = (batches.rows,) * self._symbols
-        self.program.run_batches(dims, self._parameters, batches, first, count, inputs, outputs)
+        self.program.run_at((batch,) * self._symbols, self._parameters, inputs, outputs, batches)
 
     def allocate(self, batch: int) -> list[np.ndarray]:
         """Fresh arrays for the outputs of `run_at`."""

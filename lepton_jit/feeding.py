@@ -96,12 +96,13 @@ class Rows:
             yield start, stop, [c.gathered(rows_at, stop - start, gather) for c in self._columns]
 
     def native(self, order: np.ndarray | None) -> Batches | None:
-        """All of that for native code, in which only batches of full size count; None if something is converted."""
+        """The batches of full size for native code; None if something is converted."""
         if not all(c.fits for c in self._columns):
             return None
         records = [c.record(order is not None) for c in self._columns]
         columns = (ColumnRecord * len(records))(*records)
-        return Batches(columns, self.batch_size, None if order is None else address_of(order))
+        order_at = None if order is None else address_of(order)
+        return Batches(columns, self.batch_size, order_at, 0, self.count // self.batch_size)
 
     def _spans(self, first: int) -> Iterator[tuple[int, int]]:
         for start in range(first * self.batch_size, self.count, self.batch_size):

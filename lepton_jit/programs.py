@@ -34,21 +34,14 @@ class Program:
         finally:
             self._count_writes()
 
-    def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """The same for `batch` rows on addresses that the caller vouches for, and nothing is checked."""
-        self._bind()
-        try:
-            self._executable.run_at(batch, inputs, outputs)
-        finally:
-            self._count_writes()
+    def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int], batches: Batches | None = None) -> None:
+        """The same for `batch` rows on addresses that the caller vouches for, and nothing is checked.
 
-    def run_batches(
-        self, batches: Batches, first: int, count: int, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """`run_at` for `count` batches from number `first` on, without Python in between."""
+        With `batches` once for each of them, without Python in between; their columns come before `inputs`.
+        """
         self._bind()
         try:
-            self._executable.run_batches(batches, first, count, inputs, outputs)
+            self._executable.run_at(batch, inputs, outputs, batches)
         finally:
             self._count_writes()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ class Trainer(Runner):
         done = 0
         if not begin and not end and not optimizer.scheduled:
             rate.value = optimizer.learning_rate
-            for done in _stretches(program, rows, rows.native(order), inputs_end, outputs):
+            for done in _stretches(program, rows.native(order), inputs_end, outputs):
                 progress.update(done * rows.batch_size, results)
                 interrupt.check()
                 if self.stop_training:
@@ -188,7 +189,7 @@ class Trainer(Runner):
         outputs = [address_of(a) for a in unread]
         done = 0
         if not begin and not end:
-            for done in _stretches(program, rows, rows.native(None), [], outputs):
+            for done in _stretches(program, rows.native(None), [], outputs):
                 if progress is not None:
                     progress.update(done * rows.batch_size, objective.results)
                 interrupt.check()
@@ -282,17 +283,17 @@ class Trainer(Runner):
 
 
 def _stretches(
-    program: Program, rows: Rows, batches: Batches | None, inputs: Sequence[int], outputs: Sequence[int]
+    program: Program, batches: Batches | None, inputs: Sequence[int], outputs: Sequence[int]
 ) -> Iterator[int]:
-    """Run the batches of full size, several a call, and yield how many are done; none if `batches` is None.
+    """Run the batches, several a call, and yield how many are done; none if `batches` is None.
 
     Behind a step that filled the caches Python takes 20 to 30 us to start the next one.
     """
     done, count = 0, 1
-    while batches is not None and done < rows.count // rows.batch_size:
-        count = min(count, rows.count // rows.batch_size - done)
+    while batches is not None and done < batches.count:
+        count = min(count, batches.count - done)
         start = time.perf_counter()
-        program.run_batches(batches, done, count, inputs, outputs)
+        program.run_at(batches.rows, inputs, outputs, replace(batches, first=done, count=count))
         done += count
         yield done
         if time.perf_counter() - start < STRETCH_SECONDS:

@@ -56,11 +56,16 @@ class ColumnRecord(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows in batches of `rows`; `order` is the address of their numbers, i64, or None where they stay as they are."""
+    """`count` batches of `rows` rows from number `first` on.
+
+    `order` is the address of the rows' numbers, i64, or None where they stay as they are.
+    """
 
     columns: ctypes.Array[ColumnRecord]
     rows: int
     order: int | None
+    first: int
+    count: int
 
 
 @dataclass(frozen=True)

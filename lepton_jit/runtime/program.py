@@ -83,44 +83,27 @@ class Program:
         self.run_at(dims, parameters, [address_of(a) for a in inputs], [address_of(a) for a in outputs])
 
     def run_at(
-        self, dims: Sequence[int], parameters: Parameters, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """`run` on addresses."""
-        call = self._take()
-        try:
-            threads = self._threads or thread_settings.current_threads()
-            if call.run(threads, dims, parameters, inputs, outputs):
-                raise self._error(call, dims)
-        finally:
-            self._idle.append(call)
-
-    def run_batches(
         self,
         dims: Sequence[int],
         parameters: Parameters,
-        batches: Batches,
-        first: int,
-        count: int,
         inputs: Sequence[int],
         outputs: Sequence[int],
+        batches: Batches | None = None,
     ) -> None:
-        """`run_at` for `count` batches from number `first` on, without Python in between.
+        """`run` on addresses; with `batches` once for each of them, without Python in between.
 
         Their rows are the first inputs, `inputs` the others; each call's outputs overwrite the ones before.
         """
-        call = self._take()
+        try:
+            call = self._idle.pop()
+        except IndexError:
+            call = _Call(self.manifest, self._code)
         try:
             threads = self._threads or thread_settings.current_threads()
-            if call.run_batches(threads, dims, parameters, batches, first, count, inputs, outputs):
+            if call.run(threads, dims, parameters, inputs, outputs, batches):
                 raise self._error(call, dims)
         finally:
             self._idle.append(call)
-
-    def _take(self) -> _Call:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return _Call(self.manifest, self._code)
 
     def gather_rows(self, source: int, rows: int, count: int, row_bytes: int, destination: int) -> None:
         """destination[i] = source[rows[i]], rows of `row_bytes`, numbers i64[count]; all by address, unchecked."""
@@ -215,35 +198,15 @@ class _Call:
         self._outputs = (ctypes.c_void_p * len(manifest.outputs))()
 
     def run(
-        self, threads: int, dims: Sequence[int], parameters: Parameters, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> int:
-        """Call the program on addresses; its error code."""
-        self._set(threads, dims, parameters, outputs)
-        self.inputs[:] = inputs
-        return self._run(self._address, self._dims_array, parameters.pointers, self.inputs, self._outputs)
-
-    def run_batches(
         self,
         threads: int,
         dims: Sequence[int],
         parameters: Parameters,
-        batches: Batches,
-        first: int,
-        count: int,
         inputs: Sequence[int],
         outputs: Sequence[int],
+        batches: Batches | None = None,
     ) -> int:
-        """Call it on one batch after the other; the first error code."""
-        self._set(threads, dims, parameters, outputs)
-        columns = batches.columns
-        self.inputs[len(columns) :] = inputs
-        run_batches = self._support.run_batches
-        assert run_batches is not None
-        arguments = self._address, self._dims_array, parameters.pointers, self.inputs, self._outputs
-        at = batches.order, first * batches.rows, batches.rows, count
-        return run_batches(self._run_at, *arguments, columns, len(columns), *at)
-
-    def _set(self, threads: int, dims: Sequence[int], parameters: Parameters, outputs: Sequence[int]) -> None:
+        """Call the program on addresses, or on one batch after the other; the first error code."""
         if self._threads != threads:
             self._support.context_set_threads(self._address, threads)
             self._threads = threads
@@ -255,6 +218,18 @@ class _Call:
         pointers = self._outputs
         for slot, address in zip(self._slots, outputs, strict=True):
             pointers[slot] = address
+        if batches is not None:
+            return self._run_batches(parameters, inputs, batches)
+        self.inputs[:] = inputs
+        return self._run(self._address, self._dims_array, parameters.pointers, self.inputs, pointers)
+
+    def _run_batches(self, parameters: Parameters, inputs: Sequence[int], batches: Batches) -> int:
+        columns, run_batches = batches.columns, self._support.run_batches
+        assert run_batches is not None
+        self.inputs[len(columns) :] = inputs
+        arguments = self._address, self._dims_array, parameters.pointers, self.inputs, self._outputs
+        at = batches.order, batches.first * batches.rows, batches.rows, batches.count
+        return run_batches(self._run_at, *arguments, columns, len(columns), *at)
 
     def _use(self, parameters: Parameters) -> None:
         """Point donated outputs at the parameters that they overwrite."""
