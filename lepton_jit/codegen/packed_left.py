@@ -178,11 +178,15 @@ def pack_left(plan: Plan) -> PackedLeft | None:
     rows, most = plan.inner.extent, plan.target.tile_rows
     if plan.table is not None or plan.inner.kind != "row" or plan.panels < LEAST_PANELS or not plan.sums:
         return None
-    if typical(rows) <= most or typical(element_count(x.extent for x in plan.sums)) < LEAST_PRODUCTS:
+    products = typical(element_count(x.extent for x in plan.sums))
+    lines = typical(element_count(x.extent for x in plan.around if x.lhs != 0 and x.kind == "row"))
+    if typical(rows) * lines <= most or products < LEAST_PRODUCTS:
         return None
-    if any(x.lhs != 0 and (x.kind == "row" or not isinstance(rows, int)) for x in plan.around):
-        return None  # windows share factors; or the distance of two left sides is known at run time only
+    if any(x.lhs != 0 and not isinstance(rows, int) for x in plan.around):
+        return None  # the distance of two left sides is known at run time only
     by_rows = len(plan.sums) == 1 and plan.sums[0].lhs == 1 and isinstance(plan.sums[0].extent, int)
+    if lines > 1 and not (by_rows and typical(plan.inner.lhs) >= products):
+        return None  # windows share factors
     by_columns = plan.inner.lhs == 1 and plan.sums[-1].lhs != 1 and isinstance(rows, int)
     if not by_rows and not by_columns:
         return None
