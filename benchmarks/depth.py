@@ -42,7 +42,8 @@ processor = time.process_time() - processor
 fast(x)
 done = time.perf_counter()
 steps = len(fast.executable.program.manifest.steps)
-code = len(fast.executable.parts.main_object) + len(fast.executable.parts.prepare_object)
+parts = fast.executable.parts
+code = sum(map(len, parts.main_objects + parts.prepare_objects))
 print(json.dumps({"processor": processor, "result": done - start, "steps": steps, "code": code}))
 """
 

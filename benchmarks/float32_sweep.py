@@ -150,7 +150,7 @@ def native(op: str, target: Target) -> Program:
     b.output(b(op, b.input("x", TensorType.of("f32", "N"))), "y")
     generated = generate(b.build(), target)
     support = compile_object(support_text(target.triple.split("-")[0]), target, 1)
-    return Program(describe(generated.lowered, generated.target), link(generated.object_code(), support, op), threads=1)
+    return Program(describe(generated.lowered, generated.target), link(generated.objects(), support, op), threads=1)
 
 
 def sweep(op: str, target: Target, stride: int) -> Worst:

@@ -114,10 +114,11 @@ def build(
         with _without_collections(), ThreadPoolExecutor(1, "lepton-jit-llvm") as beside:
             beside.submit(support_object, target)
             prepare, main = optimize(graph, target, observer)
-            prepared = generate(prepare, target, once=True)
-            prepare_object = beside.submit(prepared.object_code)
-            generated = generate(main, target)
-            parts = _parts(graph.name, prepared, prepare_object.result(), generated)
+            # The larger one first, so that LLVM has work soon.
+            generated = generate(main, target, executor=beside)
+            prepared = generate(prepare, target, once=True, executor=beside)
+            gc.collect(0)  # what was made meanwhile; LLVM is still busy
+            parts = _parts(graph.name, prepared, generated)
         if environment.dump is not None:
             dump_code(environment.dump, [prepared, generated], support_object(target))
         if objects:
@@ -149,7 +150,7 @@ def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) ->
         (directory / f"{name}.ll").write_text(made.llvm)
         (directory / f"{name}.s").write_text(made.assembly())
         manifest = describe(made.lowered, made.target)
-        program = Program(manifest, link(made.object_code(), support, manifest.prefix))
+        program = Program(manifest, link(made.objects(), support, manifest.prefix))
         plans.append(str(program.plan(**dict.fromkeys(manifest.symbols, PLANNED_BATCH))))
     (directory / "memory.txt").write_text("\n\n".join(plans) + "\n")
 
@@ -263,24 +264,27 @@ def support_object(target: Target) -> bytes:
     return code
 
 
-def _parts(name: str, prepare: Generated, prepare_object: bytes, main: Generated) -> Parts:
+def _parts(name: str, prepare: Generated, main: Generated) -> Parts:
     described = [describe(made.lowered, made.target) for made in (prepare, main)]
     manifest = replace(described[1], name=name)  # what messages call the program
-    return Parts(described[0], prepare_object, manifest, main.object_code())
+    return Parts(described[0], prepare.objects(), manifest, main.objects())
 
 
 def _pack(parts: Parts) -> dict[str, bytes]:
-    return {
-        "prepare.json": parts.prepare_manifest.to_json().encode(),
-        "prepare.o": parts.prepare_object,
-        "main.json": parts.main_manifest.to_json().encode(),
-        "main.o": parts.main_object,
+    manifests = {"prepare": parts.prepare_manifest, "main": parts.main_manifest}
+    objects = {"prepare": parts.prepare_objects, "main": parts.main_objects}
+    return {f"{name}.json": manifest.to_json().encode() for name, manifest in manifests.items()} | {
+        f"{name}.{i}.o": code for name, codes in objects.items() for i, code in enumerate(codes)
     }
 
 
 def _unpack(blobs: Mapping[str, bytes]) -> Parts | None:
     try:
         prepare, main = (Manifest.from_json(blobs[f"{name}.json"].decode()) for name in ("prepare", "main"))
-        return Parts(prepare, blobs["prepare.o"], main, blobs["main.o"])
     except (KeyError, ValueError):
         return None
+    objects = {
+        name: tuple(code for part, code in blobs.items() if part.startswith(f"{name}.") and part.endswith(".o"))
+        for name in ("prepare", "main")
+    }
+    return Parts(prepare, objects["prepare"], main, objects["main"]) if all(objects.values()) else None

@@ -26,9 +26,9 @@ class Parts:
     """What is compiled and cached: the program, and the one that prepares its parameters."""
 
     prepare_manifest: Manifest
-    prepare_object: bytes
+    prepare_objects: tuple[bytes, ...]
     main_manifest: Manifest
-    main_object: bytes
+    main_objects: tuple[bytes, ...]
 
 
 class Executable:
@@ -49,11 +49,11 @@ class Executable:
         self.parts = parts
         self.support = support
         self.recompile = recompile
-        self.program = _program(parts.main_manifest, parts.main_object, support, threads)
+        self.program = _program(parts.main_manifest, parts.main_objects, support, threads)
         self._symbols = len(parts.main_manifest.symbols)
         self._prepare = None
         if parts.prepare_manifest.outputs:
-            self._prepare = _program(parts.prepare_manifest, parts.prepare_object, support, threads)
+            self._prepare = _program(parts.prepare_manifest, parts.prepare_objects, support, threads)
         self.arrays: dict[str, np.ndarray] = {}
         self._parameters: Parameters | None = None
 
@@ -89,5 +89,5 @@ class Executable:
         return self._parameters
 
 
-def _program(manifest: Manifest, code: bytes, support: bytes, threads: int | None) -> Program:
-    return Program(manifest, link(code, support, manifest.prefix), threads=threads)
+def _program(manifest: Manifest, objects: Sequence[bytes], support: bytes, threads: int | None) -> Program:
+    return Program(manifest, link(objects, support, manifest.prefix), threads=threads)

@@ -37,7 +37,7 @@ def export_program(
     return export(
         path,
         replace(parts.main_manifest, name=Path(path).stem),
-        program=parts.main_object,
+        program=parts.main_objects,
         support=support_object(target),
         compile_text=partial(compile_object, target=target),
         parameters=[executable.arrays[p.name] for p in parts.main_manifest.params],

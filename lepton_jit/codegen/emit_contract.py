@@ -20,6 +20,7 @@ from lepton_jit.codegen.emit_primitives import (
 )
 from lepton_jit.codegen.loop_ir import Affine, Apply, Atom, Const, Contract, Tile
 from lepton_jit.codegen.microkernel import LINE_BYTES, SHAPE, ALayout, Fragment, MicroKernel, emit_microkernel, prefetch
+from lepton_jit.codegen.module_parts import SHARED
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
@@ -86,7 +87,7 @@ class ContractUnit:
         table = ir.GlobalVariable(self.module, value.type, f"{self.module.name}_{name}")
         table.initializer = value  # pyright: ignore[reportAttributeAccessIssue]
         table.global_constant = True
-        table.linkage = "internal"
+        table.linkage = SHARED
         return table
 
     def _microkernel(self, contract: Contract, rows: int, layout: ALayout) -> ir.Function:
@@ -118,7 +119,7 @@ class ContractUnit:
             epilogue = _EpilogueEmitter(tile, self.target, fetched) if tile.epilogue else None
             prologue = epilogue.prefetch if epilogue and any(fetched) else None
             function = emit_microkernel(self.module, kernel, name, epilogue, prologue)
-            function.linkage = "internal"
+            function.linkage = SHARED
             self._made[key] = function
         return self._made[key]
 

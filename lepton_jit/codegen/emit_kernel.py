@@ -41,6 +41,7 @@ from lepton_jit.codegen.loop_ir import (
     Trn,
     Var,
 )
+from lepton_jit.codegen.module_parts import SHARED
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Poly
 
@@ -56,7 +57,7 @@ def emit_kernel(
 ) -> ir.Function:
     """Add the function of a kernel to a module; `symbols` is the order of the program's symbols."""
     function = ir.Function(module, KERNEL_TYPE, kernel.name)
-    function.linkage = "internal"
+    function.linkage = SHARED
     KernelEmitter(function, kernel, target, symbols, emit_contract).emit()
     return function
 

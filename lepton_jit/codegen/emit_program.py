@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Buil
 from lepton_jit.codegen.emit_scan import ScanUnit, block_count
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.lowered import Lowered, ProgramBuffer, Scan, Step, memory_of
+from lepton_jit.codegen.module_parts import SHARED, ModuleParts, Part
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Poly
 
@@ -30,26 +31,29 @@ LEAST_SLICES = 8
 MANY_STEPS = 40
 
 
-def emit_program(lowered: Lowered, target: Target) -> ir.Module:
-    """The module of a program; its symbols carry the program's name as prefix."""
-    return _ProgramEmitter(lowered, target).emit()
+def emit_program(lowered: Lowered, target: Target, take: Callable[[Part], None]) -> None:
+    """The module of a program, part by part as it is made; its symbols carry the program's name as prefix."""
+    _ProgramEmitter(lowered, target, take).emit()
 
 
 @dataclass
 class _ProgramEmitter:
     lowered: Lowered
     target: Target
+    take: Callable[[Part], None]
 
-    def emit(self) -> ir.Module:
+    def emit(self) -> None:
         self.module = ir.Module(self.lowered.name)
         self.module.triple = self.target.triple
+        self.parts = ModuleParts(self.module, self.take)
         self.arena = {number: i for i, number in enumerate(self.lowered.arena())}
         self.constants = [self._constant(b) for b in self.lowered.buffers if b.kind == "constant"]
         functions = self._kernels()
         self._sizes()
         self._descriptor()
         self._run(functions)
-        return self.module
+        self.parts.grown()
+        self.parts.cut()
 
     def _kernels(self) -> list[list[ir.Function]]:
         """The functions of each step; kernels that are equal but for their names share one."""
@@ -61,6 +65,7 @@ class _ProgramEmitter:
             if key not in made:
                 named = replace(kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
                 made[key] = emit_kernel(self.module, named, self.target, self.lowered.symbols, contracts.emit)
+                self.parts.grown()
             return made[key]
 
         return [[function_of(launch.kernel) for launch in step.launches] for step in self.lowered.steps]
@@ -69,7 +74,7 @@ class _ProgramEmitter:
         variable = ir.GlobalVariable(self.module, value.type, f"{self.lowered.name}_{name}")
         variable.initializer = value  # pyright: ignore[reportAttributeAccessIssue]
         variable.global_constant = True
-        variable.linkage = "internal"
+        variable.linkage = SHARED
         return variable
 
     def _constant(self, buffer: ProgramBuffer) -> ir.GlobalVariable:

@@ -31,7 +31,7 @@ def export(
     path: str | os.PathLike[str],
     manifest: Manifest,
     *,
-    program: bytes,
+    program: Sequence[bytes],
     support: bytes,
     compile_text: Callable[[str], bytes],
     parameters: Sequence[np.ndarray] = (),
@@ -39,9 +39,9 @@ def export(
 ) -> tuple[Path, Path]:
     """Write the library at `path` and the header beside it (`.h`); returns both paths.
 
-    `program` and `support` are object code, `compile_text` turns LLVM IR text into object code for the same target,
-    `parameters` are the arrays in the manifest's order. The C function is called `name`, by default as the file. Files
-    appear by rename, whole or not at all. LeptonError if there is no linker, or if it fails.
+    `program` (its parts) and `support` are object code, `compile_text` turns LLVM IR text into object code for the same
+    target, `parameters` are the arrays in the manifest's order. The C function is called `name`, by default as the
+    file. Files appear by rename, whole or not at all. LeptonError if there is no linker, or if it fails.
     """
     path = Path(path)
     if manifest.donations:
@@ -57,14 +57,15 @@ def export(
     # In the target directory, so that a rename is all that is left to do at the end.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         work = Path(folder)
-        (work / "program.o").write_bytes(program)
+        for i, code in enumerate(program):
+            (work / f"program{i}.o").write_bytes(code)
         (work / "support.o").write_bytes(support)
         (work / "wrapper.o").write_bytes(compile_text(wrapper_text(manifest, name)))
         (work / "exports.map").write_text(version_script(name))
         offsets = _write_weights(work / "weights.bin", parameters)
         (work / "weights.s").write_text(weights_assembly("weights.bin", offsets))
         (work / "module.h").write_text(header_text(manifest, name))
-        _link(linker, work, path.name)
+        _link(linker, work, path.name, len(program))
         seal(work / "module.so", manifest)
         os.replace(work / "module.so", path)
         os.replace(work / "module.h", header)
@@ -94,10 +95,10 @@ def _write_weights(path: Path, parameters: Sequence[np.ndarray]) -> list[int]:
     return offsets
 
 
-def _link(linker: list[str], work: Path, soname: str) -> None:
+def _link(linker: list[str], work: Path, soname: str, parts: int) -> None:
     # Assembled by itself, since the compiler would put the random name of its temporary file into the symbol table.
     _run([*linker, "-c", "weights.s", "-o", "weights.o"], work)
-    objects = ["program.o", "support.o", "wrapper.o", "weights.o"]
+    objects = [*(f"program{i}.o" for i in range(parts)), "support.o", "wrapper.o", "weights.o"]
     options = [
         "--version-script=exports.map",
         f"-soname={soname}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lepton_jit.errors import LeptonError
@@ -42,8 +43,8 @@ class _Process:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
 
-def link(program_object: bytes, support_object: bytes, prefix: str) -> Code:
-    """Link a program's object code; it is freed when the last reference to the result goes.
+def link(objects: Sequence[bytes], support_object: bytes, prefix: str) -> Code:
+    """Link the parts of a program's object code; they are freed when the last reference to the result goes.
 
     `support_object` is linked by the first call of a process; later calls share that one. LeptonError if a symbol is
     missing.
@@ -55,7 +56,9 @@ def link(program_object: bytes, support_object: bytes, prefix: str) -> Code:
         if _process is None:
             _process = _Process(support_object)
         process = _process
-    builder = llvm.JITLibraryBuilder().add_object_img(program_object).add_current_process()
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for part in objects:
+        builder.add_object_img(part)
     for name, address in process.addresses.items():
         builder.import_symbol(name, address)
     entry = f"{prefix}_run"

@@ -108,3 +108,15 @@ def test_the_library_needs_libc_only(exported: Exported) -> None:
     # Before glibc 2.34, threads were a library of their own; the loader holds thread-local storage.
     assert "libc.so.6" in needed
     assert set(needed) <= {"libc.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+
+
+@needs_cc
+def test_a_library_of_many_parts_gives_the_same_bits(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_jit.codegen.module_parts.PART_CHARACTERS", 1)
+    monkeypatch.setenv("LEPTON_JIT_CACHE", "off")
+    lpt.set_random_seed(1)
+    fast = lpt.compile(build_model())
+    assert len(fast.executable.parts.main_objects) > 3
+    library, _ = fast.export(exported.library.parent / "parts.so")
+    images = exported.images.astype(np.float32) / np.float32(255)
+    assert np.asarray(lpt.load(library)(images)).tobytes() == exported.answers.tobytes()

@@ -61,7 +61,7 @@ def fused(graph: Graph, target: Target) -> Generated:
 
 
 def linked(generated: Generated, threads: int = 1) -> Program:
-    code = link(generated.object_code(), support_object(), generated.lowered.name)
+    code = link(generated.objects(), support_object(), generated.lowered.name)
     return Program(describe(generated.lowered, generated.target), code, threads=threads)
 
 

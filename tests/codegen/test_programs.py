@@ -409,7 +409,7 @@ def test_aarch64_is_compiled_to_vector_multiply_adds() -> None:
     assert assembly.count("\tfmla\tv") > 100
     assert [line for line in assembly.splitlines() if "\tbl\texp" in line or "\tbl\ttanh" in line] == []
     # ELF, 64 bits, little-endian, machine 183
-    header = made.object_code()[:20]
+    header = made.objects()[0][:20]
     assert (header[:6], int.from_bytes(header[18:20], "little")) == (b"\x7fELF\x02\x01", 183)
 
 
@@ -448,3 +448,13 @@ def test_what_stands_side_by_side_is_computed_by_one_kernel(width: int) -> None:
     b.output(total, "t")
     made = agree(b.build(), fused)
     assert len(made.lowered.steps) == 1 or width == 1
+
+
+def test_a_program_in_many_parts_is_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generated("convolution", native_target())
+    monkeypatch.setattr("lepton_jit.codegen.module_parts.PART_CHARACTERS", 1)
+    cut = fused(model("convolution"), native_target())
+    assert (len(whole.parts), len(cut.parts) > 1) == (1, True)
+    assert cut.llvm == whole.llvm
+    (y,) = linked(cut)(*arrays_of(model("convolution"), 3).values())
+    assert y.tobytes() == result("convolution", 3).tobytes()

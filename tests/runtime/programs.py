@@ -159,7 +159,7 @@ def affine_object() -> bytes:
 
 
 def affine(threads: int | None = None) -> Program:
-    return Program(AFFINE_MANIFEST, link(affine_object(), support_object(), "affine"), threads=threads)
+    return Program(AFFINE_MANIFEST, link([affine_object()], support_object(), "affine"), threads=threads)
 
 
 def one_step(name: str, kernel: str, *, grain: int, threads: int, buffer_bytes: int = 0) -> Program:
@@ -213,7 +213,7 @@ exit:
         steps=(Step("kernel", f"{name}/layer", "N", "8*N"),),
         errors={7: "seven is not allowed"},
     )
-    return Program(manifest, link(compile_object(text, TARGET), support_object(), name), threads=threads)
+    return Program(manifest, link([compile_object(text, TARGET)], support_object(), name), threads=threads)
 
 
 def elementwise(body: str, declarations: str = "") -> str:

@@ -31,7 +31,7 @@ def export_affine(path: Path, manifest: Manifest = AFFINE_MANIFEST) -> tuple[Pat
     return export(
         path,
         manifest,
-        program=affine_object(),
+        program=[affine_object()],
         support=support_object(),
         compile_text=lambda text: compile_object(text, TARGET),
         parameters=[SHIFT],

@@ -150,7 +150,7 @@ def test_two_inputs_that_disagree_about_a_symbol_are_both_named() -> None:
         symbols=("N",),
         inputs=(Tensor("images", "f32", ("N", 4)), Tensor("labels", "i32", ("N",))),
     )
-    program = Program(manifest, link(affine_object(), support_object(), "affine"))
+    program = Program(manifest, link([affine_object()], support_object(), "affine"))
     with pytest.raises(ShapeError, match=r"input 'labels': expected i32\[N\], N = 3 from input 'images', got i32\[2\]"):
         program(np.zeros((3, 4)), np.zeros(2, np.int32))
     with pytest.raises(ArgumentError, match=r"input 'labels': expected values that int32 can hold exactly"):
@@ -228,7 +228,7 @@ define i32 @control_run(ptr %set, ptr %unused1, ptr %unused2, ptr %unused3, ptr 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_callers_floating_point_state_is_neither_used_nor_changed(threads: int) -> None:
-    control = link(compile_object(CONTROL, TARGET), support_object(), "control").run
+    control = link([compile_object(CONTROL, TARGET)], support_object(), "control").run
     program = one_step("denormal", elementwise("  %yi = fmul float %xi, 0.5"), grain=1, threads=threads)
     smallest = np.float32(1.1754944e-38)
     result: list[object] = []
