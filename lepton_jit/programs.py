@@ -25,6 +25,7 @@ class Program:
         self._read = [weights[i.name] for i in graph.inputs_of("parameter")]
         self._written = [weights[i.name] for i in graph.inputs_of("state") if i.name in weights]
         self._versions: list[int] | None = None
+        self.stretch = 1  # steps that go by without Python in between, where many are to be run
 
     def run(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         """The graph's results for its inputs, in their order."""

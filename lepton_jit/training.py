@@ -124,7 +124,7 @@ class Trainer(Runner):
         unread = program.allocate(rows.batch_size)  # each step's loss; the sums have it too
         inputs_end, outputs = [ctypes.addressof(rate)], [address_of(a) for a in unread]
         done = 0
-        if not begin and not end and not optimizer.scheduled:
+        if not begin and not end and not optimizer.scheduled and not self.stop_training:
             rate.value = optimizer.learning_rate
             for done in _stretches(program, rows.native(order), inputs_end, outputs):
                 progress.update(done * rows.batch_size, results)
@@ -287,17 +287,21 @@ def _stretches(
 ) -> Iterator[int]:
     """Run the batches, several a call, and yield how many are done; none if `batches` is None.
 
-    Behind a step that filled the caches Python takes 20 to 30 us to start the next one.
+    Behind a step that filled the caches Python takes 20 to 30 us to start the next one. A program remembers how many
+    steps were a stretch.
     """
-    done, count = 0, 1
+    done = 0
     while batches is not None and done < batches.count:
-        count = min(count, batches.count - done)
+        count = min(program.stretch, batches.count - done)
         start = time.perf_counter()
         program.run_at(batches.rows, inputs, outputs, replace(batches, first=done, count=count))
+        seconds = time.perf_counter() - start
         done += count
         yield done
-        if time.perf_counter() - start < STRETCH_SECONDS:
-            count *= 2
+        if seconds > 2 * STRETCH_SECONDS:
+            program.stretch = max(1, count // 2)
+        elif seconds < STRETCH_SECONDS and count == program.stretch:
+            program.stretch *= 2
 
 
 def _run_whole(program: Program, rows: Rows, *others: np.ndarray) -> None:

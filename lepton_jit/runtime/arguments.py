@@ -13,10 +13,12 @@ from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
 from lepton_jit.runtime.dimensions import Polynomial, parse_polynomial
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest, Tensor
 
-__all__ = ["Shapes", "Signature", "address_of", "aligned_copy", "aligned_empty", "cast", "check_parameters", "describe"]
+__all__ = ["Results", "Signature", "address_of", "aligned_copy", "aligned_empty", "cast", "check_parameters", "describe"]
 
 # Sets of dims whose shapes are kept, as many as a context keeps plans.
 KEPT_SHAPES = 64
+# Results of so many elements are read fast enough to gain by whole cache lines.
+ALIGNED_ELEMENTS = 1024
 _DENSE = 0x001 | 0x100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED, in `flags.num`
 _from_buffer = ctypes.c_char.from_buffer
 _addressof = ctypes.addressof
@@ -113,6 +115,28 @@ class Shapes:
                 self._known.clear()
             self._known[dims] = shapes
         return shapes
+
+
+class Results:
+    """Fresh arrays for outputs, those of 1,024 elements and more on 64-byte boundaries."""
+
+    def __init__(self, tensors: Sequence[Tensor], symbols: Sequence[str]) -> None:
+        self._dtypes = [NUMPY_DTYPES[t.dtype] for t in tensors]
+        self._shapes = Shapes(tensors, symbols)
+        # What makes each array, and of what, for dims that were seen before.
+        self._known: dict[tuple[int, ...], list[tuple[Any, tuple[int, ...], np.dtype]]] = {}
+
+    def make(self, dims: tuple[int, ...]) -> list[np.ndarray]:
+        known = self._known.get(dims)
+        if known is None:
+            known = [
+                (np.empty if math.prod(shape) < ALIGNED_ELEMENTS else aligned_empty, shape, dtype)
+                for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)
+            ]
+            if len(self._known) >= KEPT_SHAPES:
+                self._known.clear()
+            self._known[dims] = known
+        return [make(shape, dtype) for make, shape, dtype in known]
 
 
 class Signature:

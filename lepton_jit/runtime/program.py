@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, OutOfRangeError, ShapeError
 from lepton_jit.runtime import threads as thread_settings
-from lepton_jit.runtime.arguments import Shapes, Signature, address_of, aligned_empty, check_parameters
+from lepton_jit.runtime.arguments import Results, Signature, address_of, check_parameters
 from lepton_jit.runtime.dimensions import dim_value
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest
 from lepton_jit.runtime.native import Batches, Code, ContextRecord, StepRecord, Support
@@ -31,7 +30,8 @@ class Parameters:
     def __init__(self, addresses: Sequence[int], owner: object) -> None:
         self.addresses = tuple(addresses)
         self.owner = owner
-        self.pointers = (ctypes.c_void_p * len(self.addresses))(*self.addresses)
+        self._pointers = (ctypes.c_void_p * len(self.addresses))(*self.addresses)
+        self.pointers_at = ctypes.addressof(self._pointers)
 
 
 class Program:
@@ -45,9 +45,8 @@ class Program:
         self._code = code
         self._threads = None if threads is None else thread_settings.check_threads(threads)
         self._signature = Signature(manifest)
-        returned = [i for i in range(len(manifest.outputs)) if i not in manifest.donations]
-        self._dtypes = [NUMPY_DTYPES[manifest.outputs[i].dtype] for i in returned]
-        self._shapes = Shapes([manifest.outputs[i] for i in returned], manifest.symbols)
+        returned = [output for i, output in enumerate(manifest.outputs) if i not in manifest.donations]
+        self._results = Results(returned, manifest.symbols)
         self._empty = Parameters((), None)
         self._idle: list[_Call] = []
         weakref.finalize(self, _destroy, self._idle, code.support, code).atexit = False
@@ -113,10 +112,7 @@ class Program:
 
     def allocate(self, dims: tuple[int, ...]) -> list[np.ndarray]:
         """Fresh arrays for the outputs that are not donated, those of 1,024 elements and more on 64-byte boundaries."""
-        return [
-            np.empty(shape, dtype) if math.prod(shape) < 1024 else aligned_empty(shape, dtype)
-            for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)
-        ]
+        return self._results.make(dims)
 
     def plan(self, **symbols: int) -> MemoryPlan:
         """The memory plan at given symbols: `program.plan(N=64)`."""
@@ -196,6 +192,9 @@ class _Call:
         self._dims_array = (ctypes.c_int64 * len(manifest.symbols))()
         self.inputs = (ctypes.c_void_p * len(manifest.inputs))()
         self._outputs = (ctypes.c_void_p * len(manifest.outputs))()
+        # Numbers reach native code in 0.4 us, arrays in 0.6.
+        arrays = self._dims_array, self.inputs, self._outputs
+        self._dims_at, self._inputs_at, self._outputs_at = map(ctypes.addressof, arrays)
 
     def run(
         self,
@@ -216,18 +215,18 @@ class _Call:
             self._dims_array[:] = dims
             self._dims = tuple(dims)
         pointers = self._outputs
-        for slot, address in zip(self._slots, outputs, strict=True):
+        for slot, address in zip(self._slots, outputs):  # noqa: B905 (0.05 us of a call)
             pointers[slot] = address
         if batches is not None:
             return self._run_batches(parameters, inputs, batches)
         self.inputs[:] = inputs
-        return self._run(self._address, self._dims_array, parameters.pointers, self.inputs, pointers)
+        return self._run(self._address, self._dims_at, parameters.pointers_at, self._inputs_at, self._outputs_at)
 
     def _run_batches(self, parameters: Parameters, inputs: Sequence[int], batches: Batches) -> int:
         columns, run_batches = batches.columns, self._support.run_batches
         assert run_batches is not None
         self.inputs[len(columns) :] = inputs
-        arguments = self._address, self._dims_array, parameters.pointers, self.inputs, self._outputs
+        arguments = self._address, self._dims_at, parameters.pointers_at, self._inputs_at, self._outputs_at
         at = batches.order, batches.first * batches.rows, batches.rows, batches.count
         return run_batches(self._run_at, *arguments, columns, len(columns), *at)
 
