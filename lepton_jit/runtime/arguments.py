@@ -13,7 +13,16 @@ from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
 from lepton_jit.runtime.dimensions import Polynomial, parse_polynomial
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest, Tensor
 
-__all__ = ["Results", "Signature", "address_of", "aligned_copy", "aligned_empty", "cast", "check_parameters", "describe"]
+__all__ = [
+    "Results",
+    "Signature",
+    "address_of",
+    "aligned_copy",
+    "aligned_empty",
+    "cast",
+    "check_parameters",
+    "describe",
+]
 
 # Sets of dims whose shapes are kept, as many as a context keeps plans.
 KEPT_SHAPES = 64
