@@ -59,7 +59,10 @@ class KernelBuilder:
 
     def __init__(self) -> None:
         self._scopes: list[list[Stmt]] = [[]]
-        self._memo: list[dict[object, Atom]] = [{}]
+        # What open scopes have remembered, each scope's keys, and those of loads by their buffer.
+        self._memo: dict[object, Atom] = {}
+        self._keys: list[list[object]] = [[]]
+        self._loads: dict[str, list[object]] = {}
         self._count = 0
         self.buffers: dict[str, Buffer] = {}
 
@@ -80,15 +83,18 @@ class KernelBuilder:
             return found
         var = Var(self.fresh(), dtype, lanes)
         self._scopes[-1].append(Let(var, expr))
-        self._memo[-1][key] = var
+        self.remember(key, var)
+        if isinstance(expr, Load):
+            self._loads.setdefault(expr.buffer, []).append(key)
         return var
 
     def recall(self, key: object) -> Atom | None:
         """What was remembered under this key in a scope that is still open."""
-        return next((memo[key] for memo in self._memo if key in memo), None)
+        return self._memo.get(key)
 
     def remember(self, key: object, atom: Atom) -> None:
-        self._memo[-1][key] = atom
+        self._memo[key] = atom
+        self._keys[-1].append(key)
 
     def append(self, stmt: Stmt) -> None:
         self._scopes[-1].append(stmt)
@@ -108,9 +114,8 @@ class KernelBuilder:
     def store(self, buffer: str, index: Affine, value: Atom, lanes: int = 1, mask: Atom | None = None) -> None:
         self._scopes[-1].append(Store(buffer, index, value, lanes, mask))
         # what was loaded may have changed
-        for memo in self._memo:
-            for key in [k for k in memo if isinstance(k, tuple) and isinstance(k[0], Load) and k[0].buffer == buffer]:
-                del memo[key]
+        for key in self._loads.pop(buffer, ()):
+            self._memo.pop(key, None)
 
     def report(self, code: int, index: Affine) -> None:
         """The data is bad at this element."""
@@ -134,11 +139,12 @@ class KernelBuilder:
     def scope(self) -> Iterator[list[Stmt]]:
         """Statements of a nested block."""
         self._scopes.append([])
-        self._memo.append({})
+        self._keys.append([])
         try:
             yield self._scopes[-1]
         finally:
-            self._memo.pop()
+            for key in self._keys.pop():
+                self._memo.pop(key, None)
             self._scopes.pop()
 
     @contextmanager
