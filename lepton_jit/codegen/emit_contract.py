@@ -23,7 +23,7 @@ from lepton_jit.codegen.microkernel import LINE_BYTES, SHAPE, ALayout, Fragment,
 from lepton_jit.codegen.module_parts import SHARED
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import GraphError
-from lepton_jit.ir.types import DType, element_count
+from lepton_jit.ir.types import DType, element_count, typical
 
 MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
 # Sums of up to this many products are written out: first convolutions of 3 x 3 x 3, 1 x 1 ones of up to 32 channels.
@@ -212,10 +212,8 @@ def _stores_jump(contract: Contract) -> bool:
     """
     if not isinstance(contract.out_row, int) or contract.out_row < ROWS_APART:
         return False
-    counts = [extent.constant for extent, *_ in contract.sums if not extent.terms]
-    if len(counts) < len(contract.sums) or not all(isinstance(count, int) for count in counts):
-        return False
-    return element_count(counts) <= MOST_FETCHED
+    products = typical(element_count(extent.constant for extent, *_ in contract.sums))
+    return products <= MOST_FETCHED and not any(extent.terms for extent, *_ in contract.sums)
 
 
 def _address(table: ir.GlobalVariable) -> Value:

@@ -234,7 +234,6 @@ class _Emitter:
     def emit(self, epilogue: Epilogue | None, prologue: Callable[[ir.IRBuilder, Fragment], None] | None) -> None:
         builder = self.builder
         a, b, c = self.function.args[:3]
-        entry = self.function.entry_basic_block
         if self.kernel.masked:
             self.mask = self.lane_mask()
         if self.kernel.terms:
@@ -252,7 +251,7 @@ class _Emitter:
                 prologue(builder, fragment)
         if self.kernel.fetch:
             self.fetch_c(c)
-        entry = builder.block
+        entry: Any = builder.block
         builder.branch(body)
 
         builder.position_at_end(body)

@@ -195,6 +195,25 @@ def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: in
         assert np.array_equal(made(x, w)[0], -(x @ w)), count
 
 
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_a_transposed_right_side_is_packed_in_squares(target: Target, dtype: str) -> None:
+    """Of every number of columns and products, those that fill no square included; zeros stand behind the last."""
+    panel = target.lanes(8 * DTYPES[dtype].bytes) * target.tile_vectors
+    b, arrays = Builder("packs"), {}
+    for columns in (1, panel - 1, panel, 2 * panel + 3):
+        for depth in (3, panel, panel + 5):
+            name = f"x{columns}_{depth}"
+            x = b.input(name, TensorType.of(dtype, 3, 2, columns, depth))
+            arrays[name] = np.arange(6.0 * columns * depth, dtype=DTYPES[dtype].numpy).reshape(x.type.shape)
+            attributes = {"batches": 1, "extents": (3, 2, depth), "strides": (2 * columns * depth, columns * depth, 1)}
+            packed = b("pack", x, **attributes, column_stride=depth, columns=columns, offset=0, panel=panel)
+            b.output(packed, f"y{columns}_{depth}")
+    graph = b.build()
+    expected, found = run_graph(graph, arrays), run_native(unfused(graph, target), arrays, threads=2)
+    assert [name for name, array in expected.items() if not np.array_equal(found[name], array)] == []
+
+
 @pytest.mark.parametrize("rows", [96, 131])
 def test_the_left_side_of_a_weights_gradient_is_packed(rows: int) -> None:
     """Rows that lie side by side are copied, some tiles at a time; the last tile has the rows that there are."""
