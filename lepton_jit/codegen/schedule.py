@@ -12,7 +12,8 @@ from lepton_jit.codegen.schedule_contraction import schedule_contraction
 from lepton_jit.codegen.schedule_indexing import schedule_scatter_add
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_moments import schedule_moments
-from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pack, schedule_pad
+from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pad
+from lepton_jit.codegen.schedule_pack import schedule_pack
 from lepton_jit.codegen.schedule_reduce import schedule_reduce
 from lepton_jit.codegen.schedule_scatter import schedule_scatter
 from lepton_jit.codegen.schedule_window import schedule_depthwise, schedule_pooling

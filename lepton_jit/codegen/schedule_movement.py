@@ -1,17 +1,17 @@
-"""Schedules of movements that write parts of their result: concatenation, padding between elements, packing."""
+"""Schedules of movements that write parts of their result: concatenation, padding between elements."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, Planned, slice_count, split_index, store_at, transposed, vector_loop
-from lepton_jit.codegen.evaluate import LANE, linear, tail_mask
-from lepton_jit.codegen.loop_ir import Affine, Atom, Const, Kernel, Slices
+from lepton_jit.codegen.cluster import Cluster, Planned, slice_count, split_index, store_at, vector_loop
+from lepton_jit.codegen.evaluate import LANE, linear
+from lepton_jit.codegen.loop_ir import Affine, Const, Kernel, Slices
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node
-from lepton_jit.ir.types import Dim, Shape, element_count, row_major
+from lepton_jit.ir.types import Dim, element_count
 
 
 def schedule_concatenate(cluster: Cluster, target: Target) -> Planned:
@@ -140,91 +140,3 @@ def _within(k, inside, index: Affine, size: Dim, low: int, high: int):
     for check in checks:
         inside = check if inside is None else k.apply("and", inside, check)
     return inside
-
-
-def schedule_pack(cluster: Cluster, target: Target) -> Planned:
-    """Panels of a contraction's right side: [batches...][panel][sums...][column], zeros behind the last column."""
-    (node,) = cluster.region.nodes
-    a: Any = node.attributes
-    (operand,) = node.operands
-    panel, columns = a["panel"], a["columns"]
-    panels = -(-columns // panel)
-    batches, sums = a["extents"][: a["batches"]], a["extents"][a["batches"] :]
-    shape: Shape = node.result.type.shape
-    strides = row_major(shape)
-    k = cluster.builder()
-    lanes = target.lanes(8 * operand.type.dtype.bytes)
-    # all panels of a place before the next place: a pixel's channels are lines that two panels may share
-    outer = [*batches, *sums[:-1], panels]
-    digits = split_index(k, Affine.var("t"), outer)
-    inner = sums[-1] if sums else 1
-    slices, places, which = digits[: len(batches)], digits[len(batches) : -1], digits[-1]
-
-    def begin(position: Affine | int) -> tuple[Affine, Affine]:
-        """Where a panel's first column stands at one place of the innermost sum, in the operand and in the result."""
-        index = [*slices, *places, Affine.of(position)] if sums else slices
-        source = Affine.of(a["offset"]) + which * panel * a["column_stride"]
-        target_index = which * strides[len(batches)]
-        steps = [*strides[: len(batches)], *strides[len(batches) + 1 : -1]]
-        for at, step, stride in zip(index, a["strides"], steps, strict=True):
-            source, target_index = source + at * step, target_index + at * stride
-        return source, target_index
-
-    def zeros(target_index: Affine, first: int) -> None:
-        if first < panel:
-            for j, mask in vector_loop(k, Affine.of(first), Affine.of(panel), lanes):
-                store_at(k, "o0", target_index + j, Const(0, operand.type.dtype), lanes, mask)
-
-    def copy(count: int) -> None:
-        with k.loop(0, inner) as i:
-            source, target_index = begin(i)
-            for j, mask in vector_loop(k, Affine(), Affine.of(count), lanes):
-                at = source + (j - Affine.var(LANE)) * a["column_stride"]
-                value = k.load("a0", at, lanes, a["column_stride"], mask)
-                store_at(k, "o0", target_index + j, value, lanes, mask)
-            zeros(target_index, count)
-
-    def transpose(count: int) -> None:
-        """Squares of registers, where factors of one column lie side by side; 512 x 512 takes a quarter of the time."""
-
-        def squares(start: Affine | int, depth: int) -> None:
-            mask = tail_mask(k, Affine.of(depth), lanes) if depth < lanes else None
-            source, target_index = begin(start)
-            row = strides[-2]
-
-            def square(first: Affine | int, have: int) -> None:
-                values: list[Atom] = [
-                    k.load("a0", source + (Affine.of(first) + c) * a["column_stride"], lanes, 1, mask)
-                    for c in range(have)
-                ]
-                values += [Const(0.0, operand.type.dtype, lanes)] * (lanes - have)
-                for j, value in enumerate(transposed(k, values)[:depth]):
-                    k.store("o0", target_index + row * j + first, value, lanes)
-
-            whole = count - count % lanes
-            if whole:
-                with k.loop(0, whole, lanes) as first:
-                    square(first, lanes)
-            if count > whole:
-                square(whole, count - whole)
-            for j in range(depth):
-                zeros(target_index + row * j, -(-count // lanes) * lanes)
-
-        assert isinstance(inner, int)
-        if inner >= lanes:
-            with k.loop(0, inner - inner % lanes, lanes) as i:
-                squares(i, lanes)
-        if inner % lanes:
-            squares(inner - inner % lanes, inner % lanes)
-
-    dense = sums and a["strides"][-1] == 1 and a["column_stride"] != 1 and isinstance(inner, int)
-    fill = transpose if dense and panel % lanes == 0 and operand.type.dtype.is_float else copy
-    last = columns - (panels - 1) * panel
-    if last == panel or panels == 1:
-        fill(last)
-    else:
-        with k.when(k.compare(k.index(which), Const(panels - 1, k.index(which).dtype), "LT")):
-            fill(panel)
-        with k.otherwise():
-            fill(last)
-    return (cluster.kernel(k, element_count(outer), inner * panel),), ()
