@@ -213,8 +213,12 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
 
 
 def transposed(kernel: KernelBuilder, rows: Sequence[Atom]) -> list[Atom]:
-    """The columns of a square of n vectors of n lanes, n a power of two: log2(n) rounds of pairs."""
-    values = list(rows)
+    """The columns of a square of n vectors of n lanes, n a power of two: log2(n) rounds of pairs.
+
+    Of fewer vectors the missing ones are zeros.
+    """
+    dtype, lanes = rows[0].dtype, rows[0].lanes
+    values = [*rows, *[Const(0.0, dtype, lanes)] * (lanes - len(rows))]
     width = len(values) // 2
     while width:
         for i in (i for i in range(len(values)) if not i & width):

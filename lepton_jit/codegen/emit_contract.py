@@ -28,7 +28,7 @@ from lepton_jit.ir.types import DType, element_count, typical
 MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
 # Sums of up to this many products are written out: first convolutions of 3 x 3 x 3, 1 x 1 ones of up to 32 channels.
 WRITTEN_OUT = 32
-# Longer sums hide what their stores wait for.
+# Longer sums hide what their stores wait for, and nearer rows (in elements) a processor foresees.
 MOST_FETCHED = 128
 ROWS_APART = 256
 # Behind `extras`: a pointer and a row step for each operand of the epilogue.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lepton_jit.codegen.emit_program import emit_program
 from lepton_jit.codegen.lower import lower
@@ -23,9 +23,9 @@ class Generated:
 
     lowered: Lowered
     target: Target
-    effort: int = THOROUGH
-    parts: list[Part] = field(default_factory=list)
-    started: list[Future[bytes]] = field(default_factory=list)
+    effort: int
+    parts: tuple[Part, ...]
+    started: tuple[Future[bytes], ...]  # LLVM at work on each part, if it was given somewhere to work
 
     @property
     def llvm(self) -> str:
@@ -34,30 +34,30 @@ class Generated:
     def objects(self) -> tuple[bytes, ...]:
         if self.started:
             return tuple(future.result() for future in self.started)
-        return tuple(self._object(part) for part in self.parts)
+        return tuple(_object(part, self.target, self.effort) for part in self.parts)
 
     def assembly(self) -> str:
         return compile_assembly(self.llvm, self.target, PIPELINE_LEVEL, self.effort)
-
-    def emit(self, executor: Executor | None) -> None:
-        """Make the parts; LLVM begins with each on the executor while the next ones are made."""
-
-        def take(part: Part) -> None:
-            self.parts.append(part)
-            if executor:
-                self.started.append(executor.submit(self._object, part))
-
-        emit_program(self.lowered, self.target, take)
-
-    def _object(self, part: Part) -> bytes:
-        return compile_object(str(part), self.target, PIPELINE_LEVEL, self.effort)
 
 
 def generate(graph: Graph, target: Target, *, once: bool = False, executor: Executor | None = None) -> Generated:
     """The program of an optimized graph. One that runs `once` is made with little effort.
 
-    What prepares ResNet-50's weights takes 15 ms to make instead of 180, and 37 to run instead of 31.
+    What prepares ResNet-50's weights takes 15 ms to make instead of 180, and 37 to run instead of 31. LLVM begins with
+    each part on the executor while the next ones are made.
     """
-    made = Generated(lower(graph, target), target, QUICK if once else THOROUGH)
-    made.emit(executor)
-    return made
+    lowered, effort = lower(graph, target), QUICK if once else THOROUGH
+    parts: list[Part] = []
+    started: list[Future[bytes]] = []
+
+    def take(part: Part) -> None:
+        parts.append(part)
+        if executor:
+            started.append(executor.submit(_object, part, target, effort))
+
+    emit_program(lowered, target, take)
+    return Generated(lowered, target, effort, tuple(parts), tuple(started))
+
+
+def _object(part: Part, target: Target, effort: int) -> bytes:
+    return compile_object(str(part), target, PIPELINE_LEVEL, effort)

@@ -49,14 +49,15 @@ class ModuleParts:
     def __init__(self, module: ir.Module, take: Callable[[Part], None]) -> None:
         self.module = module
         self.take = take
-        self._printed: set[str] = set()
+        self._printed = 0
         self._pending: list[str] = []
         self._size = 0
 
     def grown(self) -> None:
         """Everything that the module defines now is complete."""
-        for name, value in list(self.module.globals.items())[len(self._printed) :]:
-            self._printed.add(name)
+        added = list(self.module.globals.values())[self._printed :]
+        self._printed += len(added)
+        for value in added:
             if not _is_declaration(value):
                 text = str(value)
                 self._pending.append(text)

@@ -116,7 +116,6 @@ class PackedLeft:
                     k.load(plan.lhs, source + row * plan.inner.lhs + at, plan.lanes, 1, mask)
                     for row in rows[first : first + plan.lanes]
                 ]
-                values += [Const(0.0, plan.dtype, plan.lanes)] * (plan.lanes - len(values))
                 for j, value in enumerate(transposed(k, values)):
                     k.store(NAME, out + (at + j) * self.pitch + first, value, plan.lanes)
 

@@ -143,6 +143,5 @@ class _Pack:
         values: list[Atom] = [
             k.load("a0", source + (first + c) * self.column_stride, self.lanes, 1, mask) for c in range(columns)
         ]
-        values += [Const(0.0, self.dtype, self.lanes)] * (self.lanes - columns)
         for i, value in enumerate(transposed(k, values)[:depth]):
             k.store("o0", target + self.strides[-2] * i + first, value, self.lanes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,17 +114,11 @@ class Shapes:
     def __init__(self, tensors: Sequence[Tensor], symbols: Sequence[str]) -> None:
         self._symbols = tuple(symbols)
         self._shapes = [[parse_polynomial(dim) for dim in t.shape] for t in tensors]
-        self._known: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        self.at = functools.lru_cache(KEPT_SHAPES)(self._at)
 
-    def at(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
-        shapes = self._known.get(dims)
-        if shapes is None:
-            values = dict(zip(self._symbols, dims, strict=True))
-            shapes = [tuple(dim.value(values) for dim in shape) for shape in self._shapes]
-            if len(self._known) >= KEPT_SHAPES:
-                self._known.clear()
-            self._known[dims] = shapes
-        return shapes
+    def _at(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
+        values = dict(zip(self._symbols, dims, strict=True))
+        return [tuple(dim.value(values) for dim in shape) for shape in self._shapes]
 
 
 class Results:
@@ -132,20 +127,17 @@ class Results:
     def __init__(self, tensors: Sequence[Tensor], symbols: Sequence[str]) -> None:
         self._dtypes = [NUMPY_DTYPES[t.dtype] for t in tensors]
         self._shapes = Shapes(tensors, symbols)
-        # What makes each array, and of what, for dims that were seen before.
-        self._known: dict[tuple[int, ...], list[tuple[Any, tuple[int, ...], np.dtype]]] = {}
+        self._recipes = functools.lru_cache(KEPT_SHAPES)(self._recipes_at)
 
     def make(self, dims: tuple[int, ...]) -> list[np.ndarray]:
-        known = self._known.get(dims)
-        if known is None:
-            known = [
-                (np.empty if math.prod(shape) < ALIGNED_ELEMENTS else aligned_empty, shape, dtype)
-                for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)
-            ]
-            if len(self._known) >= KEPT_SHAPES:
-                self._known.clear()
-            self._known[dims] = known
-        return [make(shape, dtype) for make, shape, dtype in known]
+        return [make(shape, dtype) for make, shape, dtype in self._recipes(dims)]
+
+    def _recipes_at(self, dims: tuple[int, ...]) -> list[tuple[Any, tuple[int, ...], np.dtype]]:
+        """What makes each array, and of what."""
+        return [
+            (np.empty if math.prod(shape) < ALIGNED_ELEMENTS else aligned_empty, shape, dtype)
+            for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)
+        ]
 
 
 class Signature:

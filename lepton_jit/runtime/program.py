@@ -215,7 +215,7 @@ class _Call:
             self._dims_array[:] = dims
             self._dims = tuple(dims)
         pointers = self._outputs
-        for slot, address in zip(self._slots, outputs):  # noqa: B905 (0.05 us of a call)
+        for slot, address in zip(self._slots, outputs, strict=True):
             pointers[slot] = address
         if batches is not None:
             return self._run_batches(parameters, inputs, batches)

@@ -195,6 +195,29 @@ def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: in
         assert np.array_equal(made(x, w)[0], -(x @ w)), count
 
 
+def test_lines_of_a_strided_convolution_are_packed() -> None:
+    b, channels = Builder("strided"), 512
+    x, w = (
+        b.input("x", TensorType.of("f32", "N", 20, 20, channels)),
+        b.input("w", TensorType.of("f32", 1, 1, channels, 512)),
+    )
+    where = {"lhs_spec": (0, 3, 1, 2), "rhs_spec": (3, 2, 0, 1), "out_spec": (0, 3, 1, 2), "strides": (2, 2)}
+    plain = {
+        "padding": ((0, 0),) * 2,
+        "lhs_dilation": (1, 1),
+        "rhs_dilation": (1, 1),
+        "window_reversal": (False, False),
+    }
+    b.output(b("convolution", x, w, **where, **plain, feature_group_count=1, batch_group_count=1), "y")
+    generated = fused(b.build(), native_target())
+    assert [len(s.launches) for s in generated.lowered.steps if s.op == "affine_contraction"] == [1, 1]
+    made, rng = linked(generated, threads=2), np.random.default_rng(0)
+    w = rng.integers(-3, 3, (1, 1, channels, 512)).astype(np.float32)
+    for batch in (1, 3):
+        x = rng.integers(-3, 3, (batch, 20, 20, channels)).astype(np.float32)
+        assert np.array_equal(made(x, w)[0], x[:, ::2, ::2] @ w[0, 0]), batch
+
+
 @pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
 def test_a_transposed_right_side_is_packed_in_squares(target: Target, dtype: str) -> None:
