@@ -32,7 +32,7 @@ def describe(lowered: Lowered, target: Target) -> Manifest:
         ),
         errors=dict(lowered.errors),
         buffers=tuple(
-            Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer)
+            Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer, b.per_thread)
             for b in (lowered.buffers[n] for n in lowered.arena())
         ),
     )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lepton_jit.codegen.chain import Walk
+from lepton_jit.codegen.chain import WINDOW_ALIGNMENT, Walk, progress_of, written_by
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_kernel import KERNEL_TYPE
-from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value, allocate
+from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE
+from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value, allocate, declared
 from lepton_jit.codegen.emit_scan import counted
 from lepton_jit.codegen.loop_ir import Kernel
-from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.lowered import ProgramBuffer, Step
 
-NO_LIMIT = (1 << 63) - 1
+I1_TYPE = ir.IntType(1)
 
 
 @dataclass(frozen=True)
@@ -64,65 +64,127 @@ def turn_count(symbols: Symbols, builder: Builder, step: Step) -> Value:
     return builder.udiv(builder.add(groups, I64_TYPE(step.turn - 1)), I64_TYPE(step.turn))
 
 
-class ChainEmitter:
-    """The two functions of a chain, `void(ptr frames, i64 begin, i64 end)` each; slot `parts_slot` has the parts.
+@dataclass(frozen=True)
+class _Window:
+    """What a thread has of a result: `origin` is the element of it that stands at the beginning of the memory."""
 
-    Parts share the turns evenly. `edges` does what both neighbours of a boundary need; its iterations 0 ... parts-2 are
-    the boundaries 1 ... parts-1. `parts` then does the rest. So nothing is computed or written twice.
+    launch: int  # which writes it
+    itemsize: int
+    capacity: int  # in elements
+    memory: Value
+    origin: Value  # the address of an i64
+    slots: tuple[Value, ...]  # where frames have its address
+
+
+class ChainEmitter:
+    """The function of a chain, `void(ptr frames, i64 begin, i64 end)`; slot `parts_slot` has the number of parts.
+
+    Parts share the turns evenly, and each has windows of its own; the few rows around a boundary are computed by both.
     """
 
-    def __init__(self, module: ir.Module, name: str, step: Step, symbols: tuple[str, ...], parts_slot: int) -> None:
-        self.module, self.name, self.step = module, name, step
+    def __init__(
+        self,
+        module: ir.Module,
+        name: str,
+        step: Step,
+        buffers: Sequence[ProgramBuffer],
+        symbols: tuple[str, ...],
+        parts_slot: int,
+    ) -> None:
+        self.module, self.name, self.step, self.buffers = module, name, step, buffers
         self.symbol_names, self.parts_slot = symbols, parts_slot
 
-    def edges(self, kernels: Sequence[ir.Function]) -> ir.Function:
-        function = self._open("edges", len(kernels))
-        with counted(self.builder, *function.args[1:]) as i:
-            boundary = self._first(self._boundary(self.builder.add(i, I64_TYPE(1))))
-            spans = zip(kernels, self.pointers, self.walk.starts(boundary), self.walk.goals(boundary), strict=True)
-            for kernel, frame, start, goal in spans:
-                self.builder.call(kernel, [frame, start.value, goal.value])
-        self.builder.ret_void()
-        return function
-
     def parts(self, kernels: Sequence[ir.Function]) -> ir.Function:
-        function = self._open("parts", len(kernels))
+        function = self._open()
         builder = self.builder
-        done = allocate(builder, I64_TYPE, len(kernels))
-        slots = [builder.gep(done, [I64_TYPE(j)], source_etype=I64_TYPE) for j in range(len(kernels))]
+        states = self._slots(len(kernels), I64_TYPE)
+        windows = list(self._windows())
+        memories = self._slots(len(windows), POINTER)
         with counted(builder, *function.args[1:]) as part:
-            following = builder.add(part, I64_TYPE(1))
-            first, last = self._boundary(part), self._boundary(following)
-            is_first = builder.icmp_signed("==", part, I64_TYPE(0))
-            is_last = builder.icmp_signed("==", following, self.count)
-            for slot, goal in zip(slots, self.walk.goals(self._first(first)), strict=True):
-                builder.store(builder.select(is_first, I64_TYPE(0), goal.value), slot, align=8)
-            starts = self.walk.starts(self._first(last))
-            limits = [builder.select(is_last, I64_TYPE(NO_LIMIT), start.value) for start in starts]
+            first, last = self._boundary(part), self._boundary(builder.add(part, I64_TYPE(1)))
+            begins = self.walk.starts(self._iteration(first))
+            for slot, start in zip(states, begins, strict=True):
+                builder.store(start.value, slot, align=8)
+            for window, slot in zip(windows, memories, strict=True):
+                size = builder.mul(part, I64_TYPE(window.capacity * window.itemsize))
+                builder.store(self._at(window.memory, size), slot, align=8)
+                builder.store(self._first(window, begins), window.origin, align=8)
             with counted(builder, first, last) as turn:
-                goals = self.walk.goals(self._first(builder.add(turn, I64_TYPE(1))))
-                for kernel, frame, slot, goal, limit in zip(kernels, self.pointers, slots, goals, limits, strict=True):
-                    state = builder.load(slot, align=8, typ=I64_TYPE)
-                    reached = goal.choose("<", _Native(builder, limit)).choose(">", _Native(builder, state)).value
-                    builder.call(kernel, [frame, state, reached])
-                    builder.store(reached, slot, align=8)
+                begins = self.walk.starts(self._iteration(turn))
+                goals = self.walk.goals(self._iteration(builder.add(turn, I64_TYPE(1))))
+                done = [_Native(builder, builder.load(slot, align=8, typ=I64_TYPE)) for slot in states]
+                for window, slot in zip(windows, memories, strict=True):
+                    self._move(window, builder.load(slot, align=8, typ=POINTER), begins, done, goals)
+                for kernel, frame, slot, state, goal in zip(kernels, self.frames, states, done, goals, strict=True):
+                    builder.call(kernel, [frame, state.value, goal.value])
+                    builder.store(goal.value, slot, align=8)
         builder.ret_void()
         return function
 
-    def _open(self, suffix: str, count: int) -> ir.Function:
-        """A function that has read its frames, the number of parts, and how many rows and groups each launch has."""
-        function = ir.Function(self.module, KERNEL_TYPE, f"{self.name}_{suffix}")
+    def _move(
+        self, window: _Window, memory: Value, begins: list[_Native], done: list[_Native], goals: list[_Native]
+    ) -> None:
+        """Where a turn's rows do not fit behind those that are there: move what it reads of these to the beginning."""
+        builder, scale = self.builder, I64_TYPE(window.itemsize)
+        begin, origin = self._first(window, begins), builder.load(window.origin, align=8, typ=I64_TYPE)
+        end = self._elements(window, goals)
+        full = builder.icmp_signed(">", builder.sub(end, origin), I64_TYPE(window.capacity))
+        with builder.if_then(full):
+            source = self._at(memory, builder.mul(builder.sub(begin, origin), scale))
+            size = builder.mul(builder.sub(self._elements(window, done), begin), scale)
+            types = [POINTER, POINTER, I64_TYPE, I1_TYPE]
+            function = declared(self.module, "llvm.memmove.p0.p0.i64", ir.VoidType(), types)
+            builder.call(function, [memory, source, size, I1_TYPE(0)])
+            builder.store(begin, window.origin, align=8)
+        origin = builder.load(window.origin, align=8, typ=I64_TYPE)
+        base = self._at(memory, builder.neg(builder.mul(origin, scale)))
+        for slot in window.slots:
+            builder.store(base, slot, align=8)
+
+    def _elements(self, window: _Window, iterations: list[_Native]) -> Value:
+        """How much of a window's result is there once launches have done so many iterations."""
+        rows = self.walk.rows(window.launch, iterations[window.launch])
+        return (rows * progress_of(self.step.launches[window.launch]).width).value
+
+    def _first(self, window: _Window, begins: list[_Native]) -> Value:
+        """Where a window begins for a turn: at the first element that it reads or writes, or somewhat before."""
+        return self.builder.and_(self._elements(window, begins), I64_TYPE(-(WINDOW_ALIGNMENT // window.itemsize)))
+
+    def _windows(self) -> Iterator[_Window]:
+        """The windows of a thread's frames."""
+        for j, launch in enumerate(self.step.launches):
+            for number in sorted(written_by(launch)):
+                buffer = self.buffers[number]
+                if not buffer.per_thread:
+                    continue
+                assert isinstance(buffer.elements, int)
+                slots = [
+                    self._slot(frame, FRAME_BUFFERS + i)
+                    for frame, x in zip(self.frames, self.step.launches, strict=True)
+                    for i, other in enumerate(x.buffers)
+                    if other == number
+                ]
+                memory = self.builder.load(slots[0], align=8, typ=POINTER)
+                origin = allocate(self.builder, I64_TYPE, 1)
+                yield _Window(j, buffer.dtype.bytes, buffer.elements, memory, origin, tuple(slots))
+
+    def _open(self) -> ir.Function:
+        """A function that has copied its frames, and read the number of parts and each launch's rows and groups."""
+        function = ir.Function(self.module, KERNEL_TYPE, f"{self.name}_parts")
         function.linkage = "internal"
         builder = self.builder = ir.IRBuilder(function.append_basic_block("entry"))
-        self.pointers = [self._slot(function.args[0], i, POINTER) for i in range(count)]
-        self.count = self._slot(function.args[0], self.parts_slot, I64_TYPE)
-        symbols = Symbols(builder, self._slot(self.pointers[0], 1, POINTER), self.symbol_names)
+        self.frames = []
+        for i, launch in enumerate(self.step.launches):
+            shared = builder.load(self._slot(function.args[0], i), align=8, typ=POINTER)
+            self.frames.append(allocate(builder, POINTER, FRAME_BUFFERS + len(launch.buffers)))
+            for k in range(FRAME_BUFFERS + len(launch.buffers)):
+                pointer = builder.load(self._slot(shared, k), align=8, typ=POINTER)
+                builder.store(pointer, self._slot(self.frames[-1], k), align=8)
+        self.count = builder.load(self._slot(function.args[0], self.parts_slot), align=8, typ=I64_TYPE)
+        symbols = Symbols(builder, builder.load(self._slot(self.frames[0], 1), align=8, typ=POINTER), self.symbol_names)
         self.turns = turn_count(symbols, builder, self.step)
-        groups, counts = [], []
-        for launch in self.step.launches:
-            assert launch.kernel.progress is not None
-            groups.append(_Native(builder, group_count(symbols, builder, launch.kernel)))
-            counts.append(_Native(builder, symbols.value(launch.kernel.progress.count)))
+        groups = [_Native(builder, group_count(symbols, builder, x.kernel)) for x in self.step.launches]
+        counts = [_Native(builder, symbols.value(progress_of(x).count)) for x in self.step.launches]
         self.walk = Walk(
             self.step.launches,
             groups,
@@ -133,17 +195,21 @@ class ChainEmitter:
         )
         return function
 
-    def _slot(self, table: Value, index: int, typ: ir.Type) -> Value:
-        place = self.builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
-        return self.builder.load(place, align=8, typ=typ)
+    def _slots(self, count: int, typ: ir.Type) -> list[Value]:
+        table = allocate(self.builder, typ, max(count, 1))
+        return [self.builder.gep(table, [I64_TYPE(i)], source_etype=typ) for i in range(count)]
+
+    def _slot(self, table: Value, index: int) -> Value:
+        return self.builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
+
+    def _at(self, memory: Value, offset: Value) -> Value:
+        return self.builder.gep(memory, [offset], source_etype=ir.IntType(8))
 
     def _boundary(self, part: Value) -> Value:
         """The first turn of a part."""
         return self.builder.udiv(self.builder.mul(part, self.turns), self.count)
 
-    def _first(self, turn: Value) -> _Native:
+    def _iteration(self, turn: Value) -> _Native:
         """The first iteration of the last launch in a turn."""
-        last = self.step.launches[-1].kernel.progress
-        assert last is not None
         group = (_Native(self.builder, turn) * self.step.turn).choose("<", self.walk.groups[-1])
-        return group * last.each
+        return group * progress_of(self.step.launches[-1]).each

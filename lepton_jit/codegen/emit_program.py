@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from llvmlite import ir
 
-from lepton_jit.codegen.chain import least_turns
 from lepton_jit.codegen.emit_chain import ChainEmitter, turn_count
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_dims import Symbols
@@ -21,7 +20,7 @@ from lepton_jit.codegen.module_parts import SHARED, ModuleParts, Part
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Poly
 
-CONTRACT_VERSION = 1  # of docs/runtime.md
+CONTRACT_VERSION = 2  # of docs/runtime.md
 # Byte offsets of a context's public fields, as docs/runtime.md has them.
 CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
 # With fewer samples than this, a producer and its reader run one after the other, each over all of its iterations in
@@ -91,13 +90,15 @@ class _ProgramEmitter:
 
     def _sizes(self) -> None:
         function = ir.Function(
-            self.module, ir.FunctionType(ir.VoidType(), [POINTER, POINTER]), f"{self.lowered.name}_sizes"
+            self.module, ir.FunctionType(ir.VoidType(), [POINTER, I64_TYPE, POINTER]), f"{self.lowered.name}_sizes"
         )
+        dims, threads, sizes = function.args
         builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
-        symbols = Symbols(builder, function.args[0], self.lowered.symbols)
+        symbols = Symbols(builder, dims, self.lowered.symbols)
         for i, number in enumerate(self.arena):
-            slot = builder.gep(function.args[1], [I64_TYPE(i)], source_etype=I64_TYPE)
-            builder.store(symbols.value(self.lowered.buffers[number].bytes, saturate=True), slot, align=8)
+            buffer, slot = self.lowered.buffers[number], builder.gep(sizes, [I64_TYPE(i)], source_etype=I64_TYPE)
+            size = symbols.value(buffer.bytes, saturate=True)
+            builder.store(builder.mul(size, threads) if buffer.per_thread else size, slot, align=8)
         builder.ret_void()
         self._seldom(function)
         self.sizes = function
@@ -228,29 +229,17 @@ class _ProgramEmitter:
         builder.position_at_end(after)
 
     def _chain(self, builder: Builder, context: Value, number: int, step: Step, kernels: list[ir.Function]) -> None:
-        """One part for each thread; where there are too few turns for that, one kernel after the other."""
+        """One part for each thread, as far as there are turns."""
         name, parts_slot = f"{self.lowered.name}_chain_{number}", len(self.frames)
-        chain = ChainEmitter(self.module, name, step, self.lowered.symbols, parts_slot)
+        chain = ChainEmitter(self.module, name, step, self.lowered.buffers, self.lowered.symbols, parts_slot)
         turns = turn_count(self.symbols, builder, step)
-        one = I64_TYPE(1)
-        parts = builder.zext(builder.call(self.threads, [context]), I64_TYPE)
-        alone = builder.icmp_signed("==", parts, one)
-        enough = builder.icmp_signed("<=", builder.mul(parts, I64_TYPE(least_turns(step.launches, step.turn))), turns)
-        in_turns, whole, after = (builder.append_basic_block(n) for n in ("in_turns", "whole", "chained"))
-        builder.cbranch(builder.or_(alone, enough), in_turns, whole)
-        builder.position_at_end(in_turns)
+        threads = builder.zext(builder.call(self.threads, [context]), I64_TYPE)
+        parts = builder.select(builder.icmp_signed("<", threads, turns), threads, turns)
         builder.store(parts, self._slot(builder, self.frame_table, parts_slot), align=8)
-        some = builder.select(builder.icmp_signed("<", parts, turns), parts, turns)
-        for function, extent in ((chain.edges(kernels), builder.sub(some, one)), (chain.parts(kernels), some)):
-            self._seldom(function)
-            arguments = [context, I32_TYPE(number), function, self.frame_table, extent, one]
-            self._checked(builder, builder.call(self.parallel, arguments))
-        builder.branch(after)
-        builder.position_at_end(whole)
-        for launch, kernel, frame in zip(step.launches, kernels, self.frames, strict=False):
-            self._launch(builder, context, number, launch.kernel, kernel, frame)
-        builder.branch(after)
-        builder.position_at_end(after)
+        function = chain.parts(kernels)
+        self._seldom(function)
+        arguments = [context, I32_TYPE(number), function, self.frame_table, parts, I64_TYPE(1)]
+        self._checked(builder, builder.call(self.parallel, arguments))
 
     def _launch(
         self,

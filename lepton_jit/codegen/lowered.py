@@ -60,7 +60,10 @@ View = Slot | Alternate | Except
 
 @dataclass(frozen=True)
 class ProgramBuffer:
-    """Memory that steps read and write. `first` and `last` are the steps between which an arena buffer is needed."""
+    """Memory that steps read and write. `first` and `last` are the steps between which an arena buffer is needed.
+
+    `per_thread`: a window of rows between two kernels of a chain, `elements` for each thread.
+    """
 
     kind: BufferKind
     name: str
@@ -72,6 +75,7 @@ class ProgramBuffer:
     layer: str = ""
     value: tuple = ()  # of a constant: its elements
     view: View | None = None
+    per_thread: bool = False
 
     @property
     def bytes(self) -> Dim:

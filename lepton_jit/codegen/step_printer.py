@@ -1,4 +1,4 @@
-"""The kernels of a program as text, in the order of its steps; comments say where scans begin and end."""
+"""The kernels of a program as text, in the order of its steps; comments say where scans and chains begin and end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def _steps(steps: Iterable[Step | Scan], layer: str | None) -> Iterator[str]:
         kernels = [x.kernel for x in step.launches if layer is None or f"{x.kernel.layer}/".startswith(f"{layer}/")]
         if kernels and step.when != "always":
             yield f"// at the {step.when} turn"
+        if kernels and step.turn:
+            yield f"// a chain: {step.turn} groups of the last kernel's iterations a turn, and what they need of the others"
         yield from map(print_kernel, kernels)
+        if kernels and step.turn:
+            yield "// end of the chain"
 
 
 def _begin(scan: Scan) -> str:

@@ -15,7 +15,7 @@ from lepton_jit.runtime.dimensions import parse_polynomial
 
 __all__ = ["MANIFEST_VERSION", "NUMPY_DTYPES", "Buffer", "Dim", "Manifest", "Step", "Tensor"]
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 Dim = int | str
 
 NUMPY_DTYPES: dict[str, np.dtype] = {
@@ -63,13 +63,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A planned buffer: its bytes, and the steps from which to which (both included) it is alive."""
+    """A planned buffer: its bytes, and the steps from which to which (both included) it is alive.
+
+    With `per_thread` every thread of a context has so many.
+    """
 
     name: str
     size: Dim
     first: int
     last: int
     layer: str = ""
+    per_thread: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,9 @@ class _Reader:
     def integer(self, key: str) -> int:
         return self._get(key, int)
 
+    def boolean(self, key: str) -> bool:
+        return self._get(key, bool)
+
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._get(key, list)
         if not all(isinstance(v, str) for v in values):
@@ -202,7 +209,9 @@ def _buffer(reader: _Reader) -> Buffer:
     first, last = reader.integer("first"), reader.integer("last")
     if not 0 <= first <= last < 2**31:
         raise FileFormatError(f"{reader.path}: expected 0 <= first <= last, got {first} and {last}")
-    return Buffer(reader.text("name"), reader.dim("size"), first, last, reader.text("layer"))
+    return Buffer(
+        reader.text("name"), reader.dim("size"), first, last, reader.text("layer"), reader.boolean("per_thread")
+    )
 
 
 def _check(manifest: Manifest) -> None:

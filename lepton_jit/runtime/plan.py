@@ -86,9 +86,9 @@ def plan_offsets(
     return total, list(offsets)
 
 
-def plan_memory(manifest: Manifest, plan: Callable[..., int], symbols: Mapping[str, int]) -> MemoryPlan:
-    """The plan of a program for given symbols, `{"N": 64}`."""
-    sizes = [dim_value(b.size, symbols) for b in manifest.buffers]
+def plan_memory(manifest: Manifest, plan: Callable[..., int], symbols: Mapping[str, int], threads: int) -> MemoryPlan:
+    """The plan of a program for given symbols, `{"N": 64}`, and a number of threads."""
+    sizes = [dim_value(b.size, symbols) * (threads if b.per_thread else 1) for b in manifest.buffers]
     first = [b.first for b in manifest.buffers]
     last = [b.last for b in manifest.buffers]
     total, offsets = plan_offsets(plan, sizes, first, last)

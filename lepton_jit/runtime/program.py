@@ -119,7 +119,8 @@ class Program:
         missing = [s for s in self.manifest.symbols if s not in symbols]
         if missing:
             raise ArgumentError(f"{self.manifest.name}: plan needs a value for {', '.join(missing)}")
-        return plan_memory(self.manifest, self._code.support.plan, symbols)
+        threads = self._threads or thread_settings.current_threads()
+        return plan_memory(self.manifest, self._code.support.plan, symbols, threads)
 
     def profile(self, *inputs: Any, parameters: Parameters | None = None, calls: int = 10) -> Profile:
         """The average time of each step over `calls` calls, after one that is not counted."""

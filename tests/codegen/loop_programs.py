@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jit.codegen.chain import Walk, least_turns
+from lepton_jit.codegen.chain import WINDOW_ALIGNMENT, Walk, progress_of, written_by
 from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, ProgramBuffer, Scan, Slot, Step
 from lepton_jit.ir.types import dim_value
@@ -36,6 +37,9 @@ class _Machine:
     def __init__(self, lowered: Lowered, arrays: Arrays, symbols: Symbols, fused: bool, by_rows: bool) -> None:
         self.buffers, self.symbols, self.fused, self.by_rows = lowered.buffers, symbols, fused, by_rows
         self.memory = [_memory(b, arrays, symbols) for b in lowered.buffers]
+        for number, launch in _windows(lowered.steps, lowered.buffers):  # as large as the whole result
+            progress, item = progress_of(launch), lowered.buffers[number].dtype
+            self.memory[number] = _empty(dim_value(progress.count, symbols) * progress.width, item.numpy)
         kinds = [b.kind for b in lowered.buffers]
         self.defined = [
             np.full(m.size, kind not in ("arena", "output")) for m, kind in zip(self.memory, kinds, strict=True)
@@ -71,15 +75,53 @@ class _Machine:
 
     def _step(self, step: Step) -> None:
         symbols = {**self.symbols, self.rows[0]: self.rows[2]} if self.rows else self.symbols
+        if step.turn:
+            self._chain(step, symbols)
+            return
         for launch, iterations in _order(step, symbols):
-            names = [b.name for b in launch.kernel.buffers]
-            frame = {name: self._view(self.memory, n) for name, n in zip(names, launch.buffers, strict=True)}
-            known = {name: self._view(self.defined, n) for name, n in zip(names, launch.buffers, strict=True)}
-            undefined = [name for name in names if not known[name].all()]
-            run_kernel(launch.kernel, frame, symbols, undefined=undefined, fused=self.fused, iterations=iterations)
-            for name in names:
-                if name.startswith(("o", "s")):
-                    known[name][:] = True
+            self._launch(launch, iterations, symbols)
+
+    def _launch(self, launch: Launch, iterations: range | None, symbols: Symbols) -> None:
+        names = [b.name for b in launch.kernel.buffers]
+        frame = {name: self._view(self.memory, n) for name, n in zip(names, launch.buffers, strict=True)}
+        known = {name: self._view(self.defined, n) for name, n in zip(names, launch.buffers, strict=True)}
+        undefined = [name for name in names if not known[name].all()]
+        run_kernel(launch.kernel, frame, symbols, undefined=undefined, fused=self.fused, iterations=iterations)
+        for name in names:
+            if name.startswith(("o", "s")):
+                known[name][:] = True
+
+    def _chain(self, step: Step, symbols: Symbols) -> None:
+        """In two parts where there are turns enough, the second one first; of a window only what it has room for."""
+        launches = step.launches
+        walk = walk_of(launches, symbols)
+        windows = {n: launches.index(launch) for n, launch in _windows([step], self.buffers)}
+        parts = min(2, -(-walk.groups[-1] // step.turn))
+        for part in reversed(range(parts)):
+            origins = dict.fromkeys(windows, -1)
+            for turn in chain_turns(walk, step.turn, part, parts):
+                for number, j in windows.items():
+                    self._move(origins, number, walk, j, turn)
+                for launch, done, goal in zip(launches, turn.done, turn.goals, strict=True):
+                    if goal > done:
+                        self._launch(launch, range(done, goal), symbols)
+                for number, origin in origins.items():
+                    outside = self.memory[number].copy()
+                    outside[origin : origin + dim_value(self.buffers[number].elements, {})] = _empty(1, outside.dtype)
+                    assert outside.tobytes() == _empty(outside.size, outside.dtype).tobytes()
+
+    def _move(self, origins: dict[int, int], number: int, walk: Walk, j: int, turn: Turn) -> None:
+        """Forget what native code does: all before the rows of this turn, where the others do not fit behind them."""
+        buffer, width = self.buffers[number], progress_of(walk.launches[j]).width
+        lines = WINDOW_ALIGNMENT // buffer.dtype.bytes
+        begin, end = walk.rows(j, turn.begins[j]) * width // lines * lines, walk.rows(j, turn.goals[j]) * width
+        capacity, memory = dim_value(buffer.elements, {}), self.memory[number]
+        if origins[number] < 0:  # a thread that begins has nothing
+            memory[:] = _empty(1, memory.dtype)
+        if origins[number] < 0 or end - origins[number] > capacity:
+            origins[number] = begin
+            memory[:begin] = _empty(1, memory.dtype)
+        assert end - origins[number] <= capacity
 
     def _view(self, arrays: Sequence[np.ndarray], number: int) -> np.ndarray:
         """What a kernel sees of a buffer."""
@@ -111,9 +153,6 @@ class _Machine:
 def _order(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range | None]]:
     """A pair runs slice by slice, in any order of the slices."""
     first = step.launches[0].kernel
-    if step.turn:
-        yield from _turns(step, symbols)
-        return
     if len(step.launches) == 1 or first.slices is None:
         yield from ((launch, None) for launch in step.launches)
         return
@@ -124,45 +163,43 @@ def _order(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range | None]
             yield launch, range(n * count, (n + 1) * count)
 
 
-def _turns(step: Step, symbols: Symbols) -> Iterator[tuple[Launch, range]]:
-    """A chain in two parts where they have turns enough: what both need, then the second one first."""
-    turns = -(-_groups(step.launches[-1], symbols) // step.turn)
-    spans = chain_spans(step, symbols, 2 if 2 * least_turns(step.launches, step.turn) <= turns else 1)
-    for launch, span in (*spans[0], *(x for part in reversed(spans[1:]) for x in part)):
-        if span:
-            yield launch, span
+@dataclass(frozen=True)
+class Turn:
+    """Of a chain: each launch does iterations `done` ... `goals` - 1; windows have what it reads from `begins` on."""
+
+    begins: list[int]
+    done: list[int]
+    goals: list[int]
 
 
-def chain_spans(step: Step, symbols: Symbols, parts: int) -> list[list[tuple[Launch, range]]]:
-    """Which iterations run, in order: at the boundaries between the parts of a chain, then in each part."""
-    launches = step.launches
-    groups = [_groups(launch, symbols) for launch in launches]
-    progresses = [launch.kernel.progress for launch in launches]
-    walk = Walk(launches, groups, [dim_value(p.count, symbols) for p in progresses if p])
-    turns = -(-groups[-1] // step.turn)
-    bounds = [p * turns // parts for p in range(parts + 1)]
-
-    def first(turn: int) -> int:
-        return min(turn * step.turn, groups[-1]) * (progresses[-1].each if progresses[-1] else 0)
-
-    starts = [walk.starts(first(turn)) for turn in bounds]
-    goals = [[0] * len(launches), *(walk.goals(first(turn)) for turn in bounds[1:])]
-    whole = [iteration_count(launch.kernel, symbols) for launch in launches]
-    spans = [[(x, range(s, g)) for b in range(1, parts) for x, s, g in zip(launches, starts[b], goals[b], strict=True)]]
-    for part in range(parts):
-        state, limits = goals[part], starts[part + 1] if part + 1 < parts else whole
-        spans.append([])
-        for turn in range(bounds[part], bounds[part + 1]):
-            wanted = walk.goals(first(turn + 1))
-            reached = [max(s, min(w, limit)) for s, w, limit in zip(state, wanted, limits, strict=True)]
-            spans[-1] += [(x, range(s, r)) for x, s, r in zip(launches, state, reached, strict=True)]
-            state = reached
-    return spans
+def walk_of(launches: Sequence[Launch], symbols: Symbols) -> Walk:
+    """The arithmetic of a chain for given symbols."""
+    groups = [iteration_count(x.kernel, symbols) // progress_of(x).each for x in launches]
+    return Walk(launches, groups, [dim_value(progress_of(x).count, symbols) for x in launches])
 
 
-def _groups(launch: Launch, symbols: Symbols) -> int:
-    assert launch.kernel.progress is not None
-    return iteration_count(launch.kernel, symbols) // launch.kernel.progress.each
+def chain_turns(walk: Walk, turn: int, part: int, parts: int) -> Iterator[Turn]:
+    """The turns of one of the parts of a chain, of `turn` groups each."""
+    turns = -(-walk.groups[-1] // turn)
+    each = progress_of(walk.launches[-1]).each
+
+    def first(number: int) -> int:
+        return min(number * turn, walk.groups[-1]) * each
+
+    numbers = range(part * turns // parts, (part + 1) * turns // parts)
+    done = walk.starts(first(numbers.start)) if numbers else []
+    for number in numbers:
+        begins, goals = walk.starts(first(number)), walk.goals(first(number + 1))
+        assert all(b <= d <= g for b, d, g in zip(begins, done, goals, strict=True))
+        yield Turn(begins, done, goals)
+        done = goals
+
+
+def _windows(steps: Iterable[Step | Scan], buffers: Sequence[ProgramBuffer]) -> Iterator[tuple[int, Launch]]:
+    """The buffers of which each thread has its own, and what writes them."""
+    for step in steps:
+        if isinstance(step, Step):
+            yield from ((n, x) for x in step.launches for n in written_by(x) if buffers[n].per_thread)
 
 
 def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Symbols) -> np.ndarray:
@@ -171,5 +208,9 @@ def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Symbols) -> np.ndarr
     if buffer.kind == "constant":
         return np.array(buffer.value, buffer.dtype.numpy).reshape(-1)
     count = 0 if buffer.kind == "view" else dim_value(buffer.elements, symbols)
-    # NaN: the interpreter refuses to read it, but from a buffer that a chain has filled in part
-    return np.frombuffer(b"\xff" * (count * buffer.dtype.bytes), buffer.dtype.numpy).copy()
+    return _empty(count, buffer.dtype.numpy)
+
+
+def _empty(count: int, dtype: np.dtype) -> np.ndarray:
+    """NaN: the interpreter refuses to read it, but from a buffer that a chain has filled in part."""
+    return np.frombuffer(b"\xff" * (count * dtype.itemsize), dtype).copy()

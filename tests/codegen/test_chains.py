@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import numpy as np
 import pytest
 
 from lepton_jit.codegen import chain, lower
-from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.loop_ir import Buffer, CeilDiv, Kernel, Progress, Reach
+from lepton_jit.codegen.lowered import Launch, Step
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.ir.types import TensorType, dim_value
-from tests.codegen.loop_programs import chain_spans, iteration_count
+from lepton_jit.ir.types import DTYPES, Poly, TensorType, dim_value
+from tests.codegen.loop_programs import chain_turns, iteration_count, walk_of
 from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops
 
 CHANNELS_LAST = {"lhs_spec": (0, 3, 1, 2), "rhs_spec": (3, 2, 0, 1), "out_spec": (0, 3, 1, 2)}
@@ -24,6 +26,7 @@ CHANNELS_LAST = {"lhs_spec": (0, 3, 1, 2), "rhs_spec": (3, 2, 0, 1), "out_spec":
 def chained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images make chains of many turns."""
     monkeypatch.setattr(lower, "CHAINED_BYTES", 0)
+    monkeypatch.setattr(lower, "CHAINED_FLOPS", 1 << 40)
     monkeypatch.setattr(chain, "TURN_BYTES", 1 << 12)
 
 
@@ -83,7 +86,7 @@ def test_a_chain_has_the_same_bits_in_every_batch_and_on_any_number_of_threads()
     graph = blocks(30, 1)
     made, arrays = fused(graph, native_target()), arrays_of(graph, 5)
     _, *kernels = arrays.values()
-    one, *several = (linked(made, threads) for threads in (1, 2, 3, 64))  # 64 parts would be too short
+    one, *several = (linked(made, threads) for threads in (1, 2, 3, 64))
     (whole,) = one(*arrays.values())
     for program in several:
         assert program(*arrays.values())[0].tobytes() == whole.tobytes()
@@ -103,19 +106,71 @@ def test_a_chain_leaves_no_bit_to_how_it_is_cut(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [30, 61])
-def test_threads_that_share_a_chain_compute_nothing_twice(size: int, stride: int) -> None:
-    steps = fused(blocks(size, stride), native_target()).lowered.steps
-    (step,) = (s for s in steps if isinstance(s, Step) and s.turn)
-    last = step.launches[-1].kernel
-    assert last.progress is not None
-    shared = 0
+def test_what_a_turn_needs_fits_into_the_windows_of_a_thread(size: int, stride: int) -> None:
+    lowered = fused(blocks(size, stride), native_target()).lowered
+    (step,) = (s for s in lowered.steps if isinstance(s, Step) and s.turn)
     for batch, parts in itertools.product((1, 2, 20), (1, 2, 3, 5)):
-        turns = -(-iteration_count(last, {"N": batch}) // last.progress.each // step.turn)
-        if parts > 1 and parts * chain.least_turns(step.launches, step.turn) > turns:
+        walk = walk_of(step.launches, {"N": batch})
+        turns = [t for part in range(parts) for t in chain_turns(walk, step.turn, part, parts)]
+        for j, (launch, most) in enumerate(
+            zip(step.launches, chain.rows_in_a_turn(step.launches, step.turn), strict=True)
+        ):
+            needed = [walk.rows(j, turn.goals[j]) - walk.rows(j, turn.begins[j]) for turn in turns]
+            assert max(needed) <= most
+            done = {i for turn in turns for i in range(turn.done[j], turn.goals[j])}
+            assert done == set(range(iteration_count(launch.kernel, {"N": batch})))
+
+
+@pytest.mark.parametrize("turn", [1, 3])
+def test_no_window_is_too_small_however_launches_are_cut_and_read(turn: int) -> None:
+    rng = random.Random(turn)
+    for _ in range(400):
+        launches, symbols = random_chain(rng), {"N": rng.randint(1, 4)}
+        assert chain.in_step(launches)
+        most = chain.rows_in_a_turn(launches, turn)
+        walk = walk_of(launches, symbols)
+        turns = [there for part in range(2) for there in chain_turns(walk, turn, part, 2)]
+        for j, (launch, rows) in enumerate(zip(launches, most, strict=True)):
+            assert max(walk.rows(j, there.goals[j]) - walk.rows(j, there.begins[j]) for there in turns) <= rows
+            done = {i for there in turns for i in range(there.done[j], there.goals[j])}
+            assert done == set(range(iteration_count(launch.kernel, symbols)))
+
+
+def random_chain(rng: random.Random) -> list[Launch]:
+    """Launches without bodies, each of which reads lines or rows of the one before, as no kernel may do yet."""
+    launches: list[Launch] = []
+    images, lines, per, reads = Poly.symbol("N"), rng.randint(4, 20), rng.randint(1, 3), ()
+    for number in range(rng.randint(2, 4)):
+        count, width, each = images * (lines * per), rng.randint(1, 3), rng.randint(1, 2)
+        unit = rng.randint(1, min(3, lines * per))
+        groups = rng.randint(1, lines * per // unit)
+        extent = rng.choice([images * (groups * each), CeilDiv(count, unit * rng.randint(1, 4), each)])
+        progress = Progress(each, count, width, reads, unit)
+        buffers = tuple(Buffer(name, DTYPES["f32"], 1) for name in ("a0", "o0"))
+        launches.append(Launch(Kernel("k", buffers, extent, 1, (), progress=progress), (number, number + 1)))
+        if rng.random() < 0.4:
+            reads = (("a0", Reach(1, 1, 1, width)),)
             continue
-        shared = max(shared, parts)
-        done = [x for spans in chain_spans(step, {"N": batch}, parts) for x in spans]
-        for launch in step.launches:
-            iterations = sorted(i for x, span in done if x is launch for i in span)
-            assert iterations == list(range(iteration_count(launch.kernel, {"N": batch})))
-    assert shared == 5
+        stride, taps = rng.randint(1, 3), rng.randint(1, 4)
+        low = rng.randint(0, taps - 1)
+        results = max(1, (lines + low - taps) // stride + rng.randint(0, 1))
+        line, size, per = per * width, lines, rng.randint(1, 3)
+        reads, lines = (("a0", Reach(per, results, size, line, stride, low, taps)),), results
+    return launches
+
+
+def test_a_result_that_others_read_too_is_whole_behind_a_chain() -> None:
+    """The second convolution reads every other line, and not the last one."""
+    b = Builder("kept")
+    y = b("relu", convolved(b, b.input("x", TensorType.of("f32", "N", 12, 70, 8)), "expand", 1, 16))
+    z = convolved(b, y, "depthwise", 1, 16, stride=2, groups=16)
+    b.output(y, "y")
+    b.output(z, "z")
+    graph = b.build()
+    made, arrays = fused(graph, native_target()), arrays_of(graph, 2)
+    assert any(isinstance(s, Step) and s.turn for s in made.lowered.steps)
+    expected = run_graph(graph, arrays)
+    for threads in (1, 2, 5):
+        y_found, z_found = linked(made, threads)(*arrays.values())
+        assert differences({"y": y_found, "z": z_found}, expected, {"float32": 1e-5}) == []
+    assert differences(run_loops(made.lowered, arrays, {"N": 2}), expected, {"float32": 1e-5}) == []

@@ -28,9 +28,9 @@ AFFINE = (
 @affine_first = internal constant [1 x i32] [i32 0]
 @affine_last = internal constant [1 x i32] [i32 1]
 @affine_descriptor = internal constant %lpt_descriptor {
-  i32 1, i32 1, i32 1, i32 2, ptr @affine_sizes, ptr @affine_first, ptr @affine_last }
+  i32 2, i32 1, i32 1, i32 2, ptr @affine_sizes, ptr @affine_first, ptr @affine_last }
 
-define internal void @affine_sizes(ptr %dims, ptr %sizes) {
+define internal void @affine_sizes(ptr %dims, i64 %threads, ptr %sizes) {
   %n = load i64, ptr %dims
   %bytes = mul i64 %n, 4
   store i64 %bytes, ptr %sizes
@@ -170,8 +170,8 @@ def one_step(name: str, kernel: str, *, grain: int, threads: int, buffer_bytes: 
     text = f"""{DECLARATIONS}{kernel}
 @{name}_steps = internal constant [2 x i32] zeroinitializer
 @{name}_descriptor = internal constant %lpt_descriptor {{
-  i32 1, i32 1, i32 2, i32 1, ptr @{name}_sizes, ptr @{name}_steps, ptr @{name}_steps }}
-define internal void @{name}_sizes(ptr %dims, ptr %sizes) {{
+  i32 2, i32 1, i32 2, i32 1, ptr @{name}_sizes, ptr @{name}_steps, ptr @{name}_steps }}
+define internal void @{name}_sizes(ptr %dims, i64 %threads, ptr %sizes) {{
   %second = getelementptr i64, ptr %sizes, i64 1
   store i64 {buffer_bytes}, ptr %sizes
   store i64 {buffer_bytes}, ptr %second

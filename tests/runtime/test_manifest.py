@@ -36,7 +36,7 @@ def test_a_manifest_survives_json() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "expected version 1, got 2"),
+        ({"version": 3}, "expected version 2, got 3"),
         ({"name": None}, "manifest.name: expected str, got NoneType"),
         ({"symbols": ["N"]}, "'T' is used as a dimension, but is not among the symbols"),
         ({"inputs": [{"name": "x"}]}, r"manifest.inputs\[0\]: 'dtype' is missing"),
@@ -54,7 +54,10 @@ def test_a_manifest_survives_json() -> None:
         ),
         ({"donations": [[1, 1]]}, "no output 1 or no parameter 1"),
         ({"donations": [[1]]}, "donations: expected pairs of int and int"),
-        ({"buffers": [{"name": "t", "size": 4, "first": 3, "last": 2, "layer": ""}]}, "expected 0 <= first <= last"),
+        (
+            {"buffers": [{"name": "t", "size": 4, "first": 3, "last": 2, "layer": "", "per_thread": False}]},
+            "expected 0 <= first <= last",
+        ),
         ({"errors": {}}, "manifest.errors: expected list, got dict"),
     ],
 )

@@ -99,13 +99,15 @@ define internal i32 @lpt_fail(ptr %ctx, i32 %code, i32 %step, i64 %index) {
   ret i32 %code
 }
 
-; The kept plan for a descriptor and dims, moved to the front, or null.
+; The kept plan for a descriptor, the context's threads and dims, moved to the front, or null.
 define internal ptr @lpt_find_plan(ptr %ctx, ptr %descriptor, ptr %dims, i64 %symbols) {
 entry:
   %plans = getelementptr %lpt_context, ptr %ctx, i32 0, i32 11
   %count.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 10
   %count32 = load i32, ptr %count.at
   %count = zext i32 %count32 to i64
+  %threads32 = call i32 @lpt_context_threads(ptr %ctx)
+  %threads = zext i32 %threads32 to i64
   br label %next
 next:
   %i = phi i64 [ 0, %entry ], [ %i.next, %other ]
@@ -116,13 +118,17 @@ look:
   %plan = load ptr, ptr %plan.at
   %owner = load ptr, ptr %plan
   %same_program = icmp eq ptr %owner, %descriptor
-  br i1 %same_program, label %dim, label %other
+  %planned.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 2
+  %planned = load i64, ptr %planned.at
+  %same_threads = icmp eq i64 %planned, %threads
+  %candidate = and i1 %same_program, %same_threads
+  br i1 %candidate, label %dim, label %other
 dim:
   %d = phi i64 [ 0, %look ], [ %d.next, %compare ]
   %d.more = icmp slt i64 %d, %symbols
   br i1 %d.more, label %compare, label %found
 compare:
-  %kept.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 2, i64 %d
+  %kept.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 3, i64 %d
   %asked.at = getelementptr i64, ptr %dims, i64 %d
   %kept = load i64, ptr %kept.at
   %asked = load i64, ptr %asked.at
@@ -184,7 +190,7 @@ next:
 body:
   %dim.at = getelementptr i64, ptr %dims, i64 %i
   %dim = load i64, ptr %dim.at
-  %kept.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 2, i64 %i
+  %kept.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 3, i64 %i
   store i64 %dim, ptr %kept.at
   %in_range = icmp ult i64 %dim, 2147483648
   %good.next = and i1 %good, %in_range
@@ -201,7 +207,7 @@ entry:
   %buffers32 = load i32, ptr %buffers.at
   %buffers = zext i32 %buffers32 to i64
   %words.plan = add i64 %symbols, %buffers
-  %words = add i64 %words.plan, 2
+  %words = add i64 %words.plan, 3
   %bytes = mul i64 %words, 8
   %plan = call ptr @malloc(i64 %bytes)
   %sizes.words = add i64 %buffers, 1             ; never an empty allocation
@@ -222,8 +228,12 @@ place:
   %sizes_function = load ptr, ptr %sizes_function.at
   %first = load ptr, ptr %first.at
   %last = load ptr, ptr %last.at
-  call void %sizes_function(ptr %dims, ptr %sizes)
-  %offsets = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 2, i64 %symbols
+  %threads32 = call i32 @lpt_context_threads(ptr %ctx)
+  %threads = zext i32 %threads32 to i64
+  %threads.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 2
+  store i64 %threads, ptr %threads.at
+  call void %sizes_function(ptr %dims, i64 %threads, ptr %sizes)
+  %offsets = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 3, i64 %symbols
   %total = call i64 @lpt_plan(i64 %buffers, ptr %sizes, ptr %first, ptr %last, ptr %offsets)
   %failed = icmp slt i64 %total, 0
   br i1 %failed, label %refuse_total, label %keep
@@ -285,7 +295,7 @@ entry:
   %report.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 7
   store i64 -1, ptr %report.at
   %version = load i32, ptr %descriptor
-  %known = icmp eq i32 %version, 1
+  %known = icmp eq i32 %version, 2
   br i1 %known, label %find, label %bad_version
 bad_version:
   %version.code = call i32 @lpt_fail(ptr %ctx, i32 -4, i32 -1, i64 0)
@@ -304,7 +314,7 @@ make:
 use:
   %plans = getelementptr %lpt_context, ptr %ctx, i32 0, i32 11
   %plan = load ptr, ptr %plans
-  %offsets = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 2, i64 %symbols
+  %offsets = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 3, i64 %symbols
   %offsets.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 1
   store ptr %offsets, ptr %offsets.at
   %total.at = getelementptr %lpt_plan_record, ptr %plan, i32 0, i32 1

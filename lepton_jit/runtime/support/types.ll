@@ -5,7 +5,7 @@
   i32,         ; 1  symbols
   i32,         ; 2  planned buffers
   i32,         ; 3  steps
-  ptr,         ; 4  void (ptr dims, ptr sizes)
+  ptr,         ; 4  void (ptr dims, i64 threads, ptr sizes)
   ptr,         ; 5  i32[buffers]: first step
   ptr          ; 6  i32[buffers]: last step
 }
@@ -29,7 +29,8 @@
 %lpt_plan_record = type {
   ptr,         ; 0  the descriptor that it belongs to
   i64,         ; 1  bytes of arena
-  [0 x i64]    ; 2  dims[symbols], then offsets[buffers]
+  i64,         ; 2  threads
+  [0 x i64]    ; 3  dims[symbols], then offsets[buffers]
 }
 
 %lpt_time = type { i64, i64 }   ; nanoseconds, calls
