@@ -76,15 +76,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "missing": missing,
         "errors": errors,
         "first_answers": first_answers,
-        "plan": _plan(problem) if OURS in calls else None,
+        "plan": _plan(problem, threads) if OURS in calls else None,
     }
 
 
-def _plan(problem: Any) -> dict[str, int]:
+def _plan(problem: Any, threads: int) -> dict[str, int]:
     """Bytes of our memory plan; its program is in the cache by now."""
     from benchmarks.peers.lepton import build_native
 
-    plan = build_native(problem, 1).plan()
+    plan = build_native(problem, threads).plan()
     return {"arena": plan.arena, "lower_bound": plan.lower_bound}
 
 

@@ -25,7 +25,7 @@ def _steps(steps: Iterable[Step | Scan], layer: str | None) -> Iterator[str]:
         if kernels and step.when != "always":
             yield f"// at the {step.when} turn"
         if kernels and step.turn:
-            yield f"// a chain: {step.turn} groups of the last kernel's iterations a turn, and what they need of the others"
+            yield f"// a chain, in turns of {step.turn} groups of iterations of the last kernel"
         yield from map(print_kernel, kernels)
         if kernels and step.turn:
             yield "// end of the chain"

@@ -29,13 +29,17 @@ class PlannedBuffer:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Where every buffer lives when. `arena`, `lower_bound` (the largest live set) and `gap` are bytes."""
+    """Where every buffer lives when. `arena`, `lower_bound` (the largest live set) and `gap` are bytes.
+
+    Windows between the kernels of a chain are there once for each of the `threads`.
+    """
 
     program: str
     symbols: Mapping[str, int]
     arena: int
     lower_bound: int
     buffers: tuple[PlannedBuffer, ...]
+    threads: int = 1
 
     @property
     def gap(self) -> int:
@@ -43,9 +47,10 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         at = ", ".join(f"{s} = {v}" for s, v in self.symbols.items())
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         share = 100 * self.gap / self.lower_bound if self.lower_bound else 0.0
         lines = [
-            f"memory plan of {self.program}{f' at {at}' if at else ''}",
+            f"memory plan of {self.program}{f' at {at}' if at else ''}, {threads}",
             f"arena {self.arena:,} bytes, lower bound {self.lower_bound:,}, gap {self.gap:,} ({share:.2f} %)",
             f"{'buffer':<24} {'offset':>14} {'bytes':>14} {'steps':>9}  layer",
         ]
@@ -96,4 +101,4 @@ def plan_memory(manifest: Manifest, plan: Callable[..., int], symbols: Mapping[s
         PlannedBuffer(b.name, b.layer, offset, size, b.first, b.last)
         for b, offset, size in zip(manifest.buffers, offsets, sizes, strict=True)
     )
-    return MemoryPlan(manifest.name, dict(symbols), total, lower_bound(sizes, first, last), buffers)
+    return MemoryPlan(manifest.name, dict(symbols), total, lower_bound(sizes, first, last), buffers, threads)
