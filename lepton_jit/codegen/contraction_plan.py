@@ -156,6 +156,10 @@ class Plan:
     def long_sum(self) -> bool:
         return typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
 
+    def slices(self) -> list[LoopDim]:
+        """The loops around that have a right side each."""
+        return [x for x in self.around if x.rhs != 0]
+
     def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
         return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lepton_jit.codegen.cluster import ceil_divide, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
+from lepton_jit.codegen.contraction_requests import BLOCK_TILES, Requests, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     I64,
@@ -18,17 +19,15 @@ from lepton_jit.codegen.loop_ir import (
     Const,
     Contract,
     Extent,
+    Side,
     Tile,
     Var,
 )
-from lepton_jit.codegen.microkernel import LINE_BYTES, LINES_AHEAD
 from lepton_jit.codegen.packed_left import NAME, PackedLeft
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
 # A right side larger than this is walked panel by panel, so that far memory is read once; a quarter of an L2 cache.
 RESIDENT_BYTES = 1 << 19
-# The rows of one iteration, in tiles, where there are many rows.
-BLOCK_TILES = 4
 # Heights of tiles where the number of rows is known at run time only; 8 and 11 are even splits of 16 and of 32 rows.
 FEW_HEIGHTS = (1, 2, 3, 4, 6, 8, 11)
 SHORT_TILE = 8
@@ -38,12 +37,6 @@ PANELS_OF_A_ROW = 4
 SUM_BLOCK_BYTES = 1 << 18
 # Of fewer products, a block costs more to carry on than it saves.
 LEAST_SUM_BLOCK = 256
-# Tiles that look ahead for the next panel sum so many products between; with more tiles than this they need not. The
-# loop around 8 products costs 5 % of a tile, around 16 nothing.
-AHEAD_PRODUCTS = 16
-MOST_TILES_AHEAD = 32
-
-Sums = Sequence[tuple[Affine, Dim, Dim]]
 
 
 @dataclass
@@ -68,12 +61,8 @@ class Tiles:
     def panel_first(self) -> bool:
         """The right side is too large to stay in cache while rows go by."""
         plan = self.plan
-        length = typical(element_count(x.extent for x in (*plan.sums, *self._slices())))
+        length = typical(element_count(x.extent for x in (*plan.sums, *self.plan.slices())))
         return length * plan.width * plan.panels * plan.dtype.bytes > RESIDENT_BYTES
-
-    def _slices(self) -> list[LoopDim]:
-        """The loops around that have a right side each."""
-        return [x for x in self.plan.around if x.rhs != 0]
 
     def extents(self) -> list[Dim | Atom]:
         """The digits of an iteration, slowest first: rows around, block of rows, panel; or the panel before rows."""
@@ -477,8 +466,8 @@ class Tiles:
             epilogue,
             tuple(e.column_step for e in extras),
         )
-        ahead = self._ahead(located, row) if columns <= plan.width else None
-        sums = tuple(self._split_for_ahead(self._sums) if ahead else self._sums) or ((Affine.of(1), 0, 0),)
+        ahead = self._ahead(located, panel, row) if columns <= plan.width else None
+        sums = tuple(split_for_ahead(self._sums) if ahead else self._sums) or ((Affine.of(1), 0, 0),)
         self.kernel.append(
             Contract(
                 tile,
@@ -496,48 +485,23 @@ class Tiles:
                 a["panel_stride"] or plan.width,
                 extras,
                 ahead,
+                fetch=self._requests().fetch(),
             )
         )
 
-    def _ahead(self, located: list[tuple[LoopDim, Affine]], row: Affine) -> tuple[Affine, Affine] | None:
-        """Where each tile of a panel asks for its part of the next panel: far memory then has the time of all of them.
+    def _ahead(
+        self, located: list[tuple[LoopDim, Affine]], panel: Affine, row: Affine
+    ) -> tuple[Side, Affine, Affine] | None:
+        return self._requests().ahead(located, panel, row)
 
-        Otherwise the first tile of a panel waits for memory alone: ResNet-50 took 49 ms and takes 44. With panels in
-        the second cache already it costs 6 %. Blocks of a long sum follow each other in a panel, and are asked for in
-        the same way: 7 x 7 x 512, 3 x 3, in ResNet-18 went from 1,750 to 1,400 us.
-        """
-        plan, k = self.plan, self.kernel
-        if not self._looks_ahead():
-            return None
-        height, line = plan.target.tile_rows, LINE_BYTES // plan.dtype.bytes
-        located = [(loop, at) for loop, at in located if loop.rhs == 0]
-        rows = k.index(Affine.of(element_count((*(loop.extent for loop, _ in located), plan.inner.extent))))
-        position, inside = Affine(), plan.inner.extent
-        for loop, at in reversed(located):
-            position, inside = position + at * inside, inside * loop.extent
-        tiles = ceil_divide(k, rows, Const(height, I64))
-        tile = k.apply("floor_divide", k.index(position + row + height // 2), Const(height, I64))  # tiles are lower
-        due = plan.width // line * AHEAD_PRODUCTS  # lines of a panel per innermost sum
-        lines = k.apply("minimum", ceil_divide(k, k.index(Affine.of(due)), tiles), Const(LINES_AHEAD, I64))
-        near = k.compare(tiles, Const(MOST_TILES_AHEAD, I64), "LE")
-        step = k.apply("select", near, k.apply("multiply", lines, Const(line, I64)), Const(0, I64), dtype=I64)
-        products = element_count(extent.constant for extent, *_ in self._sums)
-        start = k.apply("multiply", tile, k.apply("multiply", step, k.index(Affine.of(products // AHEAD_PRODUCTS))))
-        distance = plan.attributes["panel_stride"] if self.sum_block() is None else products * plan.width
-        return Affine.var(start.name) + distance, Affine.var(step.name)
-
-    def _looks_ahead(self) -> bool:
-        plan = self.plan
-        if not plan.attributes["panel_stride"] or not self.panel_first():
-            return False
-        if len(plan.sums) > 2 or (self.sum_block() is not None and self._slices()):
-            return False
-        extents = [extent.constant for extent, *_ in self._sums if not extent.terms]
-        known = [extent for extent in extents if isinstance(extent, int)]
-        return len(known) == len(self._sums) and known[-1] % AHEAD_PRODUCTS == 0
-
-    def _split_for_ahead(self, sums: Sums) -> Sums:
-        extent, lhs, rhs = sums[-1]
-        assert isinstance(extent.constant, int)
-        count = Affine.of(extent.constant // AHEAD_PRODUCTS)
-        return [*sums[:-1], (count, lhs * AHEAD_PRODUCTS, rhs * AHEAD_PRODUCTS), (Affine.of(AHEAD_PRODUCTS), lhs, rhs)]
+    def _requests(self) -> Requests:
+        """What tiles may ask memory for before it is due."""
+        return Requests(
+            self.plan,
+            self.kernel,
+            self._sums,
+            packed=self.left is not None,
+            carries=self._sum_so_far,
+            panel_first=self.panel_first(),
+            sum_block=self.sum_block(),
+        )

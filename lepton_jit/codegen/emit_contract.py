@@ -23,14 +23,11 @@ from lepton_jit.codegen.microkernel import LINE_BYTES, SHAPE, ALayout, Fragment,
 from lepton_jit.codegen.module_parts import SHARED
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import GraphError
-from lepton_jit.ir.types import DType, element_count, typical
+from lepton_jit.ir.types import DType
 
 MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
 # Sums of up to this many products are written out: first convolutions of 3 x 3 x 3, 1 x 1 ones of up to 32 channels.
 WRITTEN_OUT = 32
-# Longer sums hide what their stores wait for, and nearer rows (in elements) a processor foresees.
-MOST_FETCHED = 128
-ROWS_APART = 256
 # Behind `extras`: a pointer and a row step for each operand of the epilogue.
 EXTRA_SLOTS = 2
 
@@ -67,7 +64,7 @@ class ContractUnit:
 
     def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
         """The micro-kernels by their number of rows."""
-        ahead = contract.ahead is not None
+        ahead = contract.ahead and contract.ahead[0]
         key = (
             contract.tile,
             contract.heights,
@@ -76,6 +73,7 @@ class ContractUnit:
             _terms(contract),
             contract.rows_apart,
             ahead,
+            contract.fetch,
         )
         if key not in self._tables:
             null = ir.Constant(POINTER, None)
@@ -99,9 +97,9 @@ class ContractUnit:
         row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
         fetched = tuple(extra.row_step != 0 and extra.column_step == 1 for extra in contract.extras)
         # whether or not this call does, where a sum begins; blocks of a sum that goes on are rarer
-        ahead = tile.vectors == tile.panel_vectors and not terms
-        ahead = ahead and (contract.ahead is not None or not contract.accumulate)
-        fetch = rows > 1 and not contract.accumulate and not terms and _stores_jump(contract)
+        ahead = contract.ahead[0] if contract.ahead else None if contract.accumulate else "rhs"
+        ahead = ahead if tile.vectors == tile.panel_vectors and not terms else None
+        fetch = contract.fetch and rows > 1 and not terms
         key = (tile, rows, layout, contract.accumulate, terms, row_step, fetched, ahead, fetch)
         if key not in self._made:
             dtype: Any = tile.dtype.name
@@ -139,7 +137,7 @@ class ContractUnit:
         }
         (size,) = (buffer.size for buffer in kernel.kernel.buffers if buffer.name == contract.out[0])
         values["c_size"] = Affine.of(size)
-        distance, step = contract.ahead or (Affine(), Affine())
+        _, distance, step = contract.ahead or ("rhs", Affine(), Affine())
         values |= {"ahead": distance, "ahead_step": step}
         for level, (extent, lhs, rhs) in zip((2, 1, 0), sums, strict=True):
             values |= {f"n{level}": extent, f"a{level}": Affine.of(lhs), f"b{level}": Affine.of(rhs)}
@@ -203,17 +201,6 @@ def _terms(contract: Contract) -> tuple[tuple[int, int], ...]:
             return ()
         terms = [(a + i * lhs, b + i * rhs) for a, b in terms for i in range(count)]
     return tuple(terms)
-
-
-def _stores_jump(contract: Contract) -> bool:
-    """A tile stores to rows far apart, which no processor foresees, after so few products that nothing hides it.
-
-    Winograd's products, whose rows of 64 columns follow each other, lose 13 % by asking.
-    """
-    if not isinstance(contract.out_row, int) or contract.out_row < ROWS_APART:
-        return False
-    products = typical(element_count(extent.constant for extent, *_ in contract.sums))
-    return products <= MOST_FETCHED and not any(extent.terms for extent, *_ in contract.sums)
 
 
 def _address(table: ir.GlobalVariable) -> Value:

@@ -27,6 +27,7 @@ from lepton_jit.codegen.loop_ir import (
     Progress,
     Reach,
     Report,
+    Side,
     Slices,
     Stmt,
     Store,
@@ -299,7 +300,7 @@ class _Body:
         panel = reader.integer()
         masked, rhs_masked = reader.accept("masked"), reader.accept("rhs_masked")
         out, out_row = self.side("out")
-        accumulate = reader.accept("accumulate")
+        accumulate, fetch = reader.accept("accumulate"), reader.accept("fetch")
         reader.expect("lhs")
         lhs = self.place()
         reader.expect("row")
@@ -341,12 +342,16 @@ class _Body:
             rhs_panel=rhs_panel,
             extras=tuple(extras),
             ahead=ahead,
+            fetch=fetch,
         )
 
-    def ahead(self) -> tuple[Affine, Affine]:
+    def ahead(self) -> tuple[Side, Affine, Affine]:
+        side: Side = "lhs" if self.reader.accept("lhs") else "rhs"
+        if side == "rhs":
+            self.reader.expect("rhs")
         distance = self.affine()
         self.reader.expect("step")
-        return distance, self.affine()
+        return side, distance, self.affine()
 
     def offset(self) -> int:
         return -self.reader.integer() if self.reader.accept("-") else self.reader.integer()

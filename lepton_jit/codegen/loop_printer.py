@@ -189,12 +189,11 @@ def _contract(stmt: Contract) -> Iterator[str]:
     rows = stmt.rows if isinstance(stmt.rows, int) else _atom(stmt.rows)
     yield f"contract {rows}{heights} by {print_affine(stmt.columns)} {{"
     yield f"  tile {tile.dtype} vectors {tile.vectors} panel {tile.panel_vectors}{masks}"
-    yield f"  out {_at(*stmt.out)} row {_dim(stmt.out_row)}" + " accumulate" * stmt.accumulate
+    yield f"  out {_at(*stmt.out)} row {_dim(stmt.out_row)}" + " accumulate" * stmt.accumulate + " fetch" * stmt.fetch
     apart = stmt.rows_apart
     table = f"[{', '.join(map(str, apart))}]" if isinstance(apart, tuple) else _dim(apart)
     yield f"  lhs {_at(*stmt.lhs)} row {table} from {print_affine(stmt.row_start)}"
-    ahead = "" if stmt.ahead is None else f" ahead {print_affine(stmt.ahead[0])} step {print_affine(stmt.ahead[1])}"
-    yield f"  rhs {_at(*stmt.rhs)} panel {_dim(stmt.rhs_panel)}{ahead}"
+    yield f"  rhs {_at(*stmt.rhs)} panel {_dim(stmt.rhs_panel)}{_ahead(stmt)}"
     for extent, lhs, rhs in stmt.sums:
         yield f"  sum {print_affine(extent)} lhs {_dim(lhs)} rhs {_dim(rhs)}"
     for extra in stmt.extras:
@@ -210,6 +209,13 @@ def _epilogue(epilogue: Epilogue) -> Iterator[str]:
     yield from _indented(_body(epilogue.body))
     yield f"  return {_atom(epilogue.result)}"
     yield "}"
+
+
+def _ahead(stmt: Contract) -> str:
+    if stmt.ahead is None:
+        return ""
+    side, distance, step = stmt.ahead
+    return f" ahead {side} {print_affine(distance)} step {print_affine(step)}"
 
 
 def _at(buffer: str, index: Affine) -> str:

@@ -258,7 +258,12 @@ class _Verifier:
         self.check(tile.masked or not tile.rhs_masked, "expected `masked` with `rhs_masked`")
         self.check(1 <= len(stmt.sums) <= MAX_SUMS, f"expected one to {MAX_SUMS} sums, got {len(stmt.sums)}")
         self.check(tile.dtype.is_float, f"tiles are of floats, got {tile.dtype}")
-        for index in (stmt.columns, stmt.row_start, *(extent for extent, _, _ in stmt.sums), *(stmt.ahead or ())):
+        for index in (
+            stmt.columns,
+            stmt.row_start,
+            *(extent for extent, _, _ in stmt.sums),
+            *(stmt.ahead[1:] if stmt.ahead else ()),
+        ):
             self.affine(index)
         for side, place in (("out", stmt.out), ("lhs", stmt.lhs), ("rhs", stmt.rhs)):
             dtype = self.place(*place)

@@ -42,7 +42,7 @@ SHAPE = (
     "b_panel",  # from one panel of B to the next
     "c_row",  # from one row of C to the next
     "active",  # lanes of the last vector that exist (masked kernels), 1..lanes
-    *("ahead", "ahead_step"),  # kernels that look `ahead`: from `b` to the lines that a later tile will need
+    *("ahead", "ahead_step"),  # kernels that look `ahead`: from `a` or `b` to the lines that a later tile will need
     "c_size",  # elements of the whole result (kernels that `fetch`)
 )
 
@@ -114,7 +114,7 @@ class MicroKernel:
     b_masked: bool = False
     accumulate: bool = False
     prefetch: int = 2048
-    ahead: bool = False
+    ahead: Literal["lhs", "rhs"] | None = None
     fetch: bool = False
     terms: tuple[tuple[int, int], ...] = ()
     row_step: int = 0
@@ -245,7 +245,9 @@ class _Emitter:
         innermost_steps = self.shape("a0"), self.shape("b0")
         trips = [self.shape(f"n{level}") for level in range(3)]
         starts = [self.initial_row(row) for row in range(self.kernel.rows)]
-        far_start = self.offset(b, self.shape("ahead")) if self.kernel.ahead else None
+        far_start = (
+            self.offset({"lhs": a, "rhs": b}[self.kernel.ahead], self.shape("ahead")) if self.kernel.ahead else None
+        )
         if prologue:
             for fragment in (f for row in range(self.kernel.rows) for f in self.fragments(row)):
                 prologue(builder, fragment)

@@ -60,7 +60,7 @@ class PackedRows(Tiles):
     def _together(self) -> list[LoopDim]:
         return [x for x in self.plan.around if x.kind == "row" and isinstance(x.extent, int)]
 
-    def _ahead(self, located: list[tuple[LoopDim, Affine]], row: Affine) -> None:
+    def _ahead(self, located: list[tuple[LoopDim, Affine]], panel: Affine, row: Affine) -> None:
         return None
 
     def _sum_blocks(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:

@@ -151,7 +151,7 @@ def test_tiles_over_several_panels(target: Target, vectors: int, panel_vectors: 
 
 
 def test_looking_ahead_changes_nothing(target: Target) -> None:
-    kernel = MicroKernel(target, "f32", 3, 2, 2, ahead=True)
+    kernel = MicroKernel(target, "f32", 3, 2, 2, ahead="rhs")
     check(Problem(kernel, (2, 3, 5), kernel.lanes), link({"k": kernel})["k"])
 
 

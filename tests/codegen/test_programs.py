@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.loop_ir import Contract, walk
 from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -193,6 +194,22 @@ def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: in
     for count in (1, 2, 5, 13, 14, 15, 27, 28, 57, 113) if rows == "N" else (rows,):
         x = rng.integers(-3, 3, (int(count), length)).astype(np.float32)
         assert np.array_equal(made(x, w)[0], -(x @ w)), count
+
+
+@pytest.mark.parametrize(
+    ("length", "columns", "expected"),
+    [(128, 64, ["lhs"]), (128, 96, ["lhs"]), (128, 97, []), (100, 64, [])],
+)
+def test_tiles_ask_ahead_for_rows_that_few_panels_read(length: int, columns: int, expected: list[str]) -> None:
+    target = native_target()
+    b = Builder("ahead")
+    x = b.input("x", TensorType.of("f32", 14 * 640, length))
+    w = b.input("w", TensorType.of("f32", length, columns))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("dot_general", x, w, **sums), "y")
+    kernels = [x.kernel for s in fused(b.build(), target).lowered.steps for x in s.launches]
+    contracts = [s for kernel in kernels for s in walk(kernel.body) if isinstance(s, Contract)]
+    assert sorted({s.ahead[0] for s in contracts if s.ahead}) == expected
 
 
 def test_lines_of_a_strided_convolution_are_packed() -> None:
