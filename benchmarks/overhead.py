@@ -84,10 +84,10 @@ def fastest(call: Callable[[], Any], calls: int = 2000) -> float:
     return best
 
 
-def share(native: NativeClock, call: Callable[[], Any], bare: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds per native step, and the median of what a run takes above their sum, as a share of it.
+def share(native: NativeClock, call: Callable[[], Any], bare: Callable[[], Any]) -> tuple[float, float, float]:
+    """Seconds per native step, and medians of what a run takes above their sum, in all and in Python, as shares of it.
 
-    Steps are timed in `bare`, which runs the same ones on rows in place: what gathers rows is no step.
+    Steps are timed in `bare`, which runs the same ones on rows in place: what gathers rows is no step, but no Python.
     """
     call()
     found = []
@@ -95,10 +95,13 @@ def share(native: NativeClock, call: Callable[[], Any], bare: Callable[[], Any])
         native.reset()
         bare()
         steps, count = native.seconds, native.calls
+        native.reset()
         start = time.perf_counter()
         call()
-        found.append((steps / count, (time.perf_counter() - start) / steps - 1))
-    return statistics.median(s for s, _ in found), statistics.median(e for _, e in found)
+        seconds = time.perf_counter() - start
+        found.append((steps / count, seconds / steps - 1, (seconds - native.seconds) / steps))
+    step, above, python = (statistics.median(column) for column in zip(*found, strict=True))
+    return step, above, python
 
 
 def allocated(call: Callable[[], Any]) -> int:
@@ -145,10 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     native = NativeClock()
     for name in options.cases:
         for what, (run, bare) in runs(Problem(CASES[name], "training", options.batch)).items():
-            seconds, excess = share(native, run, bare)
+            seconds, above, python = share(native, run, bare)
             print(
-                f"{name + ', ' + what:<36} {seconds * 1e6:8.1f} us native per batch, {excess * 100:+5.1f} % in all, "
-                f"{allocated(run):,} bytes held"
+                f"{name + ', ' + what:<36} {seconds * 1e6:8.1f} us native per batch, {above * 100:+5.1f} % in all, "
+                f"{python * 100:+5.1f} % in Python, {allocated(run):,} bytes held"
             )
     return 0
 
