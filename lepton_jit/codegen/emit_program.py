@@ -223,7 +223,7 @@ class _ProgramEmitter:
         self._checked(builder, builder.call(self.parallel, arguments))
         builder.branch(after)
         builder.position_at_end(whole)
-        for launch, kernel, frame in zip(step.launches, kernels, self.frames, strict=True):
+        for launch, kernel, frame in zip(step.launches, kernels, self.frames, strict=False):
             self._launch(builder, context, number, launch.kernel, kernel, frame)
         builder.branch(after)
         builder.position_at_end(after)

@@ -174,3 +174,69 @@ def test_a_result_that_others_read_too_is_whole_behind_a_chain() -> None:
         y_found, z_found = linked(made, threads)(*arrays.values())
         assert differences({"y": y_found, "z": z_found}, expected, {"float32": 1e-5}) == []
     assert differences(run_loops(made.lowered, arrays, {"N": 2}), expected, {"float32": 1e-5}) == []
+
+
+def pooled(b: Builder, x: Value, window: int, stride: int) -> Value:
+    """Max pooling without padding: the last lines may go unread."""
+    spatial = {"window": (1, window, window, 1), "strides": (1, stride, stride, 1), "dilation": (1,) * 4}
+    return b("reduce_window", x, kind="maximum", padding=((0, 0),) * 4, **spatial)
+
+
+def random_network(rng: random.Random) -> Graph:
+    """Convolutions, windows and sums, some of whose results leave as well."""
+    b = Builder("network")
+    x = b.input("x", TensorType.of("f32", "N", rng.randint(9, 30), rng.randint(9, 40), rng.choice([3, 8, 17])))
+    for i in range(rng.randint(2, 7)):
+        channels, height = x.type.shape[-1], min(d for d in x.type.shape[1:3] if isinstance(d, int))
+        assert isinstance(channels, int)
+        kind = rng.choice(["expand", "project", "depthwise", "convolution", "pool", "residual"])
+        stride = rng.choice([1, 1, 2]) if height > 8 else 1
+        if kind == "pool" and height > 4:
+            x = pooled(b, x, rng.choice([2, 3]), rng.choice([1, 2]))
+        elif kind == "depthwise":
+            x = b("relu6", convolved(b, x, f"k{i}", rng.choice([1, 3, 5]), channels, stride, groups=channels))
+        elif kind == "residual":
+            x = b("add", x, convolved(b, x, f"k{i}", rng.choice([1, 3]), channels))
+        else:
+            taps = 3 if kind == "convolution" else 1
+            x = b("relu", convolved(b, x, f"k{i}", taps, rng.choice([4, 16, 24, 40]), stride))
+        if rng.random() < 0.15:
+            b.output(x, f"y{i}")
+    b.output(b("negate", x), "y")
+    return b.build()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks_have_the_same_bits_in_chains_and_without(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = random_network(random.Random(seed))
+    monkeypatch.setattr(chain, "TURN_BYTES", 1 << random.Random(seed).randint(10, 16))
+    chained_one = fused(graph, native_target())
+    with monkeypatch.context() as alone:
+        alone.setattr(lower, "CHAINED_BYTES", 1 << 40)
+        plain = linked(fused(graph, native_target()))
+    programs = [linked(chained_one, threads) for threads in (1, 2, 3)]
+    for batch in (1, 4):
+        arrays = list(arrays_of(graph, batch).values())
+        expected = [y.tobytes() for y in plain(*arrays)]
+        for program in programs:
+            assert [y.tobytes() for y in program(*arrays)] == expected
+
+
+def test_a_chain_of_three_kernels_and_a_pair_in_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower, "CHAINED_BYTES", 1 << 12)
+    b = Builder("both")
+    x = b.input("x", TensorType.of("f32", "N", 20, 20, 8))
+    y = convolved(b, b("relu", convolved(b, x, "depthwise", 3, 8, groups=8)), "project", 1, 8)
+    b.output(convolved(b, y, "expand", 1, 16), "y")
+    narrow = b.input("narrow", TensorType.of("f32", "N", 6, 9))
+    z = b("slice", narrow, start=(0, 0, 1), limit=(*narrow.type.shape[:2], 9), strides=(1, 1, 1))
+    b.output(z, "z")
+    b.output(b("transpose", z, permutation=(0, 2, 1)), "transposed")
+    graph = b.build()
+    steps = [s for s in fused(graph, native_target()).lowered.steps if isinstance(s, Step)]
+    assert sorted((bool(s.turn), len(s.launches)) for s in steps if len(s.launches) > 1) == [(False, 2), (True, 3)]
+    arrays = arrays_of(graph, 9)
+    found = dict(
+        zip((o.name for o in graph.outputs), linked(fused(graph, native_target()))(*arrays.values()), strict=True)
+    )
+    assert differences(found, run_graph(graph, arrays), {"float32": 1e-5}) == []
