@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from lepton_jit.codegen.cluster import is_whole
 from lepton_jit.codegen.loop_ir import CeilDiv, Extent, Progress, Reach
 from lepton_jit.codegen.lowered import Launch, ProgramBuffer
+from lepton_jit.codegen.microkernel import LINE_BYTES
 from lepton_jit.ir.types import typical
 
 # What lies between the kernels of a chain in one turn: a fifth of an L2 cache (192 to 768 KB measure alike).
 TURN_BYTES = 3 << 17
-WINDOW_ALIGNMENT = 64  # bytes: a window moves by whole cache lines, so vectors lie as in the whole result
 
 Number = Any  # an int, or a value with the operators of one
 Clip = Callable[[Number, int], Number]  # (x, most) -> x, not below 0 nor above `most`
@@ -64,7 +64,7 @@ def read_by(launch: Launch) -> set[int]:
 
 def window_elements(launch: Launch, rows: int, itemsize: int) -> int:
     """Elements of memory for the part of a result that one turn needs, and what stands before it in its cache line."""
-    line = WINDOW_ALIGNMENT // itemsize
+    line = LINE_BYTES // itemsize
     return (-(-rows * progress_of(launch).width // line) + 1) * line
 
 
@@ -79,9 +79,10 @@ def turn_of(launches: Sequence[Launch], buffers: Sequence[ProgramBuffer]) -> int
     total = sum(typical(buffers[number].bytes) for number in between)
     groups = typical_extent(launches[-1].kernel.extent) // last.each
     wanted = TURN_BYTES * groups // max(total, 1)
-    own = group_rows(launches[-1]).most
-    each = [Fraction(group_rows(x).most, own) / rate for x, rate in zip(launches, _rates(launches), strict=True)]
-    period = math.lcm(*(f.numerator for f, x in zip(each, launches, strict=True) if group_rows(x).even))
+    groups_of_rows = [group_rows(x) for x in launches]
+    own = groups_of_rows[-1].most
+    each = [Fraction(g.most, own) / rate for g, rate in zip(groups_of_rows, _rates(launches), strict=True) if g.even]
+    period = math.lcm(*(f.numerator for f in each))
     return max(1, wanted // period) * period
 
 

@@ -29,6 +29,8 @@ FEW_TILES = 16
 LONG_SUM = 2048
 # Offset tables of flattened rows are not longer than this: 8 KB of constants.
 LONGEST_TABLE = 1024
+# The rows of one iteration, in tiles, where there are many rows.
+BLOCK_TILES = 4
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ class Plan:
     @property
     def width(self) -> int:
         return self.attributes["panel"] or self.lanes * self.target.tile_vectors
+
+    @property
+    def block_rows(self) -> int:
+        """The rows of one iteration, where there are many."""
+        return self.target.tile_rows * BLOCK_TILES
 
     @property
     def panels(self) -> int:

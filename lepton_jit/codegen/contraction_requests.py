@@ -12,8 +12,6 @@ from lepton_jit.codegen.loop_ir import I64, Affine, Const, Side
 from lepton_jit.codegen.microkernel import FAR_ELEMENTS, LINE_BYTES, LINES_AHEAD
 from lepton_jit.ir.types import Dim, element_count, typical
 
-# The rows of one iteration, in tiles, where there are many rows.
-BLOCK_TILES = 4
 # Tiles that look ahead sum so many products between; with more tiles of a panel than this they need not look for the
 # next one. The loop around 8 products costs 5 % of a tile, around 16 nothing.
 AHEAD_PRODUCTS = 16
@@ -85,7 +83,7 @@ class Requests:
         far = k.compare(k.index(Affine.of(size)), Const(FAR_ELEMENTS, I64), "GE")
         step = k.apply("select", far, Const(-(-height // plan.panels) * line, I64), Const(0, I64), dtype=I64)
         share = height // plan.panels * plan.inner.lhs
-        return "lhs", panel * share + height * BLOCK_TILES * plan.inner.lhs, Affine.var(step.name)
+        return "lhs", panel * share + plan.block_rows * plan.inner.lhs, Affine.var(step.name)
 
     def _looks_for_panels(self) -> bool:
         plan = self.plan

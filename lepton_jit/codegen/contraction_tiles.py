@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from lepton_jit.codegen.cluster import ceil_divide, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
-from lepton_jit.codegen.contraction_requests import BLOCK_TILES, Requests, Sums, split_for_ahead
+from lepton_jit.codegen.contraction_requests import Requests, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     I64,
@@ -19,7 +19,6 @@ from lepton_jit.codegen.loop_ir import (
     Const,
     Contract,
     Extent,
-    Side,
     Tile,
     Var,
 )
@@ -43,6 +42,7 @@ LEAST_SUM_BLOCK = 256
 class Tiles:
     """Writes the loops over all register tiles of a plan into a kernel."""
 
+    looks_ahead: ClassVar[bool] = True
     plan: Plan
     kernel: KernelBuilder
     out: str
@@ -55,7 +55,7 @@ class Tiles:
     def work(self) -> Dim:
         """Scalar operations of one iteration, a vector of multiply-adds counted as one."""
         plan = self.plan
-        rows = min(typical(plan.inner.extent), plan.target.tile_rows * BLOCK_TILES)
+        rows = min(typical(plan.inner.extent), plan.block_rows)
         return rows * typical(element_count(x.extent for x in plan.sums)) * plan.width // plan.lanes
 
     def panel_first(self) -> bool:
@@ -217,7 +217,7 @@ class Tiles:
     def _blocks(self) -> tuple[Atom | int, CeilDiv | int]:
         """How many blocks the inner rows are cut into: as a value in the kernel and as an extent."""
         extent = self.plan.inner.extent
-        size = self.plan.target.tile_rows * BLOCK_TILES
+        size = self.plan.block_rows
         if isinstance(extent, int) and (extent <= 2 * size or self.sum_block() is not None):
             return 1, 1
         if isinstance(extent, int):
@@ -466,7 +466,8 @@ class Tiles:
             epilogue,
             tuple(e.column_step for e in extras),
         )
-        ahead = self._ahead(located, panel, row) if columns <= plan.width else None
+        requests = self._requests()
+        ahead = requests.ahead(located, panel, row) if self.looks_ahead and columns <= plan.width else None
         sums = tuple(split_for_ahead(self._sums) if ahead else self._sums) or ((Affine.of(1), 0, 0),)
         self.kernel.append(
             Contract(
@@ -485,14 +486,9 @@ class Tiles:
                 a["panel_stride"] or plan.width,
                 extras,
                 ahead,
-                fetch=self._requests().fetch(),
+                fetch=requests.fetch(),
             )
         )
-
-    def _ahead(
-        self, located: list[tuple[LoopDim, Affine]], panel: Affine, row: Affine
-    ) -> tuple[Side, Affine, Affine] | None:
-        return self._requests().ahead(located, panel, row)
 
     def _requests(self) -> Requests:
         """What tiles may ask memory for before it is due."""

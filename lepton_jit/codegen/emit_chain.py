@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lepton_jit.codegen.chain import WINDOW_ALIGNMENT, Walk, progress_of, written_by
+from lepton_jit.codegen.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE
 from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value, allocate, declared
 from lepton_jit.codegen.emit_scan import counted
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.lowered import ProgramBuffer, Step
+from lepton_jit.codegen.microkernel import LINE_BYTES
 
 I1_TYPE = ir.IntType(1)
 
@@ -147,8 +148,8 @@ class ChainEmitter:
         return (rows * progress_of(self.step.launches[window.launch]).width).value
 
     def _first(self, window: _Window, begins: list[_Native]) -> Value:
-        """Where a window begins for a turn: at the first element that it reads or writes, or somewhat before."""
-        return self.builder.and_(self._elements(window, begins), I64_TYPE(-(WINDOW_ALIGNMENT // window.itemsize)))
+        """Where a window begins for a turn: in whole cache lines, so that vectors lie as in the whole result."""
+        return self.builder.and_(self._elements(window, begins), I64_TYPE(-(LINE_BYTES // window.itemsize)))
 
     def _windows(self) -> Iterator[_Window]:
         """The windows of a thread's frames."""

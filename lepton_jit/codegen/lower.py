@@ -262,10 +262,10 @@ class Lowering:
 
     def _make_windows(self, chain: Step, elsewhere: set[int]) -> None:
         """What only the kernels of a chain read needs memory for the rows of one turn, once for each thread."""
-        most = rows_in_a_turn(chain.launches, chain.turn)
+        most, kept = rows_in_a_turn(chain.launches, chain.turn), memory_of(self.buffers, elsewhere)
         for launch, rows in zip(chain.launches[:-1], most, strict=False):
             progress = progress_of(launch)
-            for number in written_by(launch).difference(memory_of(self.buffers, elsewhere)):
+            for number in written_by(launch).difference(kept):
                 buffer = self.buffers[number]
                 if buffer.kind == "arena" and buffer.elements == progress.count * progress.width:
                     elements = window_elements(launch, rows, buffer.dtype.bytes)
@@ -277,8 +277,8 @@ class Lowering:
         if launch.kernel.progress is None or any(x.kernel.progress is None for x in chain) or step.when != "always":
             return False
         written = [written_by(x) for x in chain]
-        if any(w & read_by(x) for w, x in zip(written, chain, strict=True)) or not in_step((*chain, launch)):
-            return False  # threads compute rows around their boundaries twice; windows move as fast as what reads them
+        if any(w & read_by(x) for w, x in zip(written, chain, strict=True)):
+            return False  # threads compute the rows around their boundaries twice
         touched = {number for x in chain for number in x.buffers}
         by_rows = {name for name, _ in launch.kernel.progress.reads}
         frame = [(b.name, n) for b, n in zip(launch.kernel.buffers, launch.buffers, strict=True)]
@@ -288,7 +288,8 @@ class Lowering:
             return False
         flops = typical(chain[-1].kernel.flops) + typical(launch.kernel.flops)
         least = max(CHAINED_BYTES * TYPICAL, flops // CHAINED_FLOPS)
-        return any(typical(self.buffers[n].bytes) > least for n in written[-1] & read_by(launch))
+        large = any(typical(self.buffers[n].bytes) > least for n in written[-1] & read_by(launch))
+        return large and in_step((*chain, launch))  # windows move as fast as what reads them
 
     def _pair_steps(self) -> None:
         """Join a producer of large slices and the reader that follows it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lepton_jit.codegen.cluster import SPLITS, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
@@ -35,6 +36,8 @@ class PackedRows(Tiles):
     stays near as well.
     """
 
+    looks_ahead: ClassVar[bool] = False
+
     def sum_block(self) -> int | None:
         return None
 
@@ -59,9 +62,6 @@ class PackedRows(Tiles):
 
     def _together(self) -> list[LoopDim]:
         return [x for x in self.plan.around if x.kind == "row" and isinstance(x.extent, int)]
-
-    def _ahead(self, located: list[tuple[LoopDim, Affine]], panel: Affine, row: Affine) -> None:
-        return None
 
     def _sum_blocks(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
         self._panel(located, block, blocks, panel)

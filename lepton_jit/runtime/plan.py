@@ -39,7 +39,7 @@ class MemoryPlan:
     arena: int
     lower_bound: int
     buffers: tuple[PlannedBuffer, ...]
-    threads: int = 1
+    threads: int
 
     @property
     def gap(self) -> int:

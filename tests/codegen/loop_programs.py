@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jit.codegen.chain import WINDOW_ALIGNMENT, Walk, progress_of, written_by
+from lepton_jit.codegen.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, ProgramBuffer, Scan, Slot, Step
+from lepton_jit.codegen.microkernel import LINE_BYTES
 from lepton_jit.ir.types import dim_value
 
 Arrays = Mapping[str, np.ndarray]
@@ -113,7 +114,7 @@ class _Machine:
     def _move(self, origins: dict[int, int], number: int, walk: Walk, j: int, turn: Turn) -> None:
         """Forget what native code does: all before the rows of this turn, where the others do not fit behind them."""
         buffer, width = self.buffers[number], progress_of(walk.launches[j]).width
-        lines = WINDOW_ALIGNMENT // buffer.dtype.bytes
+        lines = LINE_BYTES // buffer.dtype.bytes
         begin, end = walk.rows(j, turn.begins[j]) * width // lines * lines, walk.rows(j, turn.goals[j]) * width
         capacity, memory = dim_value(buffer.elements, {}), self.memory[number]
         if origins[number] < 0:  # a thread that begins has nothing
