@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lepton_jit.codegen.cluster import ceil_divide
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import I64, Affine, Const, Side
+from lepton_jit.codegen.loop_ir import I64, Affine, Const, Side, Var
 from lepton_jit.codegen.microkernel import FAR_ELEMENTS, LINE_BYTES, LINES_AHEAD
 from lepton_jit.ir.types import Dim, element_count, typical
 
@@ -26,6 +26,14 @@ Sums = Sequence[tuple[Affine, Dim, Dim]]
 
 
 @dataclass(frozen=True)
+class RowRange:
+    """The rows that a thread computes of all panels."""
+
+    begin: Affine
+    count: Var
+
+
+@dataclass(frozen=True)
 class Requests:
     """Decides for the tiles of a plan, whose sums are `sums` and go on from the result where it `carries` one.
 
@@ -39,6 +47,7 @@ class Requests:
     carries: bool
     panel_first: bool
     sum_block: int | None
+    rows_here: RowRange | None = None
 
     def fetch(self) -> bool:
         """A tile stores to rows far apart, which no processor foresees, after so few products that nothing hides it.
@@ -109,6 +118,8 @@ class Requests:
         position, inside = Affine(), plan.inner.extent
         for loop, at in reversed(located):
             position, inside = position + at * inside, inside * loop.extent
+        if self.rows_here:
+            rows, position = self.rows_here.count, position - self.rows_here.begin
         tiles = ceil_divide(k, rows, Const(height, I64))
         tile = k.apply("floor_divide", k.index(position + row + height // 2), Const(height, I64))  # tiles are lower
         due = plan.width // line * AHEAD_PRODUCTS  # lines of a panel per innermost sum

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from lepton_jit.codegen.cluster import ceil_divide, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
-from lepton_jit.codegen.contraction_requests import Requests, Sums, split_for_ahead
+from lepton_jit.codegen.contraction_requests import Requests, RowRange, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     I64,
+    THREADS,
     Affine,
     Atom,
     CeilDiv,
@@ -48,6 +50,7 @@ class Tiles:
     out: str
     epilogue: Any  # (positions around, column) -> (Epilogue, extras), or None
     left: PackedLeft | None = None
+    _rows_here: RowRange | None = None  # of this thread
     _tile: Affine | None = None  # where a packed tile begins; None: the rows of the first one
     _sum_so_far: bool = False  # the result holds the sum of the blocks before
     _sum_ends: bool = True  # no block comes after
@@ -111,22 +114,69 @@ class Tiles:
         plan, k = self.plan, self.kernel
         around = [x.extent for x in self._around()]
         blocks, count = self._blocks()
+        shared = not leading and self._shares_rows()
+        leading = [THREADS] if shared else leading
         walk = self._walk()
-        digits = split_index(k, Affine.var("t"), [*leading, *(extent for extent, _ in walk)])[len(leading) :]
-        at = dict(zip((what for _, what in walk), digits, strict=True))
+        digits = split_index(k, Affine.var("t"), [*leading, *(extent for extent, _ in walk)])
+        at = dict(zip((what for _, what in walk), digits[len(leading) :], strict=True))
         panel, block = self._panel_at(at), at["block"]
         self._sums, self._shifts = sums, (lhs_shift, rhs_shift, out_shift)
         located = [(loop, at[loop]) for loop in self._around()]
+        if shared:
+            with self._share(digits[0], panel, block, blocks) as (panel, block, blocks):
+                self._some_products(located, block, blocks, panel, checked)
+        else:
+            self._some_products(located, block, blocks, panel, checked)
+        factor = element_count([*leading, *around, plan.panels])
+        return replace(count, factor=factor) if isinstance(count, CeilDiv) else count * factor
+
+    def _some_products(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, checked: bool) -> None:
+        """A register tile sums at least one product."""
+        plan, k = self.plan, self.kernel
         symbolic = element_count(x.extent for x in plan.sums)
         if checked or isinstance(symbolic, int):
             self._sum_blocks(located, block, blocks, panel)
-        else:  # a register tile sums at least one product
-            with k.when(k.compare(k.index(Affine.of(symbolic)), Const(0, I64), "GT")):
-                self._sum_blocks(located, block, blocks, panel)
-            with k.otherwise(), k.when(k.compare(k.index(Affine.var("t")), Const(0, I64), "EQ")):
-                self._empty_sum([*plan.around, plan.inner])
-        factor = element_count([*leading, *around, plan.panels])
-        return replace(count, factor=factor) if isinstance(count, CeilDiv) else count * factor
+            return
+        with k.when(k.compare(k.index(Affine.of(symbolic)), Const(0, I64), "GT")):
+            self._sum_blocks(located, block, blocks, panel)
+        with k.otherwise(), k.when(k.compare(k.index(Affine.var("t")), Const(0, I64), "EQ")):
+            self._empty_sum([*plan.around, plan.inner])
+
+    def _shares_rows(self) -> bool:
+        return self.left is not None and not self.plan.around
+
+    @contextmanager
+    def _share(
+        self, thread: Affine, panel: Affine, block: Affine, blocks: Atom | int
+    ) -> Iterator[tuple[Affine, Affine, Atom]]:
+        """Panel, block and blocks of an iteration of a thread: of its rows, or of its panels where rows are few.
+
+        Rows stay with the thread that packs them, and in its cache.
+        """
+        assert self.left is not None
+        k, panels = self.kernel, Const(self.plan.panels, I64)
+        threads, count = k.index(Affine.of(THREADS)), blocks if not isinstance(blocks, int) else Const(blocks, I64)
+        rows = k.index(Affine.of(self.plan.inner.extent))
+        by_rows = self.left.by_threads(k)
+
+        def choose(a: Atom, b: Atom) -> Var:
+            return k.apply("select", by_rows, a, b, dtype=I64)
+
+        def part(of: Atom) -> list[Var]:
+            return [k.apply("floor_divide", k.apply("multiply", k.index(thread + i), of), threads) for i in (0, 1)]
+
+        first, past = part(panels)
+        last = choose(k.apply("add", first, panels), past)
+        earlier = choose(k.apply("multiply", k.index(thread), count), Const(0, I64))
+        begin, end = (choose(a, b) for a, b in zip(part(rows), (Const(0, I64), rows), strict=True))
+        self._rows_here = RowRange(Affine.var(begin.name), k.apply("subtract", end, begin))
+        here = k.apply("add", k.index(panel), first)
+        with k.when(k.compare(here, last, "LT")):
+            yield (
+                Affine.var(k.apply("modulo", here, panels).name),
+                block + Affine.var(earlier.name),
+                choose(k.apply("multiply", threads, count), count),
+            )
 
     def _panel_at(self, at: dict) -> Affine:
         return at["panel"]
@@ -355,14 +405,16 @@ class Tiles:
     def _moved_tiles(
         self, left: PackedLeft, located: list, panel: Affine, columns: int, block: Affine, blocks: Atom | int
     ) -> None:
-        """All tiles have one height; the last one begins further back, in the block of the one before."""
+        """All tiles have one height; the last one may begin further back, in the block of the one before."""
         k = self.kernel
         rows = k.index(Affine.of(self.plan.inner.extent))
         height, heights = left.tile_height(k)
         full = k.apply("floor_divide", rows, height)
-        begin, end = self._shares(block, blocks, full)
-        all_of_them = k.compare(end, full, "EQ")
-        end = k.apply("select", all_of_them, ceil_divide(k, rows, height), end, dtype=I64)
+        tiles, before = ceil_divide(k, rows, height), k.apply("subtract", full, Const(1, I64))
+        begin, end = (
+            k.apply("select", k.compare(at, tiles, "EQ"), tiles, k.apply("minimum", at, before), dtype=I64)
+            for at in self._shares(block, blocks, tiles)
+        )
         latest = k.apply("subtract", rows, height)
         with k.loop(Affine.var(begin.name), Affine.var(end.name)) as tile:
             self._tile = tile * left.tile_stride
@@ -500,4 +552,5 @@ class Tiles:
             carries=self._sum_so_far,
             panel_first=self.panel_first(),
             sum_block=self.sum_block(),
+            rows_here=self._rows_here,
         )

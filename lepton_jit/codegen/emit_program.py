@@ -18,7 +18,7 @@ from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.lowered import Lowered, ProgramBuffer, Scan, Step, memory_of
 from lepton_jit.codegen.module_parts import SHARED, ModuleParts, Part
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Poly
+from lepton_jit.ir.types import THREADS_NAME, Poly
 
 CONTRACT_VERSION = 2  # of docs/runtime.md
 # Byte offsets of a context's public fields, as docs/runtime.md has them.
@@ -63,7 +63,7 @@ class _ProgramEmitter:
             key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None, turning=0)
             if key not in made:
                 named = replace(kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
-                made[key] = emit_kernel(self.module, named, self.target, self.lowered.symbols, contracts.emit)
+                made[key] = emit_kernel(self.module, named, self.target, self.lowered.kernel_symbols, contracts.emit)
                 self.parts.grown()
             return made[key]
 
@@ -142,12 +142,13 @@ class _ProgramEmitter:
         code = builder.call(enter, [context, self.descriptor, dims])
         with builder.if_then(builder.icmp_signed("!=", code, I32_TYPE(0)), likely=False):
             builder.ret(code)
+        dims = self._kernel_dims(builder, context, dims)
         for frame in self.frames:
             builder.store(context, frame, align=8)
             builder.store(dims, self._slot(builder, frame, 1), align=8)
         for i, frame in enumerate(self.frames):
             builder.store(frame, self._slot(builder, self.frame_table, i), align=8)
-        self.symbols = Symbols(builder, dims, lowered.symbols)
+        self.symbols = Symbols(builder, dims, lowered.kernel_symbols)
         self.arena_base = builder.load(context, align=8, typ=POINTER)
         self.offsets = builder.load(self._slot(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
         self.tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
@@ -168,6 +169,16 @@ class _ProgramEmitter:
         builder.call(leave, [context])
         builder.ret(final)
         self._seldom(function)
+
+    def _kernel_dims(self, builder: Builder, context: Value, dims: Value) -> Value:
+        """The program's symbols, and behind them how many threads there are."""
+        names = self.lowered.kernel_symbols
+        found = allocate(builder, I64_TYPE, len(names))
+        values = Symbols(builder, dims, self.lowered.symbols).values
+        values[THREADS_NAME] = builder.zext(builder.call(self.threads, [context]), I64_TYPE)
+        for i, name in enumerate(names):
+            builder.store(values[name], builder.gep(found, [I64_TYPE(i)], source_etype=I64_TYPE), align=8)
+        return found
 
     def _seldom(self, function: ir.Function) -> None:
         """Long code that runs once a call or a thread's turn, or less: LLVM may select it instruction by instruction.
@@ -231,9 +242,9 @@ class _ProgramEmitter:
     def _chain(self, builder: Builder, context: Value, number: int, step: Step, kernels: list[ir.Function]) -> None:
         """One part for each thread, as far as there are turns."""
         name, parts_slot = f"{self.lowered.name}_chain_{number}", len(self.frames)
-        chain = ChainEmitter(self.module, name, step, self.lowered.buffers, self.lowered.symbols, parts_slot)
+        chain = ChainEmitter(self.module, name, step, self.lowered.buffers, self.lowered.kernel_symbols, parts_slot)
         turns = turn_count(self.symbols, builder, step)
-        threads = builder.zext(builder.call(self.threads, [context]), I64_TYPE)
+        threads = self.symbols.values[THREADS_NAME]
         parts = builder.select(builder.icmp_signed("<", threads, turns), threads, turns)
         builder.store(parts, self._slot(builder, self.frame_table, parts_slot), align=8)
         function = chain.parts(kernels)

@@ -18,7 +18,7 @@ from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate, memory_type
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, Scan, Slot, Step, memory_of
-from lepton_jit.ir.types import Poly
+from lepton_jit.ir.types import THREADS_NAME, Poly
 
 TURNS_TYPE = ir.FunctionType(I32_TYPE, [POINTER])
 
@@ -102,7 +102,7 @@ class _ScanEmitter:
         self.context, self.dims = (self._slot(frame, i) for i in range(FRAME_BUFFERS))
         memory = memory_of(self.buffers, scan.buffers)
         self.memory = {number: self._slot(frame, FRAME_BUFFERS + i) for i, number in enumerate(memory)}
-        self.symbols = Symbols(self.builder, self.dims, unit.lowered.symbols)
+        self.symbols = Symbols(self.builder, self.dims, unit.lowered.kernel_symbols)
         self.frames = {id(x): allocate(self.builder, POINTER, FRAME_BUFFERS + len(x.buffers)) for x in scan.launches}
         self.turns: dict[int, _Turn] = {}
         # of a block of rows: its symbol, its first row, and the symbols as its kernels see them
@@ -111,15 +111,16 @@ class _ScanEmitter:
         self.kernel_symbols = self.symbols
         self.kernel_dims = self.dims
         if scan.rows is not None and function.function_type is KERNEL_TYPE:
-            self.kernel_dims = allocate(self.builder, I64_TYPE, len(unit.lowered.symbols))
+            self.kernel_dims = allocate(self.builder, I64_TYPE, len(unit.lowered.kernel_symbols))
 
     def enter_rows(self, symbol: str, first: Value, count: Value) -> None:
         """From here on kernels see `count` rows from row `first`."""
         self.batch, self.first = symbol, first
-        for i, name in enumerate(self.unit.lowered.symbols):
+        for i, name in enumerate(self.unit.lowered.kernel_symbols):
             slot = self.builder.gep(self.kernel_dims, [I64_TYPE(i)], source_etype=I64_TYPE)
-            self.builder.store(count if name == symbol else self.symbols.values[name], slot, align=8)
-        self.kernel_symbols = Symbols(self.builder, self.kernel_dims, self.unit.lowered.symbols)
+            alone = {symbol: count, THREADS_NAME: I64_TYPE(1)}
+            self.builder.store(alone.get(name, self.symbols.values[name]), slot, align=8)
+        self.kernel_symbols = Symbols(self.builder, self.kernel_dims, self.unit.lowered.kernel_symbols)
 
     def scan(self, scan: Scan) -> None:
         """All turns, in order."""

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, dim_value
+from lepton_jit.ir.types import DTYPES, THREADS_NAME, Dim, DType, Poly, dim_value
 
 I64 = DTYPES["i64"]
 BOOL = DTYPES["bool"]
@@ -283,6 +283,10 @@ class Contract:
 
 
 Stmt = Let | Store | Loop | If | Report | Contract
+
+# How many threads share the iterations of a kernel, a symbol of every program; kernels decide by it which iteration
+# computes what, and nothing else.
+THREADS = Poly((((THREADS_NAME,), 1),))
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from lepton_jit.codegen.loop_ir import Affine, CeilDiv, Extent, Var
+from lepton_jit.codegen.loop_ir import THREADS, Affine, CeilDiv, Extent, Var
 from lepton_jit.errors import LeptonError
 from lepton_jit.ir.tokens import Reader, Token
-from lepton_jit.ir.types import DTYPES, Dim, DType, Poly
+from lepton_jit.ir.types import DTYPES, THREADS_NAME, Dim, DType, Poly
 
 __all__ = ["read_affine", "read_dim", "read_dtype", "read_extent", "read_lanes", "read_type", "read_variable"]
 
@@ -97,13 +97,17 @@ def _term(reader: Reader, known: dict[str, Var] | None) -> tuple[Dim, str | None
         if reader.at("value"):
             return product, read_variable(reader, known)
         try:
-            factor = reader.integer() if reader.at("number") else Poly.symbol(reader.next("word").text)
+            factor = reader.integer() if reader.at("number") else _symbol(reader.next("word").text)
             product = factor * product
         except LeptonError as error:
             raise reader.error(str(error), start) from error
         if not reader.accept("*"):
             return product, None
     raise reader.error(f"a term of more than {MAX_FACTORS} factors", start)
+
+
+def _symbol(name: str) -> Dim:
+    return THREADS if name == THREADS_NAME else Poly.symbol(name)
 
 
 def read_variable(reader: Reader, known: dict[str, Var] | None) -> str:

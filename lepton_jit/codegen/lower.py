@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lepton_jit.codegen.chain import (
@@ -14,7 +14,7 @@ from lepton_jit.codegen.chain import (
     window_elements,
     written_by,
 )
-from lepton_jit.codegen.loop_ir import Report, walk
+from lepton_jit.codegen.loop_ir import Contract, Let, Load, Report, Store, walk
 from lepton_jit.codegen.lower_scan import lower_scan
 from lepton_jit.codegen.lowered import (
     BufferKind,
@@ -26,7 +26,7 @@ from lepton_jit.codegen.lowered import (
     When,
     memory_of,
 )
-from lepton_jit.codegen.schedule import copy_kernel, reads_in_place, schedule
+from lepton_jit.codegen.schedule import Schedule, copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedule_check
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
@@ -42,6 +42,8 @@ CHAINED_BYTES = 3 << 18
 CHAINED_FLOPS = 32
 # Operations whose result is their operand's memory.
 ALIASES = frozenset({"reshape", "check_indices"})
+# A copy of an operand is kept for readers so many steps away: queries, keys and values.
+NEAR_STEPS = 8
 # Different ranges of checks have an error code each, up to this many.
 RANGES = 100
 
@@ -79,6 +81,7 @@ class Lowering:
         self._aliases = {n.result: n.operands[0] for n in self.graph.nodes if n.op in ALIASES}
         self._last_use = self._last_uses()
         self._made: set[int] = set()  # arena buffers of values that are computed here
+        self._copies: dict[Hashable, tuple[int, int]] = {}  # operands in another order: where, and until which step
 
     def run(self) -> Lowered:
         graph = self.graph
@@ -215,10 +218,33 @@ class Lowering:
     def _schedule(self, node: Node) -> None:
         planned = schedule(node, self.target)
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
-        frame += [self.scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
-        if any(isinstance(s, Report) and s.code == TOO_MANY for k in planned.kernels for s in walk(k.body)):
+        kernels, copied = planned.kernels, self._copied(planned)
+        if copied is not None and copied in self._copies and len(self.steps) - self._copies[copied][1] <= NEAR_STEPS:
+            frame.append(self._copies[copied][0])
+            kernels = kernels[1:]
+        else:
+            frame += [self.scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
+        if copied is not None:
+            self._copies[copied] = (frame[-1], len(self.steps))
+        if any(isinstance(s, Report) and s.code == TOO_MANY for k in kernels for s in walk(k.body)):
             self.errors[TOO_MANY_TEXT] = TOO_MANY
-        self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in planned.kernels]
+        self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in kernels]
+
+    def _copied(self, planned: Schedule) -> Hashable:
+        """What the first of two kernels leaves in their scratch memory, if it is one operand in another order."""
+        if len(planned.kernels) != 2 or len(planned.scratch) != 1:
+            return None
+        first = planned.kernels[0]
+        statements = list(walk(first.body))
+        read = {s.expr.buffer for s in statements if isinstance(s, Let) and isinstance(s.expr, Load)}
+        written = {s.buffer for s in statements if isinstance(s, Store)}
+        if len(read) != 1 or written != {first.buffers[-1].name} or any(isinstance(s, Contract) for s in statements):
+            return None
+        (name,) = read
+        names = [b.name for b in first.buffers]
+        if names.index(name) >= len(planned.operands):
+            return None
+        return self.root(planned.operands[names.index(name)]), first.extent, first.body, planned.scratch
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
         self.buffers.append(ProgramBuffer("arena", "scratch", dtype, count, layer=layer))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.ir.graph import Input, Output
-from lepton_jit.ir.types import Dim, DType
+from lepton_jit.ir.types import THREADS_NAME, Dim, DType
 
 # view: where a value stands at one turn of a scan
 BufferKind = Literal["input", "parameter", "state", "output", "arena", "constant", "view"]
@@ -171,6 +171,11 @@ class Lowered:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     errors: tuple[tuple[int, str], ...] = ()  # what the codes of reports mean
+
+    @property
+    def kernel_symbols(self) -> tuple[str, ...]:
+        """What kernels read: the program's symbols and the number of threads."""
+        return (*self.symbols, THREADS_NAME)
 
     def arena(self) -> list[int]:
         """The buffers that the memory plan places."""

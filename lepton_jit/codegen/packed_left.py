@@ -8,7 +8,7 @@ from lepton_jit.codegen.cluster import ceil_divide, split_index, transposed, vec
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.evaluate import LANE
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Buffer, CeilDiv, Const, Extent, Kernel, Var
+from lepton_jit.codegen.loop_ir import I64, THREADS, Affine, Atom, Buffer, CeilDiv, Const, Extent, Kernel, Var
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
 # With fewer panels or products than these, packing costs more than the faster tiles gain.
@@ -17,6 +17,9 @@ LEAST_PRODUCTS = 64
 
 # Tiles that are copied side by side, so that what lies side by side is read together.
 TILES_COPIED = 4
+
+# Threads share out rows if each has so many, else panels: each then reads all panels, and little of these a row.
+LEAST_ROWS_OF_A_THREAD = 32
 
 # Heights that an even split of 14 rows or more can have, the next higher one for those that miss.
 EVEN_HEIGHTS = (8, 11, 13)
@@ -55,13 +58,20 @@ class PackedLeft:
             count = element_count(x.extent for x in self.around) * tiles + TILES_COPIED - 1
             return Buffer(NAME, self.plan.dtype, self.tile_stride * count)
         one = typical(self.tile_stride)  # a constant where the number of rows is not
-        return Buffer(NAME, self.plan.dtype, (rows + self.height) * -(-one // self.height))
+        return Buffer(NAME, self.plan.dtype, (rows + self.lowest) * -(-one // self.lowest))
 
     @property
     def tiles(self) -> int | CeilDiv:
-        """How many tiles the rows are."""
+        """How many tiles the rows are, at most."""
         rows = self.plan.inner.extent
-        return -(-rows // self.height) if isinstance(rows, int) else CeilDiv(rows, self.height)
+        return -(-rows // self.height) if isinstance(rows, int) else CeilDiv(rows, self.lowest)
+
+    @property
+    def lowest(self) -> int:
+        """Of several tiles; rows of several threads, split evenly, have lower ones than rows of one."""
+        if least(self.plan.inner.extent) >= self.height:
+            return self.height
+        return -(-LEAST_ROWS_OF_A_THREAD // -(-LEAST_ROWS_OF_A_THREAD // self.height))
 
     @property
     def tile_stride(self) -> Dim:
@@ -99,7 +109,11 @@ class PackedLeft:
         source, out = Affine.of(plan.attributes["lhs_offset"]), tile * self.tile_stride
         for loop, place in zip(self.around, places, strict=True):
             source, out = source + place * loop.lhs, out + place * self.step(loop)
-        if self.by_rows:
+        if self.by_rows and isinstance(tiles, CeilDiv):
+            height, _ = self.tile_height(k)
+            with k.when(k.compare(k.index(tile), ceil_divide(k, k.index(Affine.of(tiles.dividend)), height), "LT")):
+                self._transpose(k, source, self._rows(k, tile), out)
+        elif self.by_rows:
             self._transpose(k, source, self._rows(k, tile), out)
         else:
             self._copy(k, source, tile, out)
@@ -132,6 +146,11 @@ class PackedLeft:
         last = k.index(Affine.of(extent - 1))
         return [Affine.var(k.apply("minimum", k.index(first + i), last).name) for i in range(most)]
 
+    def by_threads(self, k: KernelBuilder) -> Atom:
+        """Every thread has rows enough of its own."""
+        rows = k.index(Affine.of(self.plan.inner.extent))
+        return k.compare(rows, k.index(Affine.of(THREADS * LEAST_ROWS_OF_A_THREAD)), "GE")
+
     def tile_height(self, k: KernelBuilder) -> tuple[Atom, tuple[int, ...]]:
         """The height of all tiles where only run time knows the rows, and which there may be: few are compiled.
 
@@ -141,7 +160,8 @@ class PackedLeft:
         if least(extent) >= most:
             return Const(most, I64), (most,)
         heights = (*(h for h in EVEN_HEIGHTS if h < most), most)
-        rows = k.index(Affine.of(extent))
+        rows, threads = (k.index(Affine.of(of)) for of in (extent, THREADS))
+        rows = k.apply("select", self.by_threads(k), ceil_divide(k, rows, threads), rows, dtype=I64)
         even = ceil_divide(k, rows, ceil_divide(k, rows, Const(most, I64)))
         height: Atom = Const(most, I64)
         for h in reversed(heights[:-1]):

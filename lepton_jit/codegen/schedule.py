@@ -15,6 +15,7 @@ from lepton_jit.codegen.schedule_moments import schedule_moments
 from lepton_jit.codegen.schedule_movement import schedule_concatenate, schedule_pad
 from lepton_jit.codegen.schedule_pack import schedule_pack
 from lepton_jit.codegen.schedule_reduce import schedule_reduce
+from lepton_jit.codegen.schedule_rows import is_row_cluster
 from lepton_jit.codegen.schedule_scatter import schedule_scatter
 from lepton_jit.codegen.schedule_window import schedule_depthwise, schedule_pooling
 from lepton_jit.codegen.schedule_winograd import (
@@ -82,19 +83,26 @@ _SCHEDULES: dict[str, Scheduler] = {
 
 
 def reads_in_place(node: Node, operand: Value) -> bool:
-    """Each element of `operand` is read only when the same element of every result is computed."""
+    """Each element of `operand` is read only before the same element of every result is written.
+
+    Kernels of rows read a row to its end before they write it.
+    """
     if node.op == "scan":
         return False
     cluster, operands = cluster_of(node)
     entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
     scheduled = [n for n in cluster.region.nodes if n.op in _SCHEDULES]
+    by_rows = {n.op for n in scheduled} == {"reduce"} and is_row_cluster(cluster)
+    shape = scheduled[0].operands[0].type.shape if by_rows else next(iter(cluster.outputs)).type.shape
+    here = linear(tuple(Affine.var(f"d{i}") for i in range(len(shape))), shape)
     bound: dict[Value, Atom] = {}
     for inner in scheduled:
-        if inner.op != "scatter_add" or _loads(cluster, inner.operands, entry):
+        loads = _loads(cluster, inner.operands, entry, bound)
+        if loads and not (by_rows and all(load.index == here for load in loads)):
+            return False
+        if inner.op not in ("scatter_add", "reduce") or (inner.op == "reduce" and not by_rows):
             return False
         bound[inner.result] = Const(0, inner.result.type.dtype)  # each element is finished before it is written
-    result = next(iter(cluster.outputs))
-    here = linear(tuple(Affine.var(f"d{i}") for i in range(result.type.rank)), result.type.shape)
     return all(load.index == here for load in _loads(cluster, cluster.outputs, entry, bound))
 
 

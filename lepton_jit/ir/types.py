@@ -17,6 +17,7 @@ __all__ = [
     "Dim",
     "Poly",
     "Shape",
+    "THREADS_NAME",
     "TYPICAL",
     "TensorType",
     "dim_value",
@@ -97,7 +98,9 @@ Monomial = tuple[str, ...]
 # Products of polynomials grow without bound; real ones have two or three terms.
 MAX_TERMS = 256
 
-_RESERVED = {*DTYPES, "none", "true", "false", "inf", "nan"}
+# Of a name that the loop IR gives to the number of threads; no dimension may have it.
+THREADS_NAME = "_threads"
+_RESERVED = {*DTYPES, "none", "true", "false", "inf", "nan", THREADS_NAME}
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,20 @@ from lepton_jit.codegen.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, ProgramBuffer, Scan, Slot, Step
 from lepton_jit.codegen.microkernel import LINE_BYTES
-from lepton_jit.ir.types import dim_value
+from lepton_jit.ir.types import THREADS_NAME, dim_value
 
 Arrays = Mapping[str, np.ndarray]
 Symbols = Mapping[str, int]
 
 
 def run_loops(
-    lowered: Lowered, arrays: Arrays, symbols: Symbols, fused: bool = True, by_rows: bool = True
+    lowered: Lowered, arrays: Arrays, symbols: Symbols, fused: bool = True, by_rows: bool = True, threads: int = 2
 ) -> dict[str, np.ndarray]:
-    """All outputs by name. `by_rows`: scans run block after block of independent rows where they have them."""
-    machine = _Machine(lowered, arrays, symbols, fused, by_rows)
+    """All outputs by name. `by_rows`: scans run block after block of independent rows where they have them.
+
+    Iterations run in any order, one after the other, as if shared by so many `threads`.
+    """
+    machine = _Machine(lowered, arrays, {**symbols, THREADS_NAME: threads}, fused, by_rows)
     machine.run(lowered.steps)
     found = {(b.kind, b.name): machine.memory[i] for i, b in enumerate(lowered.buffers)}
     return {
@@ -75,7 +78,7 @@ class _Machine:
             self.run(s for s in scan.body if isinstance(s, Scan) or ends.get(s.when, True))
 
     def _step(self, step: Step) -> None:
-        symbols = {**self.symbols, self.rows[0]: self.rows[2]} if self.rows else self.symbols
+        symbols = {**self.symbols, self.rows[0]: self.rows[2], THREADS_NAME: 1} if self.rows else self.symbols
         if step.turn:
             self._chain(step, symbols)
             return

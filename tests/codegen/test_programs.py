@@ -188,12 +188,29 @@ def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: in
     b.output(b("negate", b("dot_general", x, w, **sums)), "y")
     generated = fused(b.build(), native_target())
     assert [s.op for s in generated.lowered.steps][-2:] == ["affine_contraction+negate"] * 2
-    made = linked(generated, threads=2)
+    made = [linked(generated, threads) for threads in (1, 2, 3)]
     rng = np.random.default_rng(length)
     w = rng.integers(-3, 3, (length, columns)).astype(np.float32)
-    for count in (1, 2, 5, 13, 14, 15, 27, 28, 57, 113) if rows == "N" else (rows,):
+    for count in (1, 2, 5, 13, 14, 15, 27, 28, 57, 63, 64, 65, 75, 96, 113) if rows == "N" else (rows,):
         x = rng.integers(-3, 3, (int(count), length)).astype(np.float32)
-        assert np.array_equal(made(x, w)[0], -(x @ w)), count
+        for program in made:
+            assert np.array_equal(program(x, w)[0], -(x @ w)), count
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "threads"), [("N", 3, 2), ("N", 64, 2), ("N", 67, 2), ("N", 67, 3), (67, 67, 2)]
+)
+def test_threads_share_out_rows_or_panels(rows: int | str, count: int, threads: int) -> None:
+    """Each element is computed by one iteration, whatever the number of threads; few rows are shared by panels."""
+    b, length, columns = Builder("shared"), 65, 2040
+    x, w = b.input("x", TensorType.of("f32", rows, length)), b.input("w", TensorType.of("f32", length, columns))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("dot_general", x, w, **sums), "y")
+    made = fused(b.build(), native_target())
+    assert len(made.lowered.steps) == 3  # packs of both sides, and the product
+    rng = np.random.default_rng(length)
+    x, w = (rng.integers(-3, 3, shape).astype(np.float32) for shape in ((count, length), (length, columns)))
+    assert np.array_equal(run_loops(made.lowered, {"x": x, "w": w}, {"N": count}, threads=threads)["y"], x @ w)
 
 
 @pytest.mark.parametrize(
@@ -361,6 +378,40 @@ def test_a_state_whose_elements_change_places_is_not_updated_in_place() -> None:
     b, (w,) = states("w")
     b.output(b("transpose", w, permutation=(1, 0)), "w", donates="w")
     assert kinds(agree(b.build())) == ["state", "arena", "arena", "state"]
+
+
+def test_a_state_of_rows_is_normalized_in_place() -> None:
+    """A row is read to its end before it is written."""
+    b, (w,) = states("w")
+    b.output(softmax(b, w), "w", donates="w")
+    assert kinds(agree(b.build(), fused)) == ["state", "state"]
+
+
+def test_a_state_whose_rows_change_places_is_not_normalized_in_place() -> None:
+    b, (w,) = states("w")
+    b.output(softmax(b, b("reverse", w, dimensions=(0,))), "w", donates="w")
+    assert kinds(agree(b.build(), fused))[:2] == ["state", "arena"]
+
+
+@pytest.mark.parametrize(("between", "expected"), [(False, 1), (True, 2)])
+def test_products_of_one_left_side_share_its_copy(between: bool, expected: int) -> None:
+    """Queries, keys and values. What is overwritten between two of them is another value."""
+    b, length, columns = Builder("copies"), 400, 400
+    x = b.input("x", TensorType.of("f32", 64, length), "state")
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    first = b("dot_general", x, b.input("v", TensorType.of("f32", length, columns)), **sums)
+    later = b("add", x, 1.0) if between else x
+    b.output(first, "a")
+    b.output(b("dot_general", later, b.input("w", TensorType.of("f32", length, columns)), **sums), "b")
+    if between:
+        b.output(later, "x", donates="x")
+    graph = b.build()
+    made = fused(graph, native_target())
+    copies = [s for s in made.lowered.steps if s.op == "affine_contraction" and not s.launches[0].kernel.flops]
+    assert len(copies) == expected
+    rng = np.random.default_rng(0)
+    arrays = {e.name: rng.integers(-3, 3, e.value.type.shape).astype(np.float32) for e in graph.inputs}
+    assert differences(run_native(made, arrays, threads=2), run_graph(graph, arrays)) == []
 
 
 def test_states_may_change_places() -> None:
