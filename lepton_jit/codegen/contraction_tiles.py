@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from lepton_jit.codegen.cluster import ceil_divide, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import ceil_divide, is_whole, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.contraction_requests import Requests, RowRange, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -70,6 +70,13 @@ class Tiles:
     def extents(self) -> list[Dim | Atom]:
         """The digits of an iteration, slowest first: rows around, block of rows, panel; or the panel before rows."""
         return [extent for extent, _ in self._walk()]
+
+    def each_row_once(self) -> bool:
+        """No tile moves back over rows that are done already."""
+        rows = self.plan.inner.extent
+        if self.left is not None:
+            return isinstance(rows, int) or is_whole(rows, self.left.height)
+        return self._blocks()[0] == 1 or self.plan.whole_tiles()
 
     def iterations(self) -> int:
         """How many there are, about."""

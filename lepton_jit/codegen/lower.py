@@ -26,6 +26,7 @@ from lepton_jit.codegen.lowered import (
     When,
     memory_of,
 )
+from lepton_jit.codegen.residuals import over_residuals
 from lepton_jit.codegen.schedule import Schedule, copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedule_check
 from lepton_jit.codegen.target import Target
@@ -81,6 +82,7 @@ class Lowering:
         self._aliases = {n.result: n.operands[0] for n in self.graph.nodes if n.op in ALIASES}
         self._last_use = self._last_uses()
         self._made: set[int] = set()  # arena buffers of values that are computed here
+        self._scheduled: list[tuple[Node, tuple[Launch, ...]]] = []
         self._copies: dict[Hashable, tuple[int, int]] = {}  # operands in another order: where, and until which step
 
     def run(self) -> Lowered:
@@ -92,6 +94,7 @@ class Lowering:
         self.run_nodes()
         self._finish_outputs()
         self._chain_steps()
+        self.steps = over_residuals(self.steps, self._scheduled, self.buffers, self.target)
         self._pair_steps()
         symbols = sorted(_symbols(graph))
         steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
@@ -218,6 +221,7 @@ class Lowering:
     def _schedule(self, node: Node) -> None:
         planned = schedule(node, self.target)
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
+        first = len(self.steps)
         kernels, copied = planned.kernels, self._copied(planned)
         if copied is not None and copied in self._copies and len(self.steps) - self._copies[copied][1] <= NEAR_STEPS:
             frame.append(self._copies[copied][0])
@@ -229,6 +233,7 @@ class Lowering:
         if any(isinstance(s, Report) and s.code == TOO_MANY for k in kernels for s in walk(k.body)):
             self.errors[TOO_MANY_TEXT] = TOO_MANY
         self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in kernels]
+        self._scheduled.append((node, tuple(x for step in self.steps[first:] for x in step.launches)))
 
     def _copied(self, planned: Schedule) -> Hashable:
         """What the first of two kernels leaves in their scratch memory, if it is one operand in another order."""

@@ -60,8 +60,9 @@ View = Slot | Alternate | Except
 
 @dataclass(frozen=True)
 class ProgramBuffer:
-    """Memory that steps read and write. `first` and `last` are the steps between which an arena buffer is needed.
+    """Memory that steps read and write.
 
+    `first` and `last` are the steps between which an arena buffer is needed; -1 where no step uses it.
     `per_thread`: a window of rows between two kernels of a chain, `elements` for each thread.
     """
 
@@ -70,8 +71,8 @@ class ProgramBuffer:
     dtype: DType
     elements: Dim
     index: int = 0  # the position among buffers of its kind
-    first: int = 0
-    last: int = 0
+    first: int = -1
+    last: int = -1
     layer: str = ""
     value: tuple = ()  # of a constant: its elements
     view: View | None = None
@@ -179,7 +180,7 @@ class Lowered:
 
     def arena(self) -> list[int]:
         """The buffers that the memory plan places."""
-        return [i for i, b in enumerate(self.buffers) if b.kind == "arena"]
+        return [i for i, b in enumerate(self.buffers) if b.kind == "arena" and b.first >= 0]
 
 
 def memory_of(buffers: Sequence[ProgramBuffer], numbers: Iterable[int]) -> tuple[int, ...]:

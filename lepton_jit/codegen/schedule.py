@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lepton_jit.codegen.cluster import Cluster, Planned
 from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.loop_ir import Affine, Atom, Const, Kernel, Let, Load, walk
-from lepton_jit.codegen.schedule_contraction import schedule_contraction
+from lepton_jit.codegen.schedule_contraction import finishes_in_place, schedule_contraction
 from lepton_jit.codegen.schedule_indexing import schedule_scatter_add
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_moments import schedule_moments
@@ -82,6 +82,21 @@ _SCHEDULES: dict[str, Scheduler] = {
 }
 
 
+def replaces(node: Node, operand: Value, target: Target) -> bool:
+    """The result of a contraction may stand in the place of an operand of its epilogue: a residual."""
+    cluster, operands = cluster_of(node)
+    scheduled = [n for n in cluster.region.nodes if n.op in _SCHEDULES]
+    if len(scheduled) != 1 or scheduled[0].op not in ("affine_contraction", "winograd_output"):
+        return False
+    (inner,) = scheduled
+    entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
+    (result,) = cluster.outputs
+    after = _loads(cluster, (result,), entry, {inner.result: Const(0, inner.result.type.dtype)})
+    if _loads(cluster, inner.operands, entry) or not _all_here(after, result):
+        return False
+    return inner.op == "winograd_output" or finishes_in_place(cluster, target)
+
+
 def reads_in_place(node: Node, operand: Value) -> bool:
     """Each element of `operand` is read only before the same element of every result is written.
 
@@ -93,17 +108,20 @@ def reads_in_place(node: Node, operand: Value) -> bool:
     entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
     scheduled = [n for n in cluster.region.nodes if n.op in _SCHEDULES]
     by_rows = {n.op for n in scheduled} == {"reduce"} and is_row_cluster(cluster)
-    shape = scheduled[0].operands[0].type.shape if by_rows else next(iter(cluster.outputs)).type.shape
-    here = linear(tuple(Affine.var(f"d{i}") for i in range(len(shape))), shape)
     bound: dict[Value, Atom] = {}
     for inner in scheduled:
         loads = _loads(cluster, inner.operands, entry, bound)
-        if loads and not (by_rows and all(load.index == here for load in loads)):
-            return False
-        if inner.op not in ("scatter_add", "reduce") or (inner.op == "reduce" and not by_rows):
+        if not (inner.op == "scatter_add" and not loads) and not (by_rows and _all_here(loads, inner.operands[0])):
             return False
         bound[inner.result] = Const(0, inner.result.type.dtype)  # each element is finished before it is written
-    return all(load.index == here for load in _loads(cluster, cluster.outputs, entry, bound))
+    largest = max(cluster.outputs, key=lambda v: v.type.rank)
+    return _all_here(_loads(cluster, cluster.outputs, entry, bound), largest)
+
+
+def _all_here(loads: Iterable[Load], value: Value) -> bool:
+    """They read where the same element of `value` lies."""
+    here = linear(tuple(Affine.var(f"d{i}") for i in range(value.type.rank)), value.type.shape)
+    return all(load.index == here for load in loads)
 
 
 def _loads(

@@ -67,6 +67,23 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, (), slices, progress, turning),), ()
 
 
+def finishes_in_place(cluster: Cluster, target: Target) -> bool:
+    """Every element of the result is computed once, and nothing is stored in its place before.
+
+    So the result may replace an operand of the epilogue. Tiles that move back over rows would read what they wrote.
+    """
+    plan = Plan(cluster, target)
+    if 0 in plan.shape or not plan.tileable() or plan.row_panel:
+        return False
+    if plan.few_tiles() or _few_iterations(plan):
+        return True
+    tiles = Tiles(plan, plan.cluster.builder(), "", plan.epilogue)
+    if tiles.sum_block() is not None:
+        return False
+    tiles.left = pack_left(plan) if tiles.panel_first() else None
+    return tiles.each_row_once()
+
+
 def _turning(plan: Plan) -> Dim:
     """Of one row, the right side is most that is read: the rows, which may be one; 0 if there are always more.
 

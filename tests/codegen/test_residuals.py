@@ -1,0 +1,65 @@
+"""Results of contractions that are written over a residual."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.target import native_target
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import Poly, TensorType
+from tests.codegen.programs import differences, fused, run_loops, run_native
+
+SUMS = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+ROWS = native_target().tile_rows
+
+
+def block(rows: int, width: int, keeps: bool = False) -> Graph:
+    """`rows` times N rows: a hidden layer, then one that adds what both came from; a last layer reads the sum."""
+    b = Builder("block")
+    x = b.input("x", TensorType.of("f32", rows * Poly.symbol("N"), width))
+
+    def dense(of: Value, name: str) -> Value:
+        return b("dot_general", of, b.input(name, TensorType.of("f32", width, width)), **SUMS)
+
+    before = b("negate", dense(x, "a"))
+    after = b("maximum", b("add", dense(dense(before, "b"), "c"), before), 0.0)
+    last = dense(after, "d")
+    b.output(b("add", last, before) if keeps else last, "y")
+    return b.build()
+
+
+def replaced(made: Generated) -> int:
+    """Contractions whose result stands where one of their operands does."""
+    launches = [x for step in made.lowered.steps for x in step.launches if x.kernel.flops]
+    frames = [dict(zip((b.name for b in x.kernel.buffers), x.buffers, strict=True)) for x in launches]
+    return sum(frame["o0"] in [n for name, n in frame.items() if name.startswith("a")] for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "keeps", "expected"),
+    [
+        (ROWS * 3, 32, False, 1),
+        (ROWS * 3, 32, True, 0),  # the residual is still read
+        (ROWS * 3 - 1, 32, False, 0),  # some tiles move back over rows that are done
+        (ROWS * 3, 400, False, 1),  # the left side is packed
+        (ROWS * 3 - 1, 400, False, 0),
+    ],
+)
+def test_a_residual_that_dies_is_replaced(rows: int, width: int, keeps: bool, expected: int) -> None:
+    graph = block(rows, width, keeps)
+    made = fused(graph, native_target())
+    assert replaced(made) == expected
+    rng = np.random.default_rng(rows + width)
+    for batch in (1, 3):
+        arrays = {"x": rng.integers(-2, 3, (rows * batch, width)).astype(np.float32)}
+        arrays |= {n: rng.integers(-1, 2, (width, width)).astype(np.float32) for n in "abcd"}
+        arrays = {e.name: arrays[e.name] for e in graph.inputs}
+        expected_arrays = run_graph(graph, arrays)
+        for threads in (1, 2, 3):
+            assert differences(run_native(made, arrays, threads), expected_arrays) == []
+        if width < 100:
+            assert differences(run_loops(made.lowered, arrays, {"N": batch}), expected_arrays) == []
