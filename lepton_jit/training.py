@@ -24,7 +24,7 @@ from lepton_jit.runtime.native import Batches
 __all__ = ["Trainer"]
 
 # Steps that run without Python in between, so that progress is shown and Ctrl-C heard in time.
-STRETCH_SECONDS = 0.01
+STRETCH_SECONDS = 0.025
 
 
 class Trainer(Runner):
