@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,6 +52,10 @@ from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 
 __all__ = ["Traceable", "build", "compile", "optimize", "pipeline", "set_winograd", "support_object"]
+
+
+# A thread's turn with the interpreter while LLVM is at work on another one.
+TURN_SECONDS = 0.0003
 
 
 class Traceable(Protocol):
@@ -111,7 +116,7 @@ def build(
     if parts is None:
         observer = _observer(verify, environment.dump)
         # LLVM makes what is small beside it, on another processor, while Python goes on.
-        with _without_collections(), ThreadPoolExecutor(1, "lepton-jit-llvm") as beside:
+        with _without_collections(), _short_turns(), ThreadPoolExecutor(1, "lepton-jit-llvm") as beside:
             beside.submit(support_object, target)
             prepare, main = optimize(graph, target, observer)
             # The larger one first, so that LLVM has work soon.
@@ -139,6 +144,20 @@ def _without_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """LLVM's thread takes the interpreter's lock between its calls, each time after the others' turn of 5 ms.
+
+    ResNet-50: 0.2 s of 1.5.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) -> None:

@@ -15,7 +15,7 @@ from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kern
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate
 from lepton_jit.codegen.emit_scan import ScanUnit, block_count
 from lepton_jit.codegen.loop_ir import Kernel
-from lepton_jit.codegen.lowered import Lowered, ProgramBuffer, Scan, Step, memory_of
+from lepton_jit.codegen.lowered import Lowered, ProgramBuffer, Scan, Step, kernel_symbols, memory_of
 from lepton_jit.codegen.module_parts import SHARED, ModuleParts, Part
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import THREADS_NAME, Poly
@@ -30,44 +30,55 @@ LEAST_SLICES = 8
 MANY_STEPS = 40
 
 
-def emit_program(lowered: Lowered, target: Target, take: Callable[[Part], None]) -> None:
-    """The module of a program, part by part as it is made; its symbols carry the program's name as prefix."""
-    _ProgramEmitter(lowered, target, take).emit()
+class KernelUnit:
+    """The kernels of a program, functions of one module; its parts are taken as they are made.
+
+    Names in it carry the program's name as prefix. LLVM can begin while later kernels are still scheduled.
+    """
+
+    def __init__(self, program: str, symbols: tuple[str, ...], target: Target, take: Callable[[Part], None]) -> None:
+        self.module = ir.Module(program)
+        self.module.triple = target.triple
+        self.parts = ModuleParts(self.module, take)
+        self._symbols, self._target = kernel_symbols(symbols), target
+        self._contracts = ContractUnit(self.module, target)
+        self._made: dict[Kernel, ir.Function] = {}
+        self._known: dict[int, tuple[Kernel, ir.Function]] = {}  # by identity: comparing kernels takes long
+
+    def function_of(self, kernel: Kernel) -> ir.Function:
+        """The function of a kernel; kernels that are equal but for their names share one."""
+        if id(kernel) in self._known:
+            return self._known[id(kernel)][1]
+        key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None, turning=0)
+        if key not in self._made:
+            named = replace(kernel, name=f"{self.module.name}_kernel_{len(self._made)}")
+            self._made[key] = emit_kernel(self.module, named, self._target, self._symbols, self._contracts.emit)
+            self.parts.grown()
+        self._known[id(kernel)] = kernel, self._made[key]
+        return self._made[key]
+
+
+def emit_program(lowered: Lowered, unit: KernelUnit, target: Target) -> None:
+    """The rest of a program's module, whose kernels `unit` has: what runs the steps, sizes, constants."""
+    _ProgramEmitter(lowered, unit, target).emit()
 
 
 @dataclass
 class _ProgramEmitter:
     lowered: Lowered
+    unit: KernelUnit
     target: Target
-    take: Callable[[Part], None]
 
     def emit(self) -> None:
-        self.module = ir.Module(self.lowered.name)
-        self.module.triple = self.target.triple
-        self.parts = ModuleParts(self.module, self.take)
+        self.module, self.parts = self.unit.module, self.unit.parts
         self.arena = {number: i for i, number in enumerate(self.lowered.arena())}
         self.constants = [self._constant(b) for b in self.lowered.buffers if b.kind == "constant"]
-        functions = self._kernels()
+        functions = [[self.unit.function_of(x.kernel) for x in step.launches] for step in self.lowered.steps]
         self._sizes()
         self._descriptor()
         self._run(functions)
         self.parts.grown()
         self.parts.cut()
-
-    def _kernels(self) -> list[list[ir.Function]]:
-        """The functions of each step; kernels that are equal but for their names share one."""
-        contracts = ContractUnit(self.module, self.target)
-        made: dict[Kernel, ir.Function] = {}
-
-        def function_of(kernel: Kernel) -> ir.Function:
-            key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None, turning=0)
-            if key not in made:
-                named = replace(kernel, name=f"{self.lowered.name}_kernel_{len(made)}")
-                made[key] = emit_kernel(self.module, named, self.target, self.lowered.kernel_symbols, contracts.emit)
-                self.parts.grown()
-            return made[key]
-
-        return [[function_of(launch.kernel) for launch in step.launches] for step in self.lowered.steps]
 
     def _global(self, name: str, value: ir.Constant) -> ir.GlobalVariable:
         variable = ir.GlobalVariable(self.module, value.type, f"{self.lowered.name}_{name}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from lepton_jit.codegen.emit_program import emit_program
-from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.emit_program import KernelUnit, emit_program
+from lepton_jit.codegen.lower import lower, symbols_of_graph
 from lepton_jit.codegen.lowered import Lowered
 from lepton_jit.codegen.machine_code import QUICK, THOROUGH, compile_assembly, compile_object
 from lepton_jit.codegen.module_parts import Part, joined
@@ -46,7 +46,7 @@ def generate(graph: Graph, target: Target, *, once: bool = False, executor: Exec
     What prepares ResNet-50's weights takes 15 ms to make instead of 180, and 37 to run instead of 31. LLVM begins with
     each part on the executor while the next ones are made.
     """
-    lowered, effort = lower(graph, target), QUICK if once else THOROUGH
+    effort = QUICK if once else THOROUGH
     parts: list[Part] = []
     started: list[Future[bytes]] = []
 
@@ -55,7 +55,9 @@ def generate(graph: Graph, target: Target, *, once: bool = False, executor: Exec
         if executor:
             started.append(executor.submit(_object, part, target, effort))
 
-    emit_program(lowered, target, take)
+    unit = KernelUnit(graph.name, symbols_of_graph(graph), target, take)
+    lowered = lower(graph, target, unit.function_of)
+    emit_program(lowered, unit, target)
     return Generated(lowered, target, effort, tuple(parts), tuple(started))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lepton_jit.codegen.chain import (
@@ -14,7 +14,7 @@ from lepton_jit.codegen.chain import (
     window_elements,
     written_by,
 )
-from lepton_jit.codegen.loop_ir import Contract, Let, Load, Report, Store, walk
+from lepton_jit.codegen.loop_ir import Contract, Kernel, Let, Load, Report, Store, walk
 from lepton_jit.codegen.lower_scan import lower_scan
 from lepton_jit.codegen.lowered import (
     BufferKind,
@@ -49,9 +49,17 @@ NEAR_STEPS = 8
 RANGES = 100
 
 
-def lower(graph: Graph, target: Target) -> Lowered:
-    """Schedule every node of a graph of fusions and contractions, and decide where each value lives."""
-    return Lowering(replace(graph, nodes=checks_first(graph.nodes)), target).run()
+def lower(graph: Graph, target: Target, scheduled: Callable[[Kernel], object] = lambda kernel: None) -> Lowered:
+    """Schedule every node of a graph of fusions and contractions, and decide where each value lives.
+
+    `scheduled` is told of each kernel of a node when it is made.
+    """
+    return Lowering(replace(graph, nodes=checks_first(graph.nodes)), target, scheduled=scheduled).run()
+
+
+def symbols_of_graph(graph: Graph) -> tuple[str, ...]:
+    """The symbols that a program reads, in its order."""
+    return tuple(sorted(_symbols(graph)))
 
 
 def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -66,6 +74,21 @@ def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(sorted(nodes, key=lambda node: node.results[0] not in early))
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """What the first kernel of `planned` left in the buffer `number`, and the last step that read it."""
+
+    planned: Schedule
+    number: int
+    step: int
+
+    def is_made_by(self, planned: Schedule) -> bool:
+        """The first kernel of `planned` would do the same."""
+        old, new = self.planned.kernels[0], planned.kernels[0]
+        same = (old.extent, self.planned.scratch) == (new.extent, planned.scratch)
+        return same and old.body == new.body
+
+
 @dataclass
 class Lowering:
     """The steps of one graph: a program, or the body of a scan, which shares the buffers of what is around it."""
@@ -77,13 +100,14 @@ class Lowering:
     home: dict[Value, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     claimed: dict[Value, int] = field(default_factory=dict)  # values that are computed where they have to end
+    scheduled: Callable[[Kernel], object] = lambda kernel: None
 
     def __post_init__(self) -> None:
         self._aliases = {n.result: n.operands[0] for n in self.graph.nodes if n.op in ALIASES}
         self._last_use = self._last_uses()
         self._made: set[int] = set()  # arena buffers of values that are computed here
-        self._scheduled: list[tuple[Node, tuple[Launch, ...]]] = []
-        self._copies: dict[Hashable, tuple[int, int]] = {}  # operands in another order: where, and until which step
+        self._launched: list[tuple[Node, tuple[Launch, ...]]] = []
+        self._copies: dict[Value, _Copy] = {}  # the last one of each operand
 
     def run(self) -> Lowered:
         graph = self.graph
@@ -94,11 +118,12 @@ class Lowering:
         self.run_nodes()
         self._finish_outputs()
         self._chain_steps()
-        self.steps = over_residuals(self.steps, self._scheduled, self.buffers, self.target)
+        self.steps = over_residuals(self.steps, self._launched, self.buffers, self.target)
         self._pair_steps()
-        symbols = sorted(_symbols(graph))
         steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
-        return Lowered(graph.name, tuple(symbols), steps, self._lifetimes(), graph.inputs, graph.outputs, errors)
+        return Lowered(
+            graph.name, symbols_of_graph(graph), steps, self._lifetimes(), graph.inputs, graph.outputs, errors
+        )
 
     def run_nodes(self) -> None:
         for position, node in enumerate(self.graph.nodes):
@@ -174,7 +199,8 @@ class Lowering:
                 self.home[value] = self.buffer("arena", value.name, value, layer=node.layer)
                 self._made.add(self.home[value])
         if node.op == "scan":
-            lower_scan(self, node, Lowering(node.regions[0], self.target, self.buffers, errors=self.errors))
+            body = Lowering(node.regions[0], self.target, self.buffers, errors=self.errors, scheduled=self.scheduled)
+            lower_scan(self, node, body)
         else:
             self._schedule(node)
 
@@ -223,20 +249,23 @@ class Lowering:
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
         first = len(self.steps)
         kernels, copied = planned.kernels, self._copied(planned)
-        if copied is not None and copied in self._copies and len(self.steps) - self._copies[copied][1] <= NEAR_STEPS:
-            frame.append(self._copies[copied][0])
+        known = self._copies.get(copied) if copied else None
+        if known and first - known.step <= NEAR_STEPS and known.is_made_by(planned):
+            frame.append(known.number)
             kernels = kernels[1:]
         else:
             frame += [self.scratch(dtype, count, node.layer) for dtype, count in planned.scratch]
-        if copied is not None:
-            self._copies[copied] = (frame[-1], len(self.steps))
+        if copied:
+            self._copies[copied] = _Copy(planned, frame[-1], first)
         if any(isinstance(s, Report) and s.code == TOO_MANY for k in kernels for s in walk(k.body)):
             self.errors[TOO_MANY_TEXT] = TOO_MANY
         self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in kernels]
-        self._scheduled.append((node, tuple(x for step in self.steps[first:] for x in step.launches)))
+        for kernel in kernels:
+            self.scheduled(kernel)
+        self._launched.append((node, tuple(x for step in self.steps[first:] for x in step.launches)))
 
-    def _copied(self, planned: Schedule) -> Hashable:
-        """What the first of two kernels leaves in their scratch memory, if it is one operand in another order."""
+    def _copied(self, planned: Schedule) -> Value | None:
+        """The operand that the first of two kernels copies into their scratch memory, in another order."""
         if len(planned.kernels) != 2 or len(planned.scratch) != 1:
             return None
         first = planned.kernels[0]
@@ -249,7 +278,7 @@ class Lowering:
         names = [b.name for b in first.buffers]
         if names.index(name) >= len(planned.operands):
             return None
-        return self.root(planned.operands[names.index(name)]), first.extent, first.body, planned.scratch
+        return self.root(planned.operands[names.index(name)])
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
         self.buffers.append(ProgramBuffer("arena", "scratch", dtype, count, layer=layer))

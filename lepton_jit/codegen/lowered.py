@@ -175,12 +175,16 @@ class Lowered:
 
     @property
     def kernel_symbols(self) -> tuple[str, ...]:
-        """What kernels read: the program's symbols and the number of threads."""
-        return (*self.symbols, THREADS_NAME)
+        return kernel_symbols(self.symbols)
 
     def arena(self) -> list[int]:
         """The buffers that the memory plan places."""
         return [i for i, b in enumerate(self.buffers) if b.kind == "arena" and b.first >= 0]
+
+
+def kernel_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    """What kernels read: the program's symbols and the number of threads."""
+    return (*symbols, THREADS_NAME)
 
 
 def memory_of(buffers: Sequence[ProgramBuffer], numbers: Iterable[int]) -> tuple[int, ...]:
