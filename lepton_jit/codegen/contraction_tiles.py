@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from lepton_jit.codegen.cluster import ceil_divide, is_whole, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import is_whole, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.contraction_requests import Requests, RowRange, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -25,13 +24,11 @@ from lepton_jit.codegen.loop_ir import (
     Var,
 )
 from lepton_jit.codegen.packed_left import NAME, PackedLeft
+from lepton_jit.codegen.tile_rows import RowTiles
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
 # A right side larger than this is walked panel by panel, so that far memory is read once; a quarter of an L2 cache.
 RESIDENT_BYTES = 1 << 19
-# Heights of tiles where the number of rows is known at run time only; 8 and 11 are even splits of 16 and of 32 rows.
-FEW_HEIGHTS = (1, 2, 3, 4, 6, 8, 11)
-SHORT_TILE = 8
 # Panels of one tile where there is one row: 8 sums under way hide the latency of one.
 PANELS_OF_A_ROW = 4
 # What the tiles of one iteration read of both sides per block of a long sum: a quarter of an L2 cache.
@@ -51,7 +48,6 @@ class Tiles:
     epilogue: Any  # (positions around, column) -> (Epilogue, extras), or None
     left: PackedLeft | None = None
     _rows_here: RowRange | None = None  # of this thread
-    _tile: Affine | None = None  # where a packed tile begins; None: the rows of the first one
     _sum_so_far: bool = False  # the result holds the sum of the blocks before
     _sum_ends: bool = True  # no block comes after
 
@@ -334,154 +330,10 @@ class Tiles:
                 self._rows(located, block, blocks, panel, last)
 
     def _rows(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, columns: int) -> None:
-        """Rows split evenly into tiles: heights differ by one at most."""
-        plan, k = self.plan, self.kernel
-        most, rows = plan.target.tile_rows, plan.inner.extent
-        if self.left is not None:
-            self._packed_tiles(self.left, located, panel, columns, block, blocks)
-            return
-        if blocks == 1:
-            assert isinstance(rows, int)
-            tiles = -(-rows // most)
-            low, higher = divmod(rows, tiles)
-            self._run_of_tiles(located, panel, columns, Affine(), low + 1, higher)
-            self._run_of_tiles(located, panel, columns, Affine.of(higher * (low + 1)), low, tiles - higher)
-            return
-        begin, end = self._rows_of_block(block, blocks)
-        size = k.index(end - begin)
-        if plan.whole_tiles():
-            count = k.apply("floor_divide", size, Const(most, I64))
-            with k.loop(0, Affine.var(count.name)) as j:
-                self._contract(located, panel, columns, begin + j * most, most, (most,))
-        elif self._sum_so_far:
-            self._even_tiles(located, panel, columns, begin, size)
-        else:
-            self._overlapping_tiles(located, panel, columns, begin, size)
+        def tile(row: Affine, height: int | Var, heights: tuple[int, ...], packed: Affine | None = None) -> None:
+            self._contract(located, panel, columns, row, height, heights, packed=packed)
 
-    def _rows_of_block(self, block: Affine, blocks: Atom | int) -> tuple[Affine, Affine]:
-        """Begin and end; the tiles of all blocks are shared out evenly, so that only the last block has lower ones.
-
-        196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice.
-        """
-        k, unit = self.kernel, Const(self.plan.block_unit(), I64)
-        rows = k.index(Affine.of(self.plan.inner.extent))
-        shares = self._shares(block, blocks, ceil_divide(k, rows, unit))
-        begin, end = (k.apply("multiply", share, unit) for share in shares)
-        return Affine.var(begin.name), Affine.var(k.apply("minimum", end, rows).name)
-
-    def _shares(self, block: Affine, blocks: Atom | int, units: Var) -> list[Var]:
-        """Begin and end of a block where `units` are shared out evenly."""
-        k = self.kernel
-        count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
-        return [k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count) for i in (0, 1)]
-
-    def _packed_tiles(
-        self, left: PackedLeft, located: list, panel: Affine, columns: int, block: Affine, blocks: Atom | int
-    ) -> None:
-        """Tiles as they were packed; fewer rows than one tile has are tiles of some other height in the first one."""
-        k, rows, most = self.kernel, self.plan.inner.extent, left.height
-        if isinstance(rows, int):
-            self._exact_tiles(
-                left, located, panel, columns, self._shares(block, blocks, k.index(Affine.of(-(-rows // most))))
-            )
-            return
-        if least(rows) >= most:
-            self._moved_tiles(left, located, panel, columns, block, blocks)
-            return
-        with k.when(k.compare(k.index(Affine.of(rows)), Const(most, I64), "GE")):
-            self._moved_tiles(left, located, panel, columns, block, blocks)
-        with k.otherwise():
-            self._tile = None
-            self._overlapping_tiles(located, panel, columns, Affine(), k.index(Affine.of(rows)))
-
-    def _exact_tiles(self, left: PackedLeft, located: list, panel: Affine, columns: int, share: list[Var]) -> None:
-        """The last tile has the rows that are left."""
-        k, rows, height = self.kernel, self.plan.inner.extent, left.height
-        assert isinstance(rows, int)
-        with k.loop(Affine.var(share[0].name), Affine.var(share[1].name)) as tile:
-            self._tile = tile * left.tile_stride
-            rest = rows % height
-            if not rest:
-                self._contract(located, panel, columns, tile * height, height, (height,))
-                return
-            with k.when(k.compare(k.index(tile), Const(rows // height, I64), "LT")):
-                self._contract(located, panel, columns, tile * height, height, (height,))
-            with k.otherwise():
-                self._contract(located, panel, columns, tile * height, rest, (rest,))
-
-    def _moved_tiles(
-        self, left: PackedLeft, located: list, panel: Affine, columns: int, block: Affine, blocks: Atom | int
-    ) -> None:
-        """All tiles have one height; the last one may begin further back, in the block of the one before."""
-        k = self.kernel
-        rows = k.index(Affine.of(self.plan.inner.extent))
-        height, heights = left.tile_height(k)
-        full = k.apply("floor_divide", rows, height)
-        tiles, before = ceil_divide(k, rows, height), k.apply("subtract", full, Const(1, I64))
-        begin, end = (
-            k.apply("select", k.compare(at, tiles, "EQ"), tiles, k.apply("minimum", at, before), dtype=I64)
-            for at in self._shares(block, blocks, tiles)
-        )
-        latest = k.apply("subtract", rows, height)
-        with k.loop(Affine.var(begin.name), Affine.var(end.name)) as tile:
-            self._tile = tile * left.tile_stride
-            row = k.apply("minimum", k.apply("multiply", k.index(tile), height), latest)
-            size = height if isinstance(height, Var) else heights[0]
-            self._contract(located, panel, columns, Affine.var(row.name), size, heights)
-
-    def _even_tiles(self, located: list, panel: Affine, columns: int, begin: Affine, size: Var) -> None:
-        """Every row once, in tiles whose heights differ by one at most."""
-        k, most = self.kernel, self.plan.target.tile_rows
-        tiles = ceil_divide(k, size, Const(most, I64))
-        with k.loop(0, Affine.var(tiles.name)) as j:
-            first, last = (k.apply("floor_divide", k.apply("multiply", k.index(j + i), size), tiles) for i in (0, 1))
-            height = k.apply("subtract", last, first)
-            self._contract(located, panel, columns, begin + Affine.var(first.name), height, self._heights())
-
-    def _overlapping_tiles(self, located: list, panel: Affine, columns: int, begin: Affine, size: Var) -> None:
-        """Tiles of one height out of few, then some of the next lower one; the last moves back over rows already done.
-
-        Those get the same bits again. A program with a dense layer has 8 micro-kernels that way for any batch, and not
-        14; 49 rows are 14 + 14 + 11 + 11, one of which is computed twice.
-        """
-        k, heights = self.kernel, self._heights()
-        tiles = ceil_divide(k, size, Const(heights[-1], I64))
-        even = ceil_divide(k, size, tiles)
-        above: Atom = Const(heights[-1], I64)
-        for height in reversed(heights):
-            above = k.select(k.compare(even, Const(height, I64), "LE"), Const(height, I64), above)
-        below: Atom = Const(1, I64)
-        for height in heights:
-            below = k.select(k.compare(size, Const(height, I64), "GE"), Const(height, I64), below)
-        high = k.apply("minimum", above, below)
-        low: Atom = Const(heights[0], I64)
-        for lower, height in itertools.pairwise(heights):
-            low = k.select(k.compare(high, Const(height, I64), "EQ"), Const(lower, I64), low)
-        count = ceil_divide(k, size, high)
-        step = k.apply("subtract", high, low)
-        spare = k.apply("subtract", k.apply("multiply", count, high), size)
-        lowered = k.apply("floor_divide", spare, k.apply("maximum", step, Const(1, I64)))
-        full = k.apply("maximum", k.apply("subtract", count, lowered), Const(0, I64))
-        with k.loop(0, Affine.var(count.name)) as j:
-            behind = k.apply("maximum", k.apply("subtract", k.index(j), full), Const(0, I64))
-            height = k.apply("select", k.compare(k.index(j), full, "LT"), high, low, dtype=I64)
-            place = k.apply("subtract", k.apply("multiply", k.index(j), high), k.apply("multiply", behind, step))
-            first = k.apply("minimum", place, k.apply("subtract", size, height))
-            self._contract(located, panel, columns, begin + Affine.var(first.name), height, heights)
-
-    def _heights(self) -> tuple[int, ...]:
-        most = self.plan.target.tile_rows
-        every = range(1, most + 1) if self._sum_so_far or most <= SHORT_TILE else (*FEW_HEIGHTS, most)
-        # an even split of two tiles' rows or more has none lower than two thirds
-        low = -(-2 * most // 3) if least(self.plan.inner.extent) >= 2 * most else 1
-        return tuple(h for h in every if low <= h <= most)
-
-    def _run_of_tiles(self, located: list, panel: Affine, columns: int, row: Affine, height: int, count: int) -> None:
-        if count == 1:
-            self._contract(located, panel, columns, row, height, (height,))
-        elif count > 1:
-            with self.kernel.loop(0, count) as j:
-                self._contract(located, panel, columns, row + j * height, height, (height,))
+        RowTiles(self.plan, self.kernel, tile, self.left, self._sum_so_far).emit(block, blocks)
 
     def _contract(
         self,
@@ -492,6 +344,7 @@ class Tiles:
         height: int | Var,
         heights: tuple[int, ...],
         row_panel: Affine | None = None,
+        packed: Affine | None = None,
     ) -> None:
         plan = self.plan
         a = plan.attributes
@@ -501,7 +354,7 @@ class Tiles:
         if row_panel is not None:
             lhs = lhs_shift + a["lhs_offset"] + row_panel * a["row_panel_stride"]
         elif left:
-            lhs = lhs_shift + (row if self._tile is None else self._tile)
+            lhs = lhs_shift + (row if packed is None else packed)
         else:
             lhs = lhs_shift + row * inner.lhs + a["lhs_offset"]
         rhs = rhs_shift + a["rhs_offset"] + panel * (a["panel_stride"] or plan.width)

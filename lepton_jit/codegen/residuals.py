@@ -47,13 +47,13 @@ class _Merging:
             return
         first, last = (self.place[id(x)] for x in (launches[0], launches[-1]))
         names = [b.name for b in launches[-1].kernel.buffers]
-        result = launches[-1].buffers[names.index("o0")]
+        result = self._now(launches[-1].buffers[names.index("o0")])
         scans = any(isinstance(self.steps[i], Scan) for i in self.uses[result])
         if self.buffers[result].kind != "arena" or self.uses[result][0] < first or scans:
             return
         operands = tuple(dict.fromkeys(node.operands))
         for operand, number in zip(operands, launches[-1].buffers, strict=False):
-            number = self.moved.get(number, number)
+            number = self._now(number)
             if self._dies(number, result, last, launches[-1]) and replaces(node, operand, self.target):
                 self._move(result, number)
                 return
@@ -62,7 +62,7 @@ class _Merging:
         """A buffer like the result's, which this step is the last to use, as one operand."""
         old, new = self.buffers[number], self.buffers[result]
         same = old.kind == "arena" and not old.per_thread and (old.elements, old.dtype) == (new.elements, new.dtype)
-        times = [self.moved.get(n, n) for n in launch.buffers].count(number)
+        times = [self._now(n) for n in launch.buffers].count(number)
         return same and number != result and times == 1 and self.uses[number][-1] == step
 
     def _move(self, result: int, number: int) -> None:
@@ -74,4 +74,8 @@ class _Merging:
         self.uses[number] = sorted({*self.uses[number], *self.uses.pop(result)})
 
     def _renamed(self, launch: Launch) -> Launch:
-        return replace(launch, buffers=tuple(self.moved.get(n, n) for n in launch.buffers))
+        return replace(launch, buffers=tuple(self._now(n) for n in launch.buffers))
+
+    def _now(self, number: int) -> int:
+        """The buffer that stands for one that was planned."""
+        return self.moved.get(number, number)

@@ -39,6 +39,29 @@ def replaced(made: Generated) -> int:
     return sum(frame["o0"] in [n for name, n in frame.items() if name.startswith("a")] for frame in frames)
 
 
+def test_what_replaces_such_a_result_stands_there_too() -> None:
+    """KeyError: a training step of a residual network, whose later kernels work in place of sums."""
+    b, rows, width = Builder("later"), ROWS * 3, 32
+    x = b.input("x", TensorType.of("f32", rows * Poly.symbol("N"), width))
+    weights = [b.input(n, TensorType.of("f32", width, width)) for n in "abcde"]
+    before = b("negate", b("dot_general", x, weights[0], **SUMS))
+    hidden = b("dot_general", before, weights[1], **SUMS)
+    summed = b("maximum", b("add", b("dot_general", hidden, weights[2], **SUMS), before), 0.0)
+    total = b("reduce", b("dot_general", summed, weights[3], **SUMS), dimensions=(0, 1), kind="add")
+    scaled = b("multiply", summed, b("broadcast_in_dim", total, shape=summed.type.shape, dimensions=()))
+    b.output(b("dot_general", scaled, weights[4], **SUMS), "y")
+    graph = b.build()
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.normal(size=(rows, width)).astype(np.float32)}
+    arrays |= {n: rng.normal(size=(width, width)).astype(np.float32) / 6 for n in "abcde"}
+    made, expected = fused(graph, native_target()), run_graph(graph, arrays)
+    frames = [x.buffers for step in made.lowered.steps for x in step.launches if len(set(x.buffers)) < len(x.buffers)]
+    assert len(frames) == 2
+    assert frames[0][-1] == frames[1][-1]
+    assert differences(run_native(made, arrays, 2), expected, {"float32": 1e-5}) == []
+    assert differences(run_loops(made.lowered, arrays, {"N": 1}), expected, {"float32": 1e-5}) == []
+
+
 @pytest.mark.parametrize(
     ("rows", "width", "keeps", "expected"),
     [
