@@ -63,7 +63,8 @@ class Executable:
         if self._prepare is not None:
             names = [p.name for p in self.parts.prepare_manifest.params]
             held = {name: np.asarray(given[name], order="C") for name in names}
-            prepared = self._prepare(parameters=self._prepare.bind(held))
+            prepared = self._prepare.allocate_weights()
+            self._prepare.run((), self._prepare.bind(held), (), prepared)
             given |= {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
         params = self.parts.main_manifest.params
         kept = {p.name for p in params if p.role == "state" or p.name.startswith("prepared/")}

@@ -114,6 +114,10 @@ class Program:
         """Fresh arrays for the outputs that are not donated, those of 1,024 elements and more on 64-byte boundaries."""
         return self._results.make(dims)
 
+    def allocate_weights(self) -> list[np.ndarray]:
+        """The same for a program without symbols, in one piece of memory if they are not too large: weights."""
+        return self._results.make_together()
+
     def plan(self, **symbols: int) -> MemoryPlan:
         """The memory plan at given symbols: `program.plan(N=64)`."""
         missing = [s for s in self.manifest.symbols if s not in symbols]

@@ -15,7 +15,9 @@ import pytest
 
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.errors import ArgumentError, DTypeError, LeptonError, ShapeError
+from lepton_jit.runtime import arguments
 from lepton_jit.runtime import threads as thread_settings
+from lepton_jit.runtime.arguments import Results
 from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.manifest import Manifest, Tensor
 from lepton_jit.runtime.program import Program
@@ -95,6 +97,22 @@ def test_large_results_stand_on_cache_lines() -> None:
     bound = program.bind(SHIFT)
     addresses = [program(np.zeros(n, np.float32), parameters=bound)[0].ctypes.data for n in (1024, 5000, 100_000)]
     assert [a % 64 for a in addresses] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("limit", "pieces"), [(1 << 20, 1), (1 << 10, 3)])
+def test_weights_are_one_piece_of_memory_on_cache_lines(
+    limit: int, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "ONE_PIECE_BYTES", limit)
+    shapes = ((37, 41), (2000,), (3, 1024))
+    arrays = Results([Tensor(f"w{i}", "f32", s) for i, s in enumerate(shapes)], ()).make_together()
+    for i, array in enumerate(arrays):
+        array[...] = i
+    assert [(a.shape, a.dtype, a.min(), a.max()) for a in arrays] == [
+        (shape, np.dtype(np.float32), i, i) for i, shape in enumerate(shapes)
+    ]
+    assert [arguments.address_of(a) % 64 for a in arrays] == [0, 0, 0]
+    assert len({id(a.base) for a in arrays}) == pieces
 
 
 def test_a_wrong_number_of_inputs_is_named() -> None:
