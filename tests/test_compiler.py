@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,16 @@ def test_plans_are_within_two_per_cent_of_the_largest_live_set(training: bool) -
     program = build(graph).program
     gaps = {n: (plan.gap, plan.lower_bound) for n in (1, 7, 64) for plan in [program.plan(N=n)]}
     assert {n: gap for n, (gap, bound) in gaps.items() if gap > 0.02 * bound} == {}
+
+
+def test_compilations_side_by_side_leave_the_interpreter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends while the other is at work, whichever began first."""
+    monkeypatch.setenv("LEPTON_JIT_CACHE", "off")
+    before = sys.getswitchinterval()
+    with ThreadPoolExecutor(3) as beside:
+        shapes = [(4, 3), (40, 30), (7, 5), (16, 90)]
+        models = [lpt.Sequential([lpt.Dense(units, input_shape=(size,))]) for size, units in shapes]
+        programs = list(beside.map(lpt.compile, models))
+    found = [np.shape(fast(np.ones((1, n)))) for fast, (n, _) in zip(programs, shapes, strict=True)]
+    assert found == [(1, units) for _, units in shapes]
+    assert sys.getswitchinterval() == before
