@@ -233,7 +233,7 @@ def ceil_divide(kernel: KernelBuilder, dividend: Atom, divisor: Atom) -> Var:
     return kernel.apply("floor_divide", raised, divisor)
 
 
-def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: int = SPLITS) -> tuple[Var, Var]:
+def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: Dim = SPLITS) -> tuple[Var, Var]:
     """First and last + 1 index of one of `count` parts of an extent; a part may be empty."""
     total, parts = kernel.index(Affine.of(extent)), kernel.index(Affine.of(count))
     bounds = (kernel.apply("multiply", kernel.index(part + i), total) for i in (0, 1))

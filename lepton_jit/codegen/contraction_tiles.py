@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from lepton_jit.codegen.cluster import is_whole, split_index, store_at, vector_loop
+from lepton_jit.codegen.cluster import is_whole, part_of, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.contraction_requests import Requests, RowRange, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -157,21 +157,18 @@ class Tiles:
         Rows stay with the thread that packs them, and in its cache.
         """
         assert self.left is not None
-        k, panels = self.kernel, Const(self.plan.panels, I64)
+        k, panels, rows = self.kernel, Const(self.plan.panels, I64), self.plan.inner.extent
         threads, count = k.index(Affine.of(THREADS)), blocks if not isinstance(blocks, int) else Const(blocks, I64)
-        rows = k.index(Affine.of(self.plan.inner.extent))
         by_rows = self.left.by_threads(k)
 
         def choose(a: Atom, b: Atom) -> Var:
             return k.apply("select", by_rows, a, b, dtype=I64)
 
-        def part(of: Atom) -> list[Var]:
-            return [k.apply("floor_divide", k.apply("multiply", k.index(thread + i), of), threads) for i in (0, 1)]
-
-        first, past = part(panels)
+        first, past = part_of(k, thread, self.plan.panels, THREADS)
         last = choose(k.apply("add", first, panels), past)
         earlier = choose(k.apply("multiply", k.index(thread), count), Const(0, I64))
-        begin, end = (choose(a, b) for a, b in zip(part(rows), (Const(0, I64), rows), strict=True))
+        own = part_of(k, thread, rows, THREADS)
+        begin, end = (choose(a, b) for a, b in zip(own, (Const(0, I64), k.index(Affine.of(rows))), strict=True))
         self._rows_here = RowRange(Affine.var(begin.name), k.apply("subtract", end, begin))
         here = k.apply("add", k.index(panel), first)
         with k.when(k.compare(here, last, "LT")):

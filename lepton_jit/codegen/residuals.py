@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lepton_jit.codegen.lowered import Launch, ProgramBuffer, Scan, Step, memory_of
-from lepton_jit.codegen.schedule import replaces
+from lepton_jit.codegen.schedule import cluster_of, replaces
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node
 
@@ -51,7 +51,7 @@ class _Merging:
         scans = any(isinstance(self.steps[i], Scan) for i in self.uses[result])
         if self.buffers[result].kind != "arena" or self.uses[result][0] < first or scans:
             return
-        operands = tuple(dict.fromkeys(node.operands))
+        _, operands = cluster_of(node)
         for operand, number in zip(operands, launches[-1].buffers, strict=False):
             number = self._now(number)
             if self._dies(number, result, last, launches[-1]) and replaces(node, operand, self.target):

@@ -27,7 +27,7 @@ from lepton_jit.codegen.loop_ir import (
     Const,
     Slices,
 )
-from lepton_jit.codegen.packed_left import NAME, pack_left
+from lepton_jit.codegen.packed_left import NAME, PackedLeft, pack_left
 from lepton_jit.codegen.packed_rows import PackedRows, splits
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_vectors import schedule_vectors
@@ -49,14 +49,13 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
         return _split_sum(plan)
     kernel = cluster.builder()
     tiles = _tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
-    if tiles.panel_first() and not plan.row_panel:
-        left = pack_left(plan)
-        if left is not None and (isinstance(plan.inner.extent, int) or tiles.sum_block() is None):
-            kernel.buffers[NAME] = left.buffer
-            tiles.left = left
-            extent = tiles.emit([], left.sums(), Affine(), Affine(), Affine())
-            main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer], turning=_turning(plan))
-            return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
+    left = _packed_left(tiles)
+    if left is not None:
+        kernel.buffers[NAME] = left.buffer
+        tiles.left = left
+        extent = tiles.emit([], left.sums(), Affine(), Affine(), Affine())
+        main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer], turning=_turning(plan))
+        return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), Affine())
     leads = bool(plan.around) and plan.around[0].dims[0] == 0 and not tiles.panel_first()
     count = slice_count(extent, plan.shape) if leads else 0
@@ -80,8 +79,16 @@ def finishes_in_place(cluster: Cluster, target: Target) -> bool:
     tiles = Tiles(plan, plan.cluster.builder(), "", plan.epilogue)
     if tiles.sum_block() is not None:
         return False
-    tiles.left = pack_left(plan) if tiles.panel_first() else None
+    tiles.left = _packed_left(tiles)
     return tiles.each_row_once()
+
+
+def _packed_left(tiles: Tiles) -> PackedLeft | None:
+    """The copy of the left side that these tiles read, if they read one."""
+    plan = tiles.plan
+    if plan.row_panel or not tiles.panel_first():
+        return None
+    return pack_left(plan) if isinstance(plan.inner.extent, int) or tiles.sum_block() is None else None
 
 
 def _turning(plan: Plan) -> Dim:

@@ -98,7 +98,7 @@ Monomial = tuple[str, ...]
 # Products of polynomials grow without bound; real ones have two or three terms.
 MAX_TERMS = 256
 
-# Of a name that the loop IR gives to the number of threads; no dimension may have it.
+# The name of the number of threads in the loop IR; no dimension may have it.
 THREADS_NAME = "_threads"
 _RESERVED = {*DTYPES, "none", "true", "false", "inf", "nan", THREADS_NAME}
 
