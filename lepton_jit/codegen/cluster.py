@@ -206,7 +206,7 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
         elif i == real[0]:
             digits.append(Affine.var(rest.name))
         else:
-            size = extent if isinstance(extent, (Var, Const)) else kernel.index(Affine.of(extent))
+            size = number_of(kernel, extent)
             digits.append(Affine.var(kernel.apply("modulo", rest, size).name))
             rest = kernel.apply("floor_divide", rest, size)
     return digits[::-1]
@@ -233,9 +233,14 @@ def ceil_divide(kernel: KernelBuilder, dividend: Atom, divisor: Atom) -> Var:
     return kernel.apply("floor_divide", raised, divisor)
 
 
-def part_of(kernel: KernelBuilder, part: Affine, extent: Dim, count: Dim = SPLITS) -> tuple[Var, Var]:
+def number_of(kernel: KernelBuilder, extent: Dim | Atom) -> Atom:
+    """An extent as a value in the kernel."""
+    return extent if isinstance(extent, (Var, Const)) else kernel.index(Affine.of(extent))
+
+
+def part_of(kernel: KernelBuilder, part: Affine, extent: Dim | Atom, count: Dim | Atom = SPLITS) -> tuple[Var, Var]:
     """First and last + 1 index of one of `count` parts of an extent; a part may be empty."""
-    total, parts = kernel.index(Affine.of(extent)), kernel.index(Affine.of(count))
+    total, parts = number_of(kernel, extent), number_of(kernel, count)
     bounds = (kernel.apply("multiply", kernel.index(part + i), total) for i in (0, 1))
     begin, end = (kernel.apply("floor_divide", bound, parts) for bound in bounds)
     return begin, end

@@ -9,6 +9,7 @@ from typing import Any
 
 from lepton_jit.codegen.cluster import Cluster, accesses_of, is_whole
 from lepton_jit.codegen.evaluate import LANE, Indices
+from lepton_jit.codegen.independent_rows import batch_of_turns
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     Affine,
@@ -22,7 +23,7 @@ from lepton_jit.codegen.loop_ir import (
     Var,
 )
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import Dim, element_count, row_major, typical
+from lepton_jit.ir.types import Dim, Poly, element_count, row_major, typical
 
 # A summed index is split only where there are fewer tiles than this and the sum is long: a weight gradient.
 FEW_TILES = 16
@@ -151,6 +152,11 @@ class Plan:
         return self.target.tile_rows * BLOCK_TILES
 
     @property
+    def samples(self) -> Poly | None:
+        """The batch, where the rows are that of every turn, [turns][batch]."""
+        return batch_of_turns(self.shape) if self.inner.dims == (0, 1) and self.table is None else None
+
+    @property
     def panels(self) -> int:
         assert isinstance(self.column.extent, int)
         return -(-self.column.extent // self.width)
@@ -182,6 +188,8 @@ class Plan:
 
     def progress(self) -> Progress | None:
         """Rows of the result, where they lie in the order of iterations, and which lines of the left side they read."""
+        if self.samples is not None:
+            return None  # blocks go by samples
         width, loops = self.column.extent, [*self.around, self.inner]
         steps = zip(loops, row_major((*(x.extent for x in loops), width)), strict=False)
         reach = self._reach(loops)

@@ -19,6 +19,7 @@ from lepton_jit.codegen.cluster import (
     vector_loop,
 )
 from lepton_jit.codegen.evaluate import linear
+from lepton_jit.codegen.independent_rows import batch_of_turns
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import Affine, Buffer, CeilDiv, Extent, Kernel, Slices
 from lepton_jit.codegen.target import Target
@@ -36,7 +37,8 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
     shape = results[0].type.shape
     written = [tuple(row_major(store.shape)) for store in stores]
     accesses = [*accesses_of(cluster, results, len(shape), extra), *dict.fromkeys(written)]
-    axes = merge_dimensions(shape, accesses)
+    apart = [d == 1 for d in range(len(shape))] if batch_of_turns(shape) is not None else None
+    axes = merge_dimensions(shape, accesses, apart)
     lanes = cluster.lanes(target)
     if axes and is_long_chain(cluster, results, len(shape), extra):
         lanes = side_by_side(lanes, axes[-1].extent)
@@ -67,9 +69,12 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
             block([], start, Affine.var(end.name))
         size = min(BLOCK, inner) if isinstance(inner, int) else BLOCK
         return cluster.kernel(kernel, extent, size * work, extra=extra)
-    outer = axes[:-2] if len(axes) > 2 else axes[:1]
-    digits = split_index(kernel, Affine.var("t"), [a.extent for a in outer])
-    if len(axes) > 2:
+    nested = len(axes) > 2 and not apart
+    outer = axes[:-2] if nested else axes[:-1]
+    order = sorted(outer, key=lambda a: a.dimensions != (1,)) if apart else outer  # the batch first
+    at = dict(zip(order, split_index(kernel, Affine.var("t"), [a.extent for a in order]), strict=True))
+    digits = [at[a] for a in outer]
+    if nested:
         with kernel.loop(0, axes[-2].extent) as i:
             block([*digits, i], Affine(), Affine.of(inner))
     else:

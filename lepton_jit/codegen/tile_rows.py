@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from lepton_jit.codegen.cluster import ceil_divide
+from lepton_jit.codegen.cluster import ceil_divide, number_of, part_of
 from lepton_jit.codegen.contraction_plan import Plan
+from lepton_jit.codegen.independent_rows import BLOCK
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Var
+from lepton_jit.codegen.loop_ir import I64, THREADS, Affine, Atom, Const, Var
 from lepton_jit.codegen.packed_left import PackedLeft
-from lepton_jit.ir.types import least
+from lepton_jit.ir.types import Dim, Poly, least
 
 # Heights of tiles where the number of rows is known at run time only; 8 and 11 are even splits of 16 and of 32 rows.
 FEW_HEIGHTS = (1, 2, 3, 4, 6, 8, 11)
@@ -50,6 +52,16 @@ class RowTiles:
             self._run_of_tiles(Affine(), low + 1, higher)
             self._run_of_tiles(Affine.of(higher * (low + 1)), low, tiles - higher)
             return
+        if plan.samples is None:
+            self._tiles_of_rows(block, blocks)
+            return
+        with k.when(self._by_samples(plan.samples, blocks)):
+            self._tiles_of_samples(plan.samples, block, blocks)
+        with k.otherwise():
+            self._tiles_of_rows(block, blocks)
+
+    def _tiles_of_rows(self, block: Affine, blocks: Atom | int) -> None:
+        plan, k, most = self.plan, self.kernel, self.plan.target.tile_rows
         begin, end = self._rows_of_block(block, blocks)
         size = k.index(end - begin)
         if plan.whole_tiles():
@@ -61,11 +73,33 @@ class RowTiles:
         else:
             self._overlapping_tiles(begin, size)
 
+    def _by_samples(self, batch: Poly, blocks: Atom | int) -> Atom:
+        """Threads share samples, as in the scan around or behind (see Rows), so that none reads what another wrote."""
+        k = self.kernel
+        threads, groups = k.index(Affine.of(THREADS)), self._groups(batch)
+        several = k.compare(k.apply("minimum", threads, groups), Const(1, I64), "GT")
+        return k.apply("and", several, k.compare(groups, number_of(k, blocks), "LE"))
+
+    def _groups(self, batch: Poly) -> Var:
+        return ceil_divide(self.kernel, self.kernel.index(Affine.of(batch)), Const(BLOCK, I64))
+
+    def _tiles_of_samples(self, batch: Poly, block: Affine, blocks: Atom | int) -> None:
+        """Blocks are shared out among groups of samples, and the turns among the blocks of a group."""
+        k = self.kernel
+        groups, count = self._groups(batch), number_of(k, blocks)
+        reached = k.apply("subtract", k.apply("multiply", k.index(block + 1), groups), Const(1, I64))
+        group = Affine.var(k.apply("floor_divide", reached, count).name)
+        begin, end = part_of(k, group, batch, groups)
+        first, past = part_of(k, group, count, groups)
+        own = block - Affine.var(first.name)
+        turns = part_of(k, own, self.plan.inner.extent // batch, k.apply("subtract", past, first))
+        self._overlapping_tiles(Affine.var(begin.name), k.apply("subtract", end, begin), (*turns, batch))
+
     def _packed_tiles(self, left: PackedLeft, block: Affine, blocks: Atom | int) -> None:
         """Tiles as they were packed; fewer rows than one tile has are tiles of some other height in the first one."""
         k, rows, most = self.kernel, self.plan.inner.extent, left.height
         if isinstance(rows, int):
-            self._exact_tiles(left, self._shares(block, blocks, k.index(Affine.of(-(-rows // most)))))
+            self._exact_tiles(left, part_of(k, block, -(-rows // most), blocks))
             return
         if least(rows) >= most:
             self._moved_tiles(left, block, blocks)
@@ -75,7 +109,7 @@ class RowTiles:
         with k.otherwise():
             self._overlapping_tiles(Affine(), k.index(Affine.of(rows)))
 
-    def _exact_tiles(self, left: PackedLeft, share: list[Var]) -> None:
+    def _exact_tiles(self, left: PackedLeft, share: tuple[Var, Var]) -> None:
         """The last tile has the rows that are left."""
         k, rows, height = self.kernel, self.plan.inner.extent, left.height
         assert isinstance(rows, int)
@@ -98,7 +132,7 @@ class RowTiles:
         tiles, before = ceil_divide(k, rows, height), k.apply("subtract", full, Const(1, I64))
         begin, end = (
             k.apply("select", k.compare(at, tiles, "EQ"), tiles, k.apply("minimum", at, before), dtype=I64)
-            for at in self._shares(block, blocks, tiles)
+            for at in part_of(k, block, tiles, blocks)
         )
         latest = k.apply("subtract", rows, height)
         with k.loop(Affine.var(begin.name), Affine.var(end.name)) as tile:
@@ -115,13 +149,13 @@ class RowTiles:
             height = k.apply("subtract", last, first)
             self.tile(begin + Affine.var(first.name), height, self._heights())
 
-    def _overlapping_tiles(self, begin: Affine, size: Var) -> None:
+    def _overlapping_tiles(self, begin: Affine, size: Var, turns: tuple[Var, Var, Dim] | None = None) -> None:
         """Tiles of one height out of few, then some of the next lower one; the last moves back over rows already done.
 
         Those get the same bits again. A program with a dense layer has 8 micro-kernels that way for any batch, and not
         14; 49 rows are 14 + 14 + 11 + 11, one of which is computed twice.
         """
-        k, heights = self.kernel, self._heights()
+        k, heights = self.kernel, self._heights(turns is not None)
         tiles = ceil_divide(k, size, Const(heights[-1], I64))
         even = ceil_divide(k, size, tiles)
         above: Atom = Const(heights[-1], I64)
@@ -139,18 +173,23 @@ class RowTiles:
         spare = k.apply("subtract", k.apply("multiply", count, high), size)
         lowered = k.apply("floor_divide", spare, k.apply("maximum", step, Const(1, I64)))
         full = k.apply("maximum", k.apply("subtract", count, lowered), Const(0, I64))
-        with k.loop(0, Affine.var(count.name)) as j:
+        with ExitStack() as loops:
+            if turns is not None:
+                turn = loops.enter_context(k.loop(Affine.var(turns[0].name), Affine.var(turns[1].name)))
+                begin = begin + turn * turns[2]
+            j = loops.enter_context(k.loop(0, Affine.var(count.name)))
             behind = k.apply("maximum", k.apply("subtract", k.index(j), full), Const(0, I64))
             height = k.apply("select", k.compare(k.index(j), full, "LT"), high, low, dtype=I64)
             place = k.apply("subtract", k.apply("multiply", k.index(j), high), k.apply("multiply", behind, step))
             first = k.apply("minimum", place, k.apply("subtract", size, height))
             self.tile(begin + Affine.var(first.name), height, heights)
 
-    def _heights(self) -> tuple[int, ...]:
+    def _heights(self, of_samples: bool = False) -> tuple[int, ...]:
         most = self.plan.target.tile_rows
         every = range(1, most + 1) if self.carries or most <= SHORT_TILE else (*FEW_HEIGHTS, most)
         # an even split of two tiles' rows or more has none lower than two thirds
         low = -(-2 * most // 3) if least(self.plan.inner.extent) >= 2 * most else 1
+        low = min(low, BLOCK // 2) if of_samples else low
         return tuple(h for h in every if low <= h <= most)
 
     def _run_of_tiles(self, row: Affine, height: int, count: int) -> None:
@@ -167,12 +206,6 @@ class RowTiles:
         """
         k, unit = self.kernel, Const(self.plan.block_unit(), I64)
         rows = k.index(Affine.of(self.plan.inner.extent))
-        shares = self._shares(block, blocks, ceil_divide(k, rows, unit))
+        shares = part_of(k, block, ceil_divide(k, rows, unit), blocks)
         begin, end = (k.apply("multiply", share, unit) for share in shares)
         return Affine.var(begin.name), Affine.var(k.apply("minimum", end, rows).name)
-
-    def _shares(self, block: Affine, blocks: Atom | int, units: Var) -> list[Var]:
-        """Begin and end of a block where `units` are shared out evenly."""
-        k = self.kernel
-        count = blocks if not isinstance(blocks, int) else k.index(Affine.of(blocks))
-        return [k.apply("floor_divide", k.apply("multiply", k.index(block + i), units), count) for i in (0, 1)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.loop_parser import parse_kernels
 from lepton_jit.codegen.lowered import Scan
 from lepton_jit.codegen.step_printer import print_steps
@@ -17,7 +18,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.loops import scan
-from lepton_jit.ir.types import Dim, TensorType
+from lepton_jit.ir.types import THREADS_NAME, Dim, TensorType, dim_value
 from lepton_jit.passes.lower_contractions import LowerContractions
 from tests.codegen.programs import RUNNABLE, differences, linked, run_loops, run_native
 from tests.ir.loops import MATMUL, arrays_for, lstm, running_sum
@@ -201,6 +202,41 @@ def test_a_row_has_the_same_bits_in_every_batch_and_on_any_number_of_threads() -
     for batch in (1, 2, 15, 16, 17, 33, 65):
         expected = [y.tobytes() for y in (h[:batch], c[:batch], every[:, :batch])]
         assert [results(batch, threads) for threads in programs] == [expected] * 3, batch
+
+
+def rows_of_numbers(turns: int = 7) -> Graph:
+    """y[t, n] = table[numbers[t, n]] @ w, which loops over turns read."""
+    b = Builder("gates")
+    numbers = b("check_indices", b.input("numbers", TensorType.of("i32", turns, "N")), low=0, high=9)
+    table, w = b.input("table", TensorType.of("f32", 10, 24)), b.input("w", TensorType.of("f32", 24, 80))
+    x = b("take", table, numbers, axis=0)
+    b.output(b("dot_general", x, w, **MATMUL | {"lhs_contracting": (2,)}), "y")
+    return b.build()
+
+
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@pytest.mark.parametrize("batch", [0, 1, 16, 17, 32, 41, 64])
+def test_what_loops_read_is_right_for_any_batch(batch: int, target: Target) -> None:
+    graph, turns = rows_of_numbers(), 7
+    arrays = arrays_for(graph, N=batch)
+    arrays["numbers"] = np.arange(turns * batch, dtype=np.int32).reshape(turns, batch) % 10
+    made, expected = compiled(graph, target), run_graph(graph, arrays)
+    for threads in (1, 2, 3):
+        assert differences(run_native(made, arrays, threads=threads), expected) == [], threads
+        assert differences(run_loops(made.lowered, arrays, {"N": batch}, threads=threads), expected) == [], threads
+
+
+@pytest.mark.parametrize("op", ["take", "affine_contraction"])
+def test_the_first_half_of_iterations_makes_what_the_first_half_of_samples_reads(op: str) -> None:
+    graph, batch, turns = rows_of_numbers(), 32, 7
+    (step,) = (s for s in compiled(graph).lowered.steps if s.op == op)
+    kernel = step.launches[-1].kernel
+    rng, symbols = np.random.default_rng(0), {"N": batch, THREADS_NAME: 2}
+    frame = {b.name: rng.uniform(1, 2, dim_value(b.size, symbols)).astype(b.dtype.numpy) for b in kernel.buffers}
+    frame["o0"][:] = 0
+    run_kernel(kernel, frame, symbols, iterations=range(iteration_count(kernel, symbols) // 2))
+    written = frame["o0"].reshape(turns, batch, -1).astype(bool)
+    assert (written[:, :16].all(), written[:, 16:].any()) == (True, False)
 
 
 # Random bodies
