@@ -53,18 +53,28 @@ class PackedLeft:
     @property
     def buffer(self) -> Buffer:
         """Of whole tiles."""
-        rows, tiles = self.plan.inner.extent, self.tiles
-        if isinstance(tiles, int):
-            count = element_count(x.extent for x in self.around) * tiles + TILES_COPIED - 1
+        if isinstance(self.tiles, int):
+            count = element_count((*(x.extent for x in self.around), self.room))
             return Buffer(NAME, self.plan.dtype, self.tile_stride * count)
         one = typical(self.tile_stride)  # a constant where the number of rows is not
-        return Buffer(NAME, self.plan.dtype, (rows + self.lowest) * -(-one // self.lowest))
+        return Buffer(NAME, self.plan.dtype, (self.plan.inner.extent + self.lowest) * -(-one // self.lowest))
 
     @property
     def tiles(self) -> int | CeilDiv:
         """How many tiles the rows are, at most."""
         rows = self.plan.inner.extent
         return -(-rows // self.height) if isinstance(rows, int) else CeilDiv(rows, self.lowest)
+
+    @property
+    def together(self) -> int:
+        """Tiles that one iteration packs."""
+        return 1 if self.by_rows else TILES_COPIED
+
+    @property
+    def room(self) -> int:
+        """Tiles of one left side, and those that are packed with the last one."""
+        assert isinstance(self.tiles, int)
+        return -(-self.tiles // self.together) * self.together
 
     @property
     def lowest(self) -> int:
@@ -83,9 +93,8 @@ class PackedLeft:
         """What a loop around steps in the packed left side."""
         if loop not in self.around:
             return 0
-        assert isinstance(self.tiles, int)
         inside = self.around[self.around.index(loop) + 1 :]
-        return element_count([*(x.extent for x in inside), self.tiles]) * self.tile_stride
+        return element_count([*(x.extent for x in inside), self.room]) * self.tile_stride
 
     def sums(self) -> list[tuple[Affine, Dim, Dim]]:
         """The loops of products over the packed left side."""
@@ -97,12 +106,11 @@ class PackedLeft:
         return steps[::-1]
 
     def kernel(self) -> Kernel:
-        """An iteration packs one tile."""
+        """An iteration packs `together` tiles."""
         plan, k = self.plan, self.plan.cluster.builder()
         k.buffers[NAME] = self.buffer
-        tiles = self.tiles
-        together = 1 if self.by_rows else TILES_COPIED
-        groups = -(-tiles // together) if isinstance(tiles, int) else tiles
+        tiles, together = self.tiles, self.together
+        groups = self.room // together if isinstance(tiles, int) else tiles
         dims = [x.extent for x in self.around]
         *places, group = split_index(k, Affine.var("t"), [*dims, groups if isinstance(groups, int) else 0])
         tile = group * together

@@ -213,6 +213,22 @@ def test_threads_share_out_rows_or_panels(rows: int | str, count: int, threads: 
     assert np.array_equal(run_loops(made.lowered, {"x": x, "w": w}, {"N": count}, threads=threads)["y"], x @ w)
 
 
+@pytest.mark.parametrize("rows", [140, 256, 270])
+def test_packed_left_sides_of_a_batch_do_not_touch(rows: int) -> None:
+    """Tiles are packed four at a time: the last ones of a sample once lay where those of the next sample begin."""
+    b, batch, length, columns = Builder("transposed"), 3, 64, 128
+    x, w = (b.input(name, TensorType.of("f32", "N", length, n)) for name, n in (("x", rows), ("w", columns)))
+    sums = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (1,), "rhs_contracting": (1,)}
+    b.output(b("dot_general", x, w, **sums), "y")
+    made = fused(b.build(), native_target())
+    assert [s.op for s in made.lowered.steps] == ["pack", "affine_contraction", "affine_contraction"]
+    rng = np.random.default_rng(rows)
+    x, w = (rng.integers(-3, 3, (batch, length, n)).astype(np.float32) for n in (rows, columns))
+    expected = np.matmul(x.transpose(0, 2, 1), w)
+    assert np.array_equal(run_loops(made.lowered, {"x": x, "w": w}, {"N": batch})["y"], expected)
+    assert np.array_equal(linked(made, 2)(x, w)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("length", "columns", "expected"),
     [(128, 64, ["lhs"]), (128, 96, ["lhs"]), (128, 97, []), (100, 64, [])],
