@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, accesses_of, is_whole
+from lepton_jit.codegen.cluster import Cluster, accesses_of, is_whole, slice_count
 from lepton_jit.codegen.evaluate import LANE, Indices
 from lepton_jit.codegen.independent_rows import batch_of_turns
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -15,11 +15,13 @@ from lepton_jit.codegen.loop_ir import (
     Affine,
     Const,
     Epilogue,
+    Extent,
     Extra,
     Let,
     Load,
     Progress,
     Reach,
+    Slices,
     Var,
 )
 from lepton_jit.codegen.target import Target
@@ -60,8 +62,8 @@ class Plan:
         self.shape = cluster.region.outputs[0].value.type.shape
         self.dtype = self.node.result.type.dtype
         self.lanes = target.lanes(8 * self.dtype.bytes)
-        provided = replace(cluster, providers={self.node.result: lambda e, i: Const(0, self.dtype)})
-        self.accesses = accesses_of(provided, [o.value for o in cluster.region.outputs], len(self.shape))
+        self._finish = replace(cluster, providers={self.node.result: lambda e, i: Const(0, self.dtype)})
+        self.accesses = accesses_of(self._finish, [o.value for o in cluster.region.outputs], len(self.shape))
         loops = self._loops()
         self.sums = [x for x in loops if x.kind == "sum"]
         self.columns = [x for x in loops if x.kind == "column"]
@@ -135,6 +137,11 @@ class Plan:
         return self.attributes["row_panel"]
 
     @property
+    def out_start(self) -> Affine:
+        """Where the result begins, which may be a part of what lies there."""
+        return Affine.of(self.attributes["out_offset"])
+
+    @property
     def has_epilogue(self) -> bool:
         return len(self.cluster.region.nodes) > 1
 
@@ -169,9 +176,27 @@ class Plan:
     def long_sum(self) -> bool:
         return typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
 
-    def slices(self) -> list[LoopDim]:
+    def right_sides(self) -> list[LoopDim]:
         """The loops around that have a right side each."""
         return [x for x in self.around if x.rhs != 0]
+
+    def slices(self, extent: Extent) -> Slices | None:
+        """A sample after the other, where iterations with this extent, the loops around slowest, go by samples."""
+        count = slice_count(extent, self.shape) if self.around and self.around[0].dims[0] == 0 else 0
+        return Slices(count, self._local_buffers()) if count else None
+
+    def _local_buffers(self) -> frozenset[str]:
+        """The buffers of which index n of the result needs index n alone.
+
+        Of a side whose elements lie at n * sample + rest, with all of them inside the side, each rest is in one sample.
+        """
+        batch, first = self.shape[0], self.around[0]
+        shared: set[str] = set()
+        for value, step in zip(self.node.operands, (first.lhs, first.rhs), strict=True):
+            alone = value.type.rank > 0 and value.type.shape[0] == batch
+            if not alone or step * (first.extent // batch) != element_count(value.type.shape[1:]):
+                shared.add(self.cluster.inputs[value])
+        return self._finish.local_inputs(batch) - shared
 
     def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
         return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]

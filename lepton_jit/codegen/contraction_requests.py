@@ -98,7 +98,7 @@ class Requests:
         plan = self.plan
         if not plan.attributes["panel_stride"] or not self.panel_first:
             return False
-        if len(plan.sums) > 2 or (self.sum_block is not None and plan.slices()):
+        if len(plan.sums) > 2 or (self.sum_block is not None and plan.right_sides()):
             return False
         extents = [extent.constant for extent, *_ in self.sums if not extent.terms]
         known = [extent for extent in extents if isinstance(extent, int)]

@@ -60,12 +60,16 @@ class Tiles:
     def panel_first(self) -> bool:
         """The right side is too large to stay in cache while rows go by."""
         plan = self.plan
-        length = typical(element_count(x.extent for x in (*plan.sums, *self.plan.slices())))
+        length = typical(element_count(x.extent for x in (*plan.sums, *self.plan.right_sides())))
         return length * plan.width * plan.panels * plan.dtype.bytes > RESIDENT_BYTES
 
     def extents(self) -> list[Dim | Atom]:
         """The digits of an iteration, slowest first: rows around, block of rows, panel; or the panel before rows."""
         return [extent for extent, _ in self._walk()]
+
+    def by_samples(self) -> bool:
+        """The first loop around is the slowest digit."""
+        return self._walk()[0][1] is self.plan.around[0] if self._around() == self.plan.around != [] else False
 
     def each_row_once(self) -> bool:
         """No tile moves back over rows that are done already."""

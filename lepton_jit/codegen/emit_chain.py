@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from lepton_jit.codegen.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, own_frame, slot_of
 from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value, allocate, declared
 from lepton_jit.codegen.emit_scan import counted
 from lepton_jit.codegen.loop_ir import Kernel
@@ -160,7 +160,7 @@ class ChainEmitter:
                     continue
                 assert isinstance(buffer.elements, int)
                 slots = [
-                    self._slot(frame, FRAME_BUFFERS + i)
+                    slot_of(self.builder, frame, FRAME_BUFFERS + i)
                     for frame, x in zip(self.frames, self.step.launches, strict=True)
                     for i, other in enumerate(x.buffers)
                     if other == number
@@ -174,15 +174,11 @@ class ChainEmitter:
         function = ir.Function(self.module, KERNEL_TYPE, f"{self.name}_parts")
         function.linkage = "internal"
         builder = self.builder = ir.IRBuilder(function.append_basic_block("entry"))
-        self.frames = []
-        for i, launch in enumerate(self.step.launches):
-            shared = builder.load(self._slot(function.args[0], i), align=8, typ=POINTER)
-            self.frames.append(allocate(builder, POINTER, FRAME_BUFFERS + len(launch.buffers)))
-            for k in range(FRAME_BUFFERS + len(launch.buffers)):
-                pointer = builder.load(self._slot(shared, k), align=8, typ=POINTER)
-                builder.store(pointer, self._slot(self.frames[-1], k), align=8)
-        self.count = builder.load(self._slot(function.args[0], self.parts_slot), align=8, typ=I64_TYPE)
-        symbols = Symbols(builder, builder.load(self._slot(self.frames[0], 1), align=8, typ=POINTER), self.symbol_names)
+        self.frames = [own_frame(builder, function.args[0], i, x) for i, x in enumerate(self.step.launches)]
+        self.count = builder.load(slot_of(builder, function.args[0], self.parts_slot), align=8, typ=I64_TYPE)
+        symbols = Symbols(
+            builder, builder.load(slot_of(builder, self.frames[0], 1), align=8, typ=POINTER), self.symbol_names
+        )
         self.turns = turn_count(symbols, builder, self.step)
         groups = [_Native(builder, group_count(symbols, builder, x.kernel)) for x in self.step.launches]
         counts = [_Native(builder, symbols.value(progress_of(x).count)) for x in self.step.launches]
@@ -199,9 +195,6 @@ class ChainEmitter:
     def _slots(self, count: int, typ: ir.Type) -> list[Value]:
         table = allocate(self.builder, typ, max(count, 1))
         return [self.builder.gep(table, [I64_TYPE(i)], source_etype=typ) for i in range(count)]
-
-    def _slot(self, table: Value, index: int) -> Value:
-        return self.builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
 
     def _at(self, memory: Value, offset: Value) -> Value:
         return self.builder.gep(memory, [offset], source_etype=ir.IntType(8))

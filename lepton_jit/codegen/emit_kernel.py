@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE
 from lepton_jit.codegen.emit_primitives import (
     I32_TYPE,
     I64_TYPE,
@@ -44,10 +45,6 @@ from lepton_jit.codegen.loop_ir import (
 from lepton_jit.codegen.module_parts import SHARED
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Poly
-
-# void kernel(ptr frame, i64 begin, i64 end): frame[0] is the context, frame[1] the symbols, frame[2 + i] buffer i
-KERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER, I64_TYPE, I64_TYPE])
-FRAME_BUFFERS = 2
 
 ContractEmitter = Callable[["KernelEmitter", Contract], None]
 

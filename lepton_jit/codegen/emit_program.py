@@ -11,21 +11,20 @@ from llvmlite import ir
 from lepton_jit.codegen.emit_chain import ChainEmitter, turn_count
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE, emit_kernel
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, slot_of
+from lepton_jit.codegen.emit_kernel import emit_kernel
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate
 from lepton_jit.codegen.emit_scan import ScanUnit, block_count
+from lepton_jit.codegen.emit_slices import SlicesEmitter, goes_by_slices
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.lowered import Lowered, ProgramBuffer, Scan, Step, kernel_symbols, memory_of
 from lepton_jit.codegen.module_parts import SHARED, ModuleParts, Part
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import THREADS_NAME, Poly
+from lepton_jit.ir.types import THREADS_NAME
 
 CONTRACT_VERSION = 2  # of docs/runtime.md
 # Byte offsets of a context's public fields, as docs/runtime.md has them.
 CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
-# With fewer samples than this, a producer and its reader run one after the other, each over all of its iterations in
-# parallel; the bits are the same either way.
-LEAST_SLICES = 8
 # The function that goes through so many steps takes long to compile, and little of a call.
 MANY_STEPS = 40
 
@@ -156,12 +155,12 @@ class _ProgramEmitter:
         dims = self._kernel_dims(builder, context, dims)
         for frame in self.frames:
             builder.store(context, frame, align=8)
-            builder.store(dims, self._slot(builder, frame, 1), align=8)
+            builder.store(dims, slot_of(builder, frame, 1), align=8)
         for i, frame in enumerate(self.frames):
-            builder.store(frame, self._slot(builder, self.frame_table, i), align=8)
+            builder.store(frame, slot_of(builder, self.frame_table, i), align=8)
         self.symbols = Symbols(builder, dims, lowered.kernel_symbols)
         self.arena_base = builder.load(context, align=8, typ=POINTER)
-        self.offsets = builder.load(self._slot(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
+        self.offsets = builder.load(slot_of(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
         self.tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
         self._shift = len([i for i in lowered.inputs if i.role == "parameter"])
         self.done = function.append_basic_block("done")
@@ -206,7 +205,7 @@ class _ProgramEmitter:
     def _fill(self, builder: Builder, frame: Value, buffers: Sequence[int]) -> None:
         for i, buffer in enumerate(buffers):
             pointer = self._pointer(builder, buffer)
-            builder.store(pointer, self._slot(builder, frame, FRAME_BUFFERS + i), align=8)
+            builder.store(pointer, slot_of(builder, frame, FRAME_BUFFERS + i), align=8)
 
     def _scan(self, builder: Builder, context: Value, number: int, scan: Scan) -> None:
         """All turns: blocks of independent rows in one launch, or every step of a turn on all threads."""
@@ -236,12 +235,15 @@ class _ProgramEmitter:
         if step.turn:
             self._chain(builder, context, number, step, kernels)
             return
-        batch = self._batch(step)
-        enough = builder.icmp_signed(">=", batch, I64_TYPE(LEAST_SLICES))
-        sliced, whole, after = (builder.append_basic_block(n) for n in ("sliced", "whole", "paired"))
-        builder.cbranch(enough, sliced, whole)
+        sliced, whole, after = (builder.append_basic_block(n) for n in ("sliced", "whole", "joined"))
+        builder.cbranch(goes_by_slices(self.symbols, builder, step), sliced, whole)
         builder.position_at_end(sliced)
-        arguments = [context, I32_TYPE(number), self._pair(number, step, kernels), self.frame_table, batch, I64_TYPE(1)]
+        function = ir.Function(self.module, KERNEL_TYPE, f"{self.lowered.name}_slices_{number}")
+        function.linkage = "internal"
+        SlicesEmitter(number, step, self.lowered.buffers, self.lowered.kernel_symbols).emit(function, kernels)
+        self._seldom(function)
+        parts = self.symbols.values[THREADS_NAME]
+        arguments = [context, I32_TYPE(number), function, self.frame_table, parts, I64_TYPE(1)]
         self._checked(builder, builder.call(self.parallel, arguments))
         builder.branch(after)
         builder.position_at_end(whole)
@@ -257,7 +259,7 @@ class _ProgramEmitter:
         turns = turn_count(self.symbols, builder, step)
         threads = self.symbols.values[THREADS_NAME]
         parts = builder.select(builder.icmp_signed("<", threads, turns), threads, turns)
-        builder.store(parts, self._slot(builder, self.frame_table, parts_slot), align=8)
+        builder.store(parts, slot_of(builder, self.frame_table, parts_slot), align=8)
         function = chain.parts(kernels)
         self._seldom(function)
         arguments = [context, I32_TYPE(number), function, self.frame_table, parts, I64_TYPE(1)]
@@ -291,42 +293,6 @@ class _ProgramEmitter:
         builder.cbranch(builder.icmp_signed("!=", code, I32_TYPE(0)), self.done, following)
         builder.position_at_end(following)
 
-    def _batch(self, step: Step) -> Value:
-        """The number of slices: the first kernel's iterations over those of one slice."""
-        kernel = step.launches[0].kernel
-        assert kernel.slices is not None
-        assert isinstance(kernel.extent, Poly)
-        return self.symbols.value(kernel.extent // kernel.slices.count)
-
-    def _pair(self, number: int, step: Step, kernels: list[ir.Function]) -> ir.Function:
-        """void pair(ptr frames, i64 begin, i64 end): for each slice the first kernel's part, then the second's."""
-        function = ir.Function(self.module, KERNEL_TYPE, f"{self.lowered.name}_pair_{number}")
-        function.linkage = "internal"
-        frames, begin, end = function.args
-        entry = function.append_basic_block("entry")
-        builder: Builder = ir.IRBuilder(entry)
-        pointers = [builder.load(self._slot(builder, frames, i), align=8, typ=POINTER) for i in range(2)]
-        header, body, after = (function.append_basic_block(n) for n in ("loop", "body", "after"))
-        builder.branch(header)
-        builder.position_at_end(header)
-        index = builder.phi(I64_TYPE)
-        index.add_incoming(begin, entry)
-        builder.cbranch(builder.icmp_signed("<", index, end), body, after)
-        builder.position_at_end(body)
-        following = builder.add(index, I64_TYPE(1))
-        for launch, kernel, frame in zip(step.launches, kernels, pointers, strict=True):
-            assert launch.kernel.slices is not None
-            count = I64_TYPE(launch.kernel.slices.count)
-            builder.call(kernel, [frame, builder.mul(index, count), builder.mul(following, count)])
-        index.add_incoming(following, body)
-        builder.branch(header)
-        builder.position_at_end(after)
-        builder.ret_void()
-        return function
-
-    def _slot(self, builder: Builder, table: Value, index: int) -> Value:
-        return builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
-
     def _pointer(self, builder: Builder, number: int) -> Value:
         buffer = self.lowered.buffers[number]
         if buffer.kind == "constant":
@@ -337,4 +303,4 @@ class _ProgramEmitter:
             return builder.gep(self.arena_base, [offset], source_etype=ir.IntType(8))
         # the runtime's table of parameters holds read-only parameters first, then state
         index = buffer.index + (self._shift if buffer.kind == "state" else 0)
-        return builder.load(self._slot(builder, self.tables[buffer.kind], index), align=8, typ=POINTER)
+        return builder.load(slot_of(builder, self.tables[buffer.kind], index), align=8, typ=POINTER)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_kernel import FRAME_BUFFERS, KERNEL_TYPE
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate, memory_type
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, Scan, Slot, Step, memory_of
 from lepton_jit.ir.types import THREADS_NAME, Poly

@@ -26,6 +26,7 @@ from lepton_jit.codegen.lowered import (
     When,
     memory_of,
 )
+from lepton_jit.codegen.parts import Parts, parts_of
 from lepton_jit.codegen.residuals import over_residuals
 from lepton_jit.codegen.schedule import Schedule, copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedule_check
@@ -108,6 +109,7 @@ class Lowering:
         self._made: set[int] = set()  # arena buffers of values that are computed here
         self._launched: list[tuple[Node, tuple[Launch, ...]]] = []
         self._copies: dict[Value, _Copy] = {}  # the last one of each operand
+        self._parts = Parts({}, frozenset())
 
     def run(self) -> Lowered:
         graph = self.graph
@@ -115,11 +117,13 @@ class Lowering:
             for index, entry in enumerate(graph.inputs_of(kind)):
                 self.home[entry.value] = self.buffer(kind, entry.name, entry.value, index)
         self._claim_outputs()
+        held = {v for v, n in self.claimed.items() if self.buffers[n].kind == "state"}
+        self._parts = parts_of(graph, self.target, held)
         self.run_nodes()
         self._finish_outputs()
         self._chain_steps()
         self.steps = over_residuals(self.steps, self._launched, self.buffers, self.target)
-        self._pair_steps()
+        self._join_slices()
         steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
         return Lowered(
             graph.name, symbols_of_graph(graph), steps, self._lifetimes(), graph.inputs, graph.outputs, errors
@@ -191,7 +195,12 @@ class Lowering:
         if node.op == "constant" and node.result.type.rank:
             self.home[node.result] = self._constant(node)
             return
+        if node.op in ("affine_contraction", "concatenate") and node.result in self._parts.inside:
+            self._part(position, node)
+            return
         for value in node.results:
+            if value in self.home:
+                continue  # the whole of parts that are there already
             self.home[value] = self.claimed.get(value, -1)
             if self.home[value] < 0:
                 self.home[value] = self._reusable(position, node, value)
@@ -203,6 +212,15 @@ class Lowering:
             lower_scan(self, node, body)
         else:
             self._schedule(node)
+
+    def _part(self, position: int, node: Node) -> None:
+        """Of a tensor in parts: a contraction computes one, and what only joins parts has nothing to do."""
+        if node.op == "concatenate":
+            self.home[node.result] = self.home[node.operands[0]]
+            return
+        placed = self._parts.computed[node.result]
+        self._node(position, placed)
+        self.home[node.result] = self.home[placed.result]
 
     def _check(self, node: Node) -> None:
         number = self.home[node.result]
@@ -245,7 +263,7 @@ class Lowering:
         return -1
 
     def _schedule(self, node: Node) -> None:
-        planned = schedule(node, self.target)
+        planned = self._without_parts(node, schedule(node, self.target))
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
         first = len(self.steps)
         kernels, copied = planned.kernels, self._copied(planned)
@@ -263,6 +281,19 @@ class Lowering:
         for kernel in kernels:
             self.scheduled(kernel)
         self._launched.append((node, tuple(x for step in self.steps[first:] for x in step.launches)))
+
+    def _without_parts(self, node: Node, planned: Schedule) -> Schedule:
+        """A concatenation copies only what does not stand there already."""
+        there = self._parts.inside.intersection(node.operands) if node.op == "concatenate" else ()
+        if not there:
+            return planned
+        missing = {v: f"a{i}" for i, v in enumerate(planned.operands) if v not in there}
+        kernels = tuple(
+            replace(kernel, buffers=tuple(b for b in kernel.buffers if b.name in (*missing.values(), "o0")))
+            for kernel, v in zip(planned.kernels, node.operands, strict=True)
+            if v in missing
+        )
+        return replace(planned, operands=tuple(missing), kernels=kernels)
 
     def _copied(self, planned: Schedule) -> Value | None:
         """The operand that the first of two kernels copies into their scratch memory, in another order."""
@@ -351,36 +382,30 @@ class Lowering:
         large = any(typical(self.buffers[n].bytes) > least for n in written[-1] & read_by(launch))
         return large and in_step((*chain, launch))  # windows move as fast as what reads them
 
-    def _pair_steps(self) -> None:
-        """Join a producer of large slices and the reader that follows it."""
-        paired: list[Step | Scan] = []
+    def _join_slices(self) -> None:
+        """Join kernels that read, sample by sample, what those before them write, where a cache holds it."""
+        joined: list[Step | Scan] = []
         for step in self.steps:
-            first = paired[-1] if paired else None
-            if isinstance(first, Step) and isinstance(step, Step) and self._pairs(first, step):
-                paired.pop()
-                step = Step((*first.launches, *step.launches), first.layer, f"{first.op} | {step.op}")
-            paired.append(step)
-        self.steps = paired
+            before = joined[-1] if joined else None
+            if isinstance(before, Step) and isinstance(step, Step) and self._follows(before, step):
+                joined.pop()
+                step = Step((*before.launches, *step.launches), before.layer, f"{before.op} | {step.op}")
+            joined.append(step)
+        self.steps = joined
 
-    def _pairs(self, first: Step, second: Step) -> bool:
-        if first.turn or second.turn:
+    def _follows(self, before: Step, step: Step) -> bool:
+        """`step` reads of what `before` writes only the same index of the batch, and slices fit into a cache."""
+        (launch, *_), slices = step.launches, step.launches[0].kernel.slices
+        if before.turn or step.turn or not slices or not before.launches[0].kernel.slices:
             return False
-        return len(first.launches) == 1 and self._sliced(first.launches[0], second.launches[0])
-
-    def _sliced(self, first: Launch, second: Launch) -> bool:
-        """`second` reads of what `first` writes only the same index of the batch, and slices fit into a cache."""
-        if not first.kernel.slices or not second.kernel.slices:
+        written = set().union(*(written_by(x) for x in before.launches))
+        frame = zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True)
+        shared = [(name, n) for name, n in frame if n in written]
+        # a later slice of `before` would read or write again what `step` has overwritten
+        if not shared or (written_by(launch) & set(before.buffers)) - written:
             return False
-        written = {n for b, n in zip(first.kernel.buffers, first.buffers, strict=True) if b.name.startswith("o")}
-        frame = [(b.name, n) for b, n in zip(second.kernel.buffers, second.buffers, strict=True)]
-        read = [(name, n) for name, n in frame if name.startswith("a")]
-        shared = written & {n for _, n in read}
-        # a later slice of `first` would read or write again what `second` has overwritten
-        overwritten = {n for name, n in frame if not name.startswith("a")}
-        if not shared or overwritten & (set(first.buffers) - shared):
-            return False
-        small = all(typical(self.buffers[n].bytes) // TYPICAL <= SLICE_BYTES for n in shared)
-        return small and all(name in second.kernel.slices.local for name, n in read if n in shared)
+        small = all(typical(self.buffers[n].bytes) // TYPICAL <= SLICE_BYTES for _, n in shared)
+        return small and all(name in slices.local for name, _ in shared if not name.startswith("o"))
 
     def _lifetimes(self) -> tuple[ProgramBuffer, ...]:
         used: dict[int, list[int]] = {}

@@ -93,7 +93,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Step:
-    """One launch, or a launch and its reader that run slice by slice of the batch while the slice is in cache.
+    """One launch, or launches that run slice by slice of the batch while what they pass on is in cache.
 
     With `turn`, a chain: each turn is that many groups of the last launch's rows, and what they need of the others.
 

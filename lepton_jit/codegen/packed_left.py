@@ -127,7 +127,8 @@ class PackedLeft:
             self._copy(k, source, tile, out)
         extent: Extent = element_count([*dims, groups]) if isinstance(groups, int) else groups
         work = together * self.height * typical(element_count(x.extent for x in plan.sums))
-        return plan.cluster.kernel(k, extent, work, extra=[self.buffer])
+        slices = plan.slices(extent) if self.around[:1] == plan.around[:1] else None
+        return plan.cluster.kernel(k, extent, work, extra=[self.buffer], slices=slices)
 
     def _transpose(self, k: KernelBuilder, source: Affine, rows: list[Affine], out: Affine) -> None:
         plan = self.plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lepton_jit.codegen.cluster import Cluster, Planned
 from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.loop_ir import Affine, Atom, Const, Kernel, Let, Load, walk
-from lepton_jit.codegen.schedule_contraction import finishes_in_place, schedule_contraction
+from lepton_jit.codegen.schedule_contraction import computes_parts, finishes_in_place, schedule_contraction
 from lepton_jit.codegen.schedule_indexing import schedule_scatter_add
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_moments import schedule_moments
@@ -95,6 +95,11 @@ def replaces(node: Node, operand: Value, target: Target) -> bool:
     if _loads(cluster, inner.operands, entry) or not _all_here(after, result):
         return False
     return inner.op == "winograd_output" or finishes_in_place(cluster, target)
+
+
+def writes_apart(node: Node, placed: Node, target: Target) -> bool:
+    """A contraction alone may write into a part of a larger result, as `placed` does."""
+    return computes_parts(cluster_of(node)[0], target) and computes_parts(cluster_of(placed)[0], target)
 
 
 def reads_in_place(node: Node, operand: Value) -> bool:

@@ -12,7 +12,6 @@ from lepton_jit.codegen.cluster import (
     Planned,
     combined_parts,
     part_of,
-    slice_count,
     split_index,
     store_at,
     vector_loop,
@@ -25,7 +24,6 @@ from lepton_jit.codegen.loop_ir import (
     Affine,
     Buffer,
     Const,
-    Slices,
 )
 from lepton_jit.codegen.packed_left import NAME, PackedLeft, pack_left
 from lepton_jit.codegen.packed_rows import PackedRows, splits
@@ -53,17 +51,30 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     if left is not None:
         kernel.buffers[NAME] = left.buffer
         tiles.left = left
-        extent = tiles.emit([], left.sums(), Affine(), Affine(), Affine())
-        main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer], turning=_turning(plan))
+        extent = tiles.emit([], left.sums(), Affine(), Affine(), plan.out_start)
+        slices = plan.slices(extent) if tiles.by_samples() else None
+        if slices and left.around[:1] == plan.around[:1]:
+            slices = replace(slices, local=slices.local | {NAME})
+        main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer], slices, None, _turning(plan))
         return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
-    extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), Affine())
-    leads = bool(plan.around) and plan.around[0].dims[0] == 0 and not tiles.panel_first()
-    count = slice_count(extent, plan.shape) if leads else 0
-    slices = Slices(count, frozenset()) if count else None
+    extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), plan.out_start)
+    slices = plan.slices(extent) if tiles.by_samples() else None
     by_rows = not tiles.panel_first() and tiles.sum_block() is None
     progress = plan.progress() if by_rows else None
     turning = _turning(plan) if tiles.panel_first() else 0
     return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, (), slices, progress, turning),), ()
+
+
+def computes_parts(cluster: Cluster, target: Target) -> bool:
+    """The kernels write elements of the result one by one: each may have its place in a larger tensor.
+
+    Rows of short lines are joined only where they lie side by side in the result as well, and keep their copy.
+    """
+    plan = Plan(cluster, target)
+    known = all(isinstance(x.extent, int) for x in plan.sums)
+    if 0 in plan.shape or not plan.tileable() or plan.row_panel or plan.table is not None or not known:
+        return False
+    return not plan.few_tiles() and not _few_iterations(plan)
 
 
 def finishes_in_place(cluster: Cluster, target: Target) -> bool:

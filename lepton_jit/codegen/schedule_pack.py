@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lepton_jit.codegen.cluster import Cluster, Planned, split_index, store_at, transposed, vector_loop
+from lepton_jit.codegen.cluster import Cluster, Planned, slice_count, split_index, store_at, transposed, vector_loop
 from lepton_jit.codegen.evaluate import LANE, tail_mask
-from lepton_jit.codegen.loop_ir import Affine, Atom, CeilDiv, Const, Kernel
+from lepton_jit.codegen.loop_ir import Affine, Atom, CeilDiv, Const, Kernel, Slices
 from lepton_jit.codegen.target import Target
-from lepton_jit.ir.types import element_count, row_major
+from lepton_jit.ir.types import Dim, element_count, row_major
 
 # Places that are packed together where nothing else divides the work.
 PLACES = 16
@@ -47,7 +47,8 @@ class _Pack:
         outer = [*self.batches, *self.sums[:-1], self.panels]
         *self.places, which = split_index(self.k, Affine.var("t"), outer)
         self._panel(which, self._transpose if self._in_squares() else self._copy)
-        return self.cluster.kernel(self.k, element_count(outer), self.inner * self.panel)
+        extent = element_count(outer)
+        return self.cluster.kernel(self.k, extent, self.inner * self.panel, slices=self._slices(extent))
 
     def _by_places(self) -> Kernel:
         """All columns of a place before the next place: what lies side by side is read in order."""
@@ -56,11 +57,19 @@ class _Pack:
         self.places = split_index(self.k, t, outer)
         if outer:
             self._lines(Affine(), Affine.of(inner))
-            return self.cluster.kernel(self.k, element_count(outer), inner * self.panel * self.panels)
+            extent, work = element_count(outer), inner * self.panel * self.panels
+            return self.cluster.kernel(self.k, extent, work, slices=self._slices(extent))
         last = self.k.apply("minimum", self.k.index(t * PLACES + PLACES), self.k.index(Affine.of(inner)))
         self._lines(t * PLACES, Affine.var(last.name))
         extent = -(-inner // PLACES) if isinstance(inner, int) else CeilDiv(inner, PLACES)
         return self.cluster.kernel(self.k, extent, PLACES * self.panel * self.panels)
+
+    def _slices(self, extent: Dim) -> Slices | None:
+        """A sample after the other, where the right side has one for each."""
+        (operand,), shape = self.node.operands, self.node.result.type.shape
+        count = slice_count(extent, shape) if self.batches else 0
+        alone = operand.type.shape[0] == shape[0] and self.steps[0] == element_count(operand.type.shape[1:])
+        return Slices(count, frozenset({"a0"}) if alone else frozenset()) if count else None
 
     def _lines(self, start: Affine, stop: Affine) -> None:
         with self.k.loop(start, stop) as place:

@@ -75,7 +75,7 @@ def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
         return None  # each channel by itself: code generation slides windows over it
     a: Any = node.attributes
     lhs, rhs = node.operands
-    lhs = _padded(rewriter, lhs, a)
+    lhs, cut = _padded(rewriter, lhs, a)
     ls, rs, os = (row_major(v.type.shape) for v in (lhs, rhs, node.result))
     groups, batch_groups = a["feature_group_count"], a["batch_group_count"]
     lb, lf, *lx = a["lhs_spec"]
@@ -89,6 +89,7 @@ def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
         loops.append(LoopDim("batch", groups, ls[lf] * step, rs[ro] * features, os[of] * features, of))
     if batch_groups > 1:
         loops.append(LoopDim("batch", batch_groups, ls[lb] * batch, rs[ro] * features, os[of] * features, of))
+    lhs_offset: Dim = sum((ls[x] * n for x, n in zip(lx, cut, strict=True)), 0)
     rhs_offset: Dim = 0
     for d, (x, k, o) in enumerate(zip(lx, rx, ox, strict=True)):
         loops.append(LoopDim("row", node.result.type.shape[o], ls[x] * a["strides"][d], 0, os[o], o))
@@ -99,20 +100,24 @@ def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
         loops.append(LoopDim("sum", size, ls[x] * a["rhs_dilation"][d], step, 0, -1))
     loops.append(LoopDim("sum", rhs.type.shape[ri], ls[lf], rs[ri], 0, -1))
     loops.append(LoopDim("column", features, 0, rs[ro], os[of], of))
-    return _contraction(lowering, rewriter, node, lhs, rhs, loops, rhs_offset, fixed)
+    return _contraction(lowering, rewriter, node, lhs, rhs, loops, (lhs_offset, rhs_offset), fixed)
 
 
-def _padded(rewriter: Rewriter, lhs: Value, a: Any) -> Value:
-    """The left side with its padding and its dilation in place."""
+def _padded(rewriter: Rewriter, lhs: Value, a: Any) -> tuple[Value, list[int]]:
+    """The left side with its padding and its dilation in place, and where windows begin: what is cut off is unread."""
     _, _, *spatial = a["lhs_spec"]
     low, high, interior = ([0] * lhs.type.rank for _ in range(3))
+    cut = [0] * len(spatial)
     for d, x in enumerate(spatial):
         low[x], high[x] = a["padding"][d]
         interior[x] = a["lhs_dilation"][d] - 1
+        if not interior[x]:
+            cut[d] = max(-low[x], 0)
+            low[x], high[x] = max(low[x], 0), max(high[x], 0)
     if not any((*low, *high, *interior)):
-        return lhs
+        return lhs, cut
     zero = rewriter.constant(0, lhs.type.dtype)
-    return rewriter("pad", lhs, zero, low=tuple(low), high=tuple(high), interior=tuple(interior))
+    return rewriter("pad", lhs, zero, low=tuple(low), high=tuple(high), interior=tuple(interior)), cut
 
 
 def _dot_general(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value:
@@ -135,7 +140,7 @@ def _dot_general(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
             out_dim += 1
     for i, j in zip(a["lhs_contracting"], a["rhs_contracting"], strict=True):
         loops.append(LoopDim("sum", lhs.type.shape[i], ls[i], rs[j], 0, -1))
-    return _contraction(lowering, rewriter, node, lhs, rhs, loops, 0, fixed)
+    return _contraction(lowering, rewriter, node, lhs, rhs, loops, (0, 0), fixed)
 
 
 def _contraction(
@@ -145,9 +150,10 @@ def _contraction(
     lhs: Value,
     rhs: Value,
     loops: Sequence[LoopDim],
-    rhs_offset: Dim,
+    offsets: tuple[Dim, Dim],
     fixed: set[str],
 ) -> Value:
+    lhs_offset, rhs_offset = offsets
     loops = _ordered([loop for loop in loops if loop.extent != 1 or loop.kind == "column"])
     rhs_type = rhs.type
     panel = panel_stride = 0
@@ -157,7 +163,7 @@ def _contraction(
         rhs, loops, panel_stride = _packed(rewriter, rhs, loops, rhs_offset, panel)
         rhs_offset = 0
     row_panel, row_panel_stride = 0, 0
-    if _packs_rows(lhs, loops, panel > 0, lowering):
+    if lhs_offset == 0 and _packs_rows(lhs, loops, panel > 0, lowering):
         lhs, loops, row_panel, row_panel_stride = _packed_rows(rewriter, lhs, loops, lowering.tile_rows)
     return rewriter(
         "affine_contraction",
@@ -169,8 +175,9 @@ def _contraction(
         rhs=tuple(loop.rhs for loop in loops),
         out=tuple(loop.out for loop in loops),
         out_dims=tuple(loop.out_dim for loop in loops),
-        lhs_offset=0,
+        lhs_offset=lhs_offset,
         rhs_offset=rhs_offset,
+        out_offset=0,
         panel=panel,
         panel_stride=panel_stride,
         row_panel=row_panel,

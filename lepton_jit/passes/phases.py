@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
@@ -26,7 +26,8 @@ class SplitStridedGradients(Pass):
 
     a convolution of x with every d-th element of the kernel, padded by (lo - p - r) / d. Its results for
     p = 0 .. d - 1 are interleaved. A phase without kernel elements is 0. The terms left out are products with an
-    inserted zero: the results are equal wherever the kernel is finite. They are d times fewer products.
+    inserted zero: the results are equal wherever the kernel is finite. They are d times fewer products. x is padded
+    once, for the phase that needs most; others cut off what they do not need.
 
     Dimensions with a stride or a kernel dilation as well are left as they are.
     """
@@ -50,6 +51,10 @@ class _Phase:
     def is_empty(self) -> bool:
         return self.limit <= self.start
 
+    def inside(self, border: tuple[int, ...]) -> _Phase:
+        """The same on an x that has this border already; what is too much is cut off."""
+        return replace(self, padding=(self.padding[0] - border[0], self.padding[1] - border[1]))
+
 
 def _split(rewriter: Rewriter, node: Node) -> Value | None:
     """law: see SplitStridedGradients; y[d q + p] == convolution(x, w[r::d])[q]"""
@@ -59,10 +64,13 @@ def _split(rewriter: Rewriter, node: Node) -> Value | None:
         return None
     counts = [attributes["lhs_dilation"][i] for i in spatial]
     sizes = [_ceil(_out_size(node, i), d) for i, d in zip(spatial, counts, strict=True)]
-    parts = {
-        residues: _one_phase(rewriter, node, spatial, sizes, residues)
-        for residues in itertools.product(*map(range, counts))
-    }
+    phases = [[_phase(node, i, size, p) for p in range(d)] for i, size, d in zip(spatial, sizes, counts, strict=True)]
+    borders = [tuple(max(0, *(p.padding[side] for p in of)) for side in (0, 1)) for of in phases]
+    x = _bordered(rewriter, node, spatial, borders)
+    parts = {}
+    for residues in itertools.product(*map(range, counts)):
+        chosen = [of[p].inside(border) for of, p, border in zip(phases, residues, borders, strict=True)]
+        parts[residues] = _one_phase(rewriter, node, x, [*zip(spatial, sizes, chosen, strict=True)])
     dimensions = [attributes["out_spec"][2 + i] for i in spatial]
     whole = _interleave(rewriter, parts, dimensions, counts)
     if whole.type == node.result.type:
@@ -75,23 +83,32 @@ def _can_split(attributes: Any, i: int) -> bool:
     return attributes["lhs_dilation"][i] > 1 and attributes["strides"][i] == 1 and attributes["rhs_dilation"][i] == 1
 
 
-def _one_phase(
-    rewriter: Rewriter, node: Node, spatial: Sequence[int], sizes: Sequence[int], residues: Sequence[int]
-) -> Value:
+def _bordered(rewriter: Rewriter, node: Node, spatial: Sequence[int], borders: Sequence[tuple[int, ...]]) -> Value:
+    """The input with the widest padding that a phase needs: all of them read one copy."""
+    x = node.operands[0]
+    low, high = [0] * x.type.rank, [0] * x.type.rank
+    for i, (before, after) in zip(spatial, borders, strict=True):
+        at = node.attributes["lhs_spec"][2 + i]
+        low[at], high[at] = before, after
+    if not any((*low, *high)):
+        return x
+    zero = rewriter.constant(0, x.type.dtype)
+    return rewriter("pad", x, zero, low=tuple(low), high=tuple(high), interior=(0,) * x.type.rank)
+
+
+def _one_phase(rewriter: Rewriter, node: Node, x: Value, phases: Sequence[tuple[int, int, _Phase]]) -> Value:
+    """`phases`: each split dimension, the size of its results, and which phase it is."""
     attributes: Any = node.attributes
-    x, kernel = node.operands
+    kernel = node.operands[1]
     shape = list(node.result.type.shape)
     start, limit, step = [0] * kernel.type.rank, list(kernel.type.shape), [1] * kernel.type.rank
     padding, dilation = list(attributes["padding"]), list(attributes["lhs_dilation"])
-    empty = False
-    for i, size, residue in zip(spatial, sizes, residues, strict=True):
-        phase = _phase(node, i, size, residue)
+    for i, size, phase in phases:
         shape[attributes["out_spec"][2 + i]] = size
         at = attributes["rhs_spec"][2 + i]
         start[at], limit[at], step[at] = phase.start, phase.limit, phase.step
         padding[i], dilation[i] = phase.padding, 1
-        empty |= phase.is_empty
-    if empty:
+    if any(phase.is_empty for *_, phase in phases):
         return rewriter.full(0, node.result.type.with_shape(shape))
     part = rewriter("slice", kernel, start=start, limit=limit, strides=step)
     return rewriter("convolution", x, part, **{**attributes, "padding": padding, "lhs_dilation": dilation})

@@ -67,7 +67,7 @@ def _contract(arrays: Sequence[np.ndarray], attributes: Attributes, symbols: Sym
     value = np.einsum(f"{spec}->{''.join(letters[i] for i in out)}", left, right, optimize=True)
     shape = _numbers(a["shape"], symbols)
     result = np.zeros(int(np.prod(shape)), lhs.dtype)
-    result[positions(out, out_strides, 0).ravel()] = value.astype(lhs.dtype).ravel()
+    result[positions(out, out_strides, a["out_offset"]).ravel()] = value.astype(lhs.dtype).ravel()
     return [result.reshape(shape)]
 
 
@@ -140,6 +140,7 @@ AFFINE_CONTRACTION = register(
             "out_dims": INTS,
             "lhs_offset": DIM,
             "rhs_offset": DIM,
+            "out_offset": DIM,
             "panel": INT,
             "panel_stride": DIM,
             "row_panel": INT,
@@ -162,6 +163,7 @@ AFFINE_CONTRACTION = register(
                     "out_dims": (0, -1, 1),
                     "lhs_offset": 0,
                     "rhs_offset": 0,
+                    "out_offset": 0,
                     "panel": 0,
                     "panel_stride": 0,
                     "row_panel": 0,
@@ -180,6 +182,7 @@ AFFINE_CONTRACTION = register(
                     "out_dims": (0, -1, 1),
                     "lhs_offset": 0,
                     "rhs_offset": 0,
+                    "out_offset": 0,
                     "panel": 0,
                     "panel_stride": 0,
                     "row_panel": 10,

@@ -1,0 +1,87 @@
+"""Kernels that go by samples: for each sample every kernel's part, while a cache holds what they pass on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from lepton_jit.codegen.emit_dims import Symbols
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, own_frame, slot_of
+from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value
+from lepton_jit.codegen.emit_scan import counted
+from lepton_jit.codegen.lowered import ProgramBuffer, Step
+from lepton_jit.ir.types import THREADS_NAME, Dim, Poly
+
+# With fewer samples than this, kernels that go by slices run one after the other, each over all of its iterations in
+# parallel; the bits are the same either way. So they do where the time of idle threads would be more than a 16th.
+LEAST_SLICES = 8
+MOST_IDLE = 16
+
+
+def batch_of(step: Step) -> Poly:
+    """The number of slices: the first kernel's iterations over those of one slice."""
+    kernel = step.launches[0].kernel
+    assert kernel.slices is not None
+    assert isinstance(kernel.extent, Poly)
+    batch = kernel.extent // kernel.slices.count
+    assert isinstance(batch, Poly)
+    return batch
+
+
+def goes_by_slices(symbols: Symbols, builder: Builder, step: Step) -> Value:
+    """There are enough samples, and the threads' shares of them nearly equal."""
+    batch, threads = symbols.value(batch_of(step)), symbols.values[THREADS_NAME]
+    busy = builder.udiv(builder.sub(builder.add(batch, threads), I64_TYPE(1)), threads)
+    idle = builder.sub(builder.mul(busy, threads), batch)
+    even = builder.icmp_signed("<=", builder.mul(idle, I64_TYPE(MOST_IDLE)), batch)
+    return builder.and_(even, builder.icmp_signed(">=", batch, I64_TYPE(LEAST_SLICES)))
+
+
+@dataclass(frozen=True)
+class SlicesEmitter:
+    """The body of `void(ptr frames, i64 begin, i64 end)` of a step by slices, of which each thread has one part.
+
+    What only this step uses needs memory for one sample, which the next one of the part overwrites: so it stays in the
+    cache. 16 products of 256 x 256 x 256, their sides packed, took 5.6 ms otherwise, and take 5.3.
+    """
+
+    number: int
+    step: Step
+    buffers: Sequence[ProgramBuffer]
+    symbol_names: tuple[str, ...]
+
+    def emit(self, function: ir.Function, kernels: Sequence[ir.Function]) -> None:
+        builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
+        table, begin, end = function.args
+        frames = [own_frame(builder, table, i, launch) for i, launch in enumerate(self.step.launches)]
+        symbols = Symbols(
+            builder, builder.load(slot_of(builder, frames[0], 1), align=8, typ=POINTER), self.symbol_names
+        )
+        batch, threads = symbols.value(batch_of(self.step)), symbols.values[THREADS_NAME]
+        private = [(slot, symbols.value(size)) for slot, size in self._private(builder, frames)]
+        memories = [builder.load(slot, align=8, typ=POINTER) for slot, _ in private]
+        with counted(builder, begin, end) as part:
+            first, last = (builder.udiv(builder.mul(builder.add(part, I64_TYPE(i)), batch), threads) for i in (0, 1))
+            with counted(builder, first, last) as index:
+                for (slot, size), memory in zip(private, memories, strict=True):
+                    back = builder.mul(builder.sub(first, index), size)
+                    builder.store(builder.gep(memory, [back], source_etype=ir.IntType(8)), slot, align=8)
+                self._sample(builder, index, kernels, frames)
+        builder.ret_void()
+
+    def _sample(self, builder: Builder, index: Value, kernels: Sequence[ir.Function], frames: Sequence[Value]) -> None:
+        following = builder.add(index, I64_TYPE(1))
+        for launch, kernel, frame in zip(self.step.launches, kernels, frames, strict=True):
+            assert launch.kernel.slices is not None
+            count = I64_TYPE(launch.kernel.slices.count)
+            builder.call(kernel, [frame, builder.mul(index, count), builder.mul(following, count)])
+
+    def _private(self, builder: Builder, frames: Sequence[Value]) -> Iterator[tuple[Value, Dim]]:
+        """Where frames have the address of memory that no other step uses, and the bytes of a sample of it."""
+        for launch, frame in zip(self.step.launches, frames, strict=True):
+            for i, number in enumerate(launch.buffers):
+                buffer = self.buffers[number]
+                if buffer.kind == "arena" and buffer.first == buffer.last == self.number:
+                    yield slot_of(builder, frame, FRAME_BUFFERS + i), buffer.bytes // batch_of(self.step)

@@ -1,0 +1,117 @@
+"""Contractions that are computed where they stand in a larger tensor, and kernels that go through it by samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.target import Target, native_target
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import TensorType
+from tests.codegen.programs import RUNNABLE, differences, fused, run_loops, run_native
+
+SUMS = {"lhs_contracting": (2,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+DILATED = {"lhs_spec": (0, 3, 1, 2), "rhs_spec": (3, 2, 0, 1), "out_spec": (0, 3, 1, 2), "strides": (1, 1)}
+DILATED |= {"lhs_dilation": (2, 2), "rhs_dilation": (1, 1), "feature_group_count": 1, "batch_group_count": 1}
+
+
+def input_gradient(size: int, window: int, channels: int = 8, features: int = 40) -> Graph:
+    """What the input gradient of a convolution of stride 2 is: one over the dilated gradient of its result."""
+    b = Builder("gradient")
+    dy = b.input("dy", TensorType.of("f32", "N", size, size, channels))
+    kernel = b.input("kernel", TensorType.of("f32", window, window, channels, features))
+    low = window - 1 - window // 2
+    padding = ((low, low + 1),) * 2
+    b.output(b("convolution", dy, kernel, **DILATED, padding=padding, window_reversal=(True, True)), "dx")
+    return b.build()
+
+
+def numbers(graph: Graph, batch: int) -> dict[str, np.ndarray]:
+    """Small integers, which any order of additions sums alike."""
+    rng = np.random.default_rng(batch)
+    shapes = {e.name: [d if isinstance(d, int) else batch for d in e.value.type.shape] for e in graph.inputs}
+    return {name: rng.integers(-3, 4, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def agree(graph: Graph, target: Target | None = None, batches: tuple[int, ...] = (1, 3, 9, 16)) -> Generated:
+    """The same numbers as the graph's interpreter; 16 samples are shared by slices, 9 are not on several threads."""
+    made = fused(graph, target or native_target())
+    for batch in batches:
+        arrays = numbers(graph, batch)
+        expected = run_graph(graph, arrays)
+        for threads in (1, 2, 3):
+            assert differences(run_native(made, arrays, threads=threads), expected) == [], (batch, threads)
+        loops = run_loops(made.lowered, arrays, {"N": batch}) if batch < 9 else expected
+        assert differences(loops, expected) == [], batch
+    return made
+
+
+def ops(made: Generated) -> list[str]:
+    return [op for step in made.lowered.steps for op in step.op.split(" | ")]
+
+
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_phases_of_a_strided_gradient_are_written_interleaved(window: int, target: Target) -> None:
+    made = agree(input_gradient(15, window), target)
+    assert (ops(made).count("affine_contraction"), ops(made).count("concatenate")) == (4, 0)
+    assert ops(made).count("pad") == 1
+
+
+def test_phases_of_a_window_of_one_leave_zeros() -> None:
+    """Three of four phases have no kernel elements."""
+    made = agree(input_gradient(15, 1))
+    assert ops(made).count("affine_contraction") == 1
+
+
+def two_halves(b: Builder, *, width: int = 40) -> tuple[Value, Value]:
+    """Two products of [N, 15, width]."""
+    x = b.input("x", TensorType.of("f32", "N", 15, 8))
+    left, right = (b.input(name, TensorType.of("f32", 8, width)) for name in ("left", "right"))
+    return b("dot_general", x, left, **SUMS), b("dot_general", x, right, **SUMS)
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_products_side_by_side_are_not_copied(dimension: int) -> None:
+    b = Builder("halves")
+    b.output(b("concatenate", *two_halves(b), dimension=dimension), "y")
+    assert ops(agree(b.build())).count("concatenate") == 0
+
+
+def test_a_product_that_others_read_keeps_its_own_memory() -> None:
+    b = Builder("read")
+    one, other = two_halves(b)
+    b.output(b("concatenate", one, other, dimension=1), "y")
+    b.output(b("reduce", one, dimensions=(0, 1), kind="maximum"), "z")
+    assert ops(agree(b.build())).count("concatenate") == 1
+
+
+def test_a_product_that_stands_twice_is_copied() -> None:
+    b = Builder("twice")
+    one, other = two_halves(b)
+    b.output(b("concatenate", one, other, one, dimension=1), "y")
+    assert ops(agree(b.build())).count("concatenate") == 2
+
+
+def test_a_state_is_not_written_before_its_last_reader() -> None:
+    b = Builder("state")
+    x, old = b.input("x", TensorType.of("f32", 15, 8)), b.input("old", TensorType.of("f32", 30, 40), "state")
+    sums = SUMS | {"lhs_contracting": (1,)}
+    first = b("dot_general", x, b.input("left", TensorType.of("f32", 8, 40)), **sums)
+    second = b("dot_general", x, b("slice", old, start=(0, 0), limit=(8, 40), strides=(1, 1)), **sums)
+    b.output(b("concatenate", first, second, dimension=0), "old", donates="old")
+    agree(b.build())
+
+
+def test_a_padded_image_is_read_while_a_cache_holds_it() -> None:
+    b = Builder("padded")
+    x = b.input("x", TensorType.of("f32", "N", 16, 16, 8))
+    kernel = b.input("kernel", TensorType.of("f32", 3, 3, 8, 32))
+    plain = DILATED | {"strides": (2, 2), "lhs_dilation": (1, 1), "window_reversal": (False, False)}
+    b.output(b("convolution", x, kernel, **plain, padding=((0, 1), (0, 1))), "y")
+    made = agree(b.build())
+    assert made.lowered.steps[-1].op == "pad | affine_contraction"
+    assert made.lowered.buffers[made.lowered.steps[-1].launches[0].buffers[-1]].kind == "arena"
