@@ -59,7 +59,7 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
         return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), plan.out_start)
     slices = plan.slices(extent) if tiles.by_samples() else None
-    by_rows = not tiles.panel_first() and tiles.sum_block() is None
+    by_rows = not tiles.panel_first() and tiles.sum_block() is None and not tiles.whole_slices()
     progress = plan.progress() if by_rows else None
     turning = _turning(plan) if tiles.panel_first() else 0
     return (cluster.kernel(kernel, extent, tiles.work(), plan.flops, (), slices, progress, turning),), ()

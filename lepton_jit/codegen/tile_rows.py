@@ -45,8 +45,7 @@ class RowTiles:
         if self.left is not None:
             self._packed_tiles(self.left, block, blocks)
             return
-        if blocks == 1:
-            assert isinstance(rows, int)
+        if blocks == 1 and isinstance(rows, int):
             tiles = -(-rows // most)
             low, higher = divmod(rows, tiles)
             self._run_of_tiles(Affine(), low + 1, higher)
