@@ -65,7 +65,8 @@ def _split(rewriter: Rewriter, node: Node) -> Value | None:
     counts = [attributes["lhs_dilation"][i] for i in spatial]
     sizes = [_ceil(_out_size(node, i), d) for i, d in zip(spatial, counts, strict=True)]
     phases = [[_phase(node, i, size, p) for p in range(d)] for i, size, d in zip(spatial, sizes, counts, strict=True)]
-    borders = [tuple(max(0, *(p.padding[side] for p in of)) for side in (0, 1)) for of in phases]
+    read = [[p.padding for p in of if not p.is_empty] for of in phases]
+    borders = [tuple(max((0, *(pair[side] for pair in pairs))) for side in (0, 1)) for pairs in read]
     x = _bordered(rewriter, node, spatial, borders)
     parts = {}
     for residues in itertools.product(*map(range, counts)):
