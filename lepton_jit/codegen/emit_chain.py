@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from lepton_jit.codegen.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, own_frame, slot_of
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, own_frame, pointer_at, slot_of
 from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value, allocate, declared
 from lepton_jit.codegen.emit_scan import counted
 from lepton_jit.codegen.loop_ir import Kernel
@@ -176,9 +176,7 @@ class ChainEmitter:
         builder = self.builder = ir.IRBuilder(function.append_basic_block("entry"))
         self.frames = [own_frame(builder, function.args[0], i, x) for i, x in enumerate(self.step.launches)]
         self.count = builder.load(slot_of(builder, function.args[0], self.parts_slot), align=8, typ=I64_TYPE)
-        symbols = Symbols(
-            builder, builder.load(slot_of(builder, self.frames[0], 1), align=8, typ=POINTER), self.symbol_names
-        )
+        symbols = Symbols(builder, pointer_at(builder, self.frames[0], 1), self.symbol_names)
         self.turns = turn_count(symbols, builder, self.step)
         groups = [_Native(builder, group_count(symbols, builder, x.kernel)) for x in self.step.launches]
         counts = [_Native(builder, symbols.value(progress_of(x).count)) for x in self.step.launches]

@@ -17,12 +17,15 @@ def slot_of(builder: Builder, table: Value, index: int) -> Value:
     return builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
 
 
+def pointer_at(builder: Builder, table: Value, index: int) -> Value:
+    """A pointer of a table."""
+    return builder.load(slot_of(builder, table, index), align=8, typ=POINTER)
+
+
 def own_frame(builder: Builder, table: Value, index: int, launch: Launch) -> Value:
     """A copy, which one thread may change, of the frame of a launch; the table has those of all launches."""
-    shared = builder.load(slot_of(builder, table, index), align=8, typ=POINTER)
+    shared = pointer_at(builder, table, index)
     own = allocate(builder, POINTER, FRAME_BUFFERS + len(launch.buffers))
     for k in range(FRAME_BUFFERS + len(launch.buffers)):
-        builder.store(
-            builder.load(slot_of(builder, shared, k), align=8, typ=POINTER), slot_of(builder, own, k), align=8
-        )
+        builder.store(pointer_at(builder, shared, k), slot_of(builder, own, k), align=8)
     return own

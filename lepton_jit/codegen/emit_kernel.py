@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, pointer_at
 from lepton_jit.codegen.emit_primitives import (
     I32_TYPE,
     I64_TYPE,
@@ -87,8 +87,10 @@ class KernelEmitter:
         self._scopes = [_Scope(None)]
         self._dtypes = {b.name: b.dtype for b in kernel.buffers}
         frame = function.args[0]
-        self.buffers = {b.name: self._slot(frame, FRAME_BUFFERS + i) for i, b in enumerate(kernel.buffers)}
-        dims = self._slot(frame, 1) if symbols else None
+        self.buffers = {
+            b.name: pointer_at(self.builder, frame, FRAME_BUFFERS + i) for i, b in enumerate(kernel.buffers)
+        }
+        dims = pointer_at(self.builder, frame, 1) if symbols else None
         self.symbols = {
             name: self.builder.load(self._gep(dims, i, I64_TYPE), align=8, typ=I64_TYPE)
             for i, name in enumerate(symbols)
@@ -180,7 +182,7 @@ class KernelEmitter:
         """`lpt_report` of docs/runtime.md; the context stands first in the frame."""
         signature = [POINTER, I32_TYPE, I64_TYPE]
         function = declared(self.builder.module, "lpt_report", ir.VoidType(), signature)
-        context = self._slot(self.function.args[0], 0)
+        context = pointer_at(self.builder, self.function.args[0], 0)
         self.builder.call(function, [context, I32_TYPE(report.code), self.affine(report.index)])
 
     # Expressions
@@ -364,9 +366,6 @@ class KernelEmitter:
         if isinstance(index, ir.Constant) and index.constant == 0:
             return pointer
         return self.builder.gep(pointer, [index], source_etype=element)
-
-    def _slot(self, table: Value, index: int) -> Value:
-        return self.builder.load(self._gep(table, index, POINTER), align=8, typ=POINTER)
 
     def value_of(self, var: Var) -> Value:
         return self._values[var.name]

@@ -11,7 +11,7 @@ from llvmlite import ir
 from lepton_jit.codegen.emit_chain import ChainEmitter, turn_count
 from lepton_jit.codegen.emit_contract import ContractUnit
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, slot_of
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, pointer_at, slot_of
 from lepton_jit.codegen.emit_kernel import emit_kernel
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate
 from lepton_jit.codegen.emit_scan import ScanUnit, block_count
@@ -160,7 +160,7 @@ class _ProgramEmitter:
             builder.store(frame, slot_of(builder, self.frame_table, i), align=8)
         self.symbols = Symbols(builder, dims, lowered.kernel_symbols)
         self.arena_base = builder.load(context, align=8, typ=POINTER)
-        self.offsets = builder.load(slot_of(builder, context, CONTEXT_OFFSETS), align=8, typ=POINTER)
+        self.offsets = pointer_at(builder, context, CONTEXT_OFFSETS)
         self.tables = {"input": inputs, "parameter": parameters, "state": parameters, "output": outputs}
         self._shift = len([i for i in lowered.inputs if i.role == "parameter"])
         self.done = function.append_basic_block("done")
@@ -303,4 +303,4 @@ class _ProgramEmitter:
             return builder.gep(self.arena_base, [offset], source_etype=ir.IntType(8))
         # the runtime's table of parameters holds read-only parameters first, then state
         index = buffer.index + (self._shift if buffer.kind == "state" else 0)
-        return builder.load(slot_of(builder, self.tables[buffer.kind], index), align=8, typ=POINTER)
+        return pointer_at(builder, self.tables[buffer.kind], index)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, pointer_at, slot_of
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate, memory_type
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, Scan, Slot, Step, memory_of
 from lepton_jit.ir.types import THREADS_NAME, Poly
@@ -99,9 +99,9 @@ class _ScanEmitter:
         self.buffers = unit.lowered.buffers
         self.builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
         frame = function.args[0]
-        self.context, self.dims = (self._slot(frame, i) for i in range(FRAME_BUFFERS))
+        self.context, self.dims = (pointer_at(self.builder, frame, i) for i in range(FRAME_BUFFERS))
         memory = memory_of(self.buffers, scan.buffers)
-        self.memory = {number: self._slot(frame, FRAME_BUFFERS + i) for i, number in enumerate(memory)}
+        self.memory = {number: pointer_at(self.builder, frame, FRAME_BUFFERS + i) for i, number in enumerate(memory)}
         self.symbols = Symbols(self.builder, self.dims, unit.lowered.kernel_symbols)
         self.frames = {id(x): allocate(self.builder, POINTER, FRAME_BUFFERS + len(x.buffers)) for x in scan.launches}
         self.turns: dict[int, _Turn] = {}
@@ -212,9 +212,5 @@ class _ScanEmitter:
     def _offset(self, pointer: Value, elements: Value, number: int) -> Value:
         return self.builder.gep(pointer, [elements], source_etype=memory_type(self.buffers[number].dtype))
 
-    def _slot(self, table: Value, index: int) -> Value:
-        slot = self.builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
-        return self.builder.load(slot, align=8, typ=POINTER)
-
     def _store(self, table: Value, index: int, value: Value) -> None:
-        self.builder.store(value, self.builder.gep(table, [I64_TYPE(index)], source_etype=POINTER), align=8)
+        self.builder.store(value, slot_of(self.builder, table, index), align=8)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lepton_jit.codegen.emit_dims import Symbols
-from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, own_frame, slot_of
+from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, own_frame, pointer_at, slot_of
 from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value
 from lepton_jit.codegen.emit_scan import counted
 from lepton_jit.codegen.lowered import ProgramBuffer, Step
@@ -56,9 +56,7 @@ class SlicesEmitter:
         builder: Builder = ir.IRBuilder(function.append_basic_block("entry"))
         table, begin, end = function.args
         frames = [own_frame(builder, table, i, launch) for i, launch in enumerate(self.step.launches)]
-        symbols = Symbols(
-            builder, builder.load(slot_of(builder, frames[0], 1), align=8, typ=POINTER), self.symbol_names
-        )
+        symbols = Symbols(builder, pointer_at(builder, frames[0], 1), self.symbol_names)
         batch, threads = symbols.value(batch_of(self.step)), symbols.values[THREADS_NAME]
         private = [(slot, symbols.value(size)) for slot, size in self._private(builder, frames)]
         memories = [builder.load(slot, align=8, typ=POINTER) for slot, _ in private]
