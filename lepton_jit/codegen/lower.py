@@ -14,7 +14,7 @@ from lepton_jit.codegen.chain import (
     window_elements,
     written_by,
 )
-from lepton_jit.codegen.loop_ir import Contract, Kernel, Let, Load, Report, Store, walk
+from lepton_jit.codegen.loop_ir import THREADS, Contract, Kernel, Let, Load, Report, Store, walk
 from lepton_jit.codegen.lower_scan import lower_scan
 from lepton_jit.codegen.lowered import (
     BufferKind,
@@ -32,7 +32,7 @@ from lepton_jit.codegen.schedule import Schedule, copy_kernel, reads_in_place, s
 from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedule_check
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.types import TYPICAL, Dim, DType, symbols_of, typical
+from lepton_jit.ir.types import THREADS_NAME, TYPICAL, Dim, DType, Poly, symbols_of, typical
 
 # A slice that is read back from an L2 cache; larger ones leave it before they are read.
 SLICE_BYTES = 1 << 19
@@ -312,7 +312,9 @@ class Lowering:
         return self.root(planned.operands[names.index(name)])
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
-        self.buffers.append(ProgramBuffer("arena", "scratch", dtype, count, layer=layer))
+        """Memory for a kernel alone; of so many times the number of threads, each has its part."""
+        each = count // THREADS if isinstance(count, Poly) and THREADS_NAME in symbols_of((count,)) else count
+        self.buffers.append(ProgramBuffer("arena", "scratch", dtype, each, layer=layer, per_thread=each != count))
         return len(self.buffers) - 1
 
     def _finish_outputs(self) -> None:

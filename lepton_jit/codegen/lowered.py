@@ -63,7 +63,7 @@ class ProgramBuffer:
     """Memory that steps read and write.
 
     `first` and `last` are the steps between which an arena buffer is needed; -1 where no step uses it.
-    `per_thread`: a window of rows between two kernels of a chain, `elements` for each thread.
+    `per_thread`: `elements` for each thread: a window of rows between two kernels of a chain, or a kernel's own memory.
     """
 
     kind: BufferKind

@@ -23,6 +23,7 @@ from lepton_jit.codegen.schedule_winograd import (
     schedule_winograd_kernel,
     schedule_winograd_output,
 )
+from lepton_jit.codegen.schedule_winograd_blocks import schedule_winograd_blocks
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim, DType
@@ -57,6 +58,8 @@ def schedule(node: Node, target: Target) -> Schedule:
     cluster, operands = cluster_of(node)
     ops = [n.op for n in cluster.region.nodes]
     op = "+".join(o for o in ops if o not in ("broadcast_in_dim", "constant", "dimension_value")) or node.op
+    if {"winograd_input", "winograd_output"} <= {*ops}:
+        return Schedule(op, operands, *schedule_winograd_blocks(cluster, target))
     for key, scheduler in _SCHEDULES.items():
         if key in ops:
             kernels, scratch = scheduler(cluster, target)
@@ -85,14 +88,14 @@ _SCHEDULES: dict[str, Scheduler] = {
 def replaces(node: Node, operand: Value, target: Target) -> bool:
     """The result of a contraction may stand in the place of an operand of its epilogue: a residual."""
     cluster, operands = cluster_of(node)
-    scheduled = [n for n in cluster.region.nodes if n.op in _SCHEDULES]
-    if len(scheduled) != 1 or scheduled[0].op not in ("affine_contraction", "winograd_output"):
+    *before, inner = [n for n in cluster.region.nodes if n.op in _SCHEDULES] or [node]
+    if inner.op not in ("affine_contraction", "winograd_output"):
         return False
-    (inner,) = scheduled
+    read = {v for n in (*before, inner) for v in n.operands}.difference(*(n.results for n in before))
     entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
     (result,) = cluster.outputs
     after = _loads(cluster, (result,), entry, {inner.result: Const(0, inner.result.type.dtype)})
-    if _loads(cluster, inner.operands, entry) or not _all_here(after, result):
+    if _loads(cluster, read, entry) or not _all_here(after, result):
         return False
     return inner.op == "winograd_output" or finishes_in_place(cluster, target)
 

@@ -7,10 +7,11 @@ from fractions import Fraction
 from typing import Any
 
 from lepton_jit.codegen.cluster import Cluster, Planned, split_index, store_at, transposed, vector_loop
-from lepton_jit.codegen.evaluate import LANE, linear
+from lepton_jit.codegen.evaluate import LANE, Evaluator, linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel
 from lepton_jit.codegen.target import Target
+from lepton_jit.ir.graph import Node
 from lepton_jit.ir.ops.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT_TRANSFORM, Matrix
 from lepton_jit.ir.types import Dim, element_count
 
@@ -22,22 +23,37 @@ TILE_WORK = 160
 def schedule_winograd_input(cluster: Cluster, target: Target) -> Planned:
     """An iteration transforms one row of tiles of one image."""
     (node,) = cluster.region.nodes
-    (x,), result = node.operands, node.result
-    tile: Any = node.attributes["tile"]
-    _, batch, rows, columns, channels = result.type.shape
+    _, batch, rows, columns, channels = node.result.type.shape
     k = cluster.builder()
     n, row = split_index(k, Affine.var("t"), [batch, rows])
-    lanes = cluster.lanes(target)
+
+    def place(position: int, column: Affine, channel: Affine) -> tuple[str, Affine]:
+        return "o0", linear((Affine.of(position), n, row, column, channel), node.result.type.shape)
+
+    transform_input(cluster, k, node, target, (n, row), place)
+    work = columns * channels * TILE_WORK // cluster.lanes(target)
+    return (cluster.kernel(k, element_count((batch, rows)), work),), ()
+
+
+def transform_input(
+    cluster: Cluster,
+    k: KernelBuilder,
+    node: Node,
+    target: Target,
+    line: Sequence[Affine],
+    place: Callable[[int, Affine, Affine], tuple[str, Affine]],
+) -> None:
+    """One line of tiles, (image, line), to the places of each position, column and channel."""
+    (n, row), (x,), lanes = line, node.operands, cluster.lanes(target)
+    tile: Any = node.attributes["tile"]
+    *_, columns, channels = node.result.type.shape
     with k.loop(0, columns) as column:
         for c, mask in vector_loop(k, Affine(), Affine.of(channels), lanes):
             evaluator = cluster.evaluator(k, lanes, mask)
             size = range(tile + 2)
             square = [[evaluator.value(x, (n, row * tile + i, column * tile + j, c)) for j in size] for i in size]
             for p, value in enumerate(_flat(_both(k, INPUT_TRANSFORM[tile], square))):
-                position = linear((Affine.of(p), n, row, column, c), result.type.shape)
-                store_at(k, "o0", position, value, lanes, mask)
-    work = columns * channels * TILE_WORK // lanes
-    return (cluster.kernel(k, element_count((batch, rows)), work),), ()
+                store_at(k, *place(p, column, c), value, lanes, mask)
 
 
 def schedule_winograd_kernel(cluster: Cluster, target: Target) -> Planned:
@@ -159,12 +175,31 @@ def schedule_winograd_output(cluster: Cluster, target: Target) -> Planned:
     """An iteration makes the results of one row of tiles of one image, and what the region makes of them."""
     node = next(n for n in cluster.region.nodes if n.op == "winograd_output")
     (products,) = node.operands
-    a: Any = node.attributes
-    tile, (height, width) = a["tile"], a["size"]
     _, batch, rows, columns, channels = products.type.shape
     k = cluster.builder()
     n, row = split_index(k, Affine.var("t"), [batch, rows])
-    lanes = cluster.lanes(target)
+
+    def load(evaluator: Evaluator, position: int, column: Affine, channel: Affine) -> Atom:
+        return evaluator.value(products, (Affine.of(position), n, row, column, channel))
+
+    transform_output(cluster, k, node, target, (n, row), load)
+    work = columns * channels * TILE_WORK // cluster.lanes(target)
+    return (cluster.kernel(k, element_count((batch, rows)), work),), ()
+
+
+def transform_output(
+    cluster: Cluster,
+    k: KernelBuilder,
+    node: Node,
+    target: Target,
+    line: Sequence[Affine],
+    load: Callable[[Evaluator, int, Affine, Affine], Atom],
+) -> None:
+    """The results of one line of tiles, (image, line), and what the region makes of them."""
+    (n, row), a, lanes = line, node.attributes, cluster.lanes(target)
+    tile: Any = a["tile"]
+    height, width = a["size"]
+    *_, columns, channels = node.operands[0].type.shape
     ((output, buffer),) = cluster.outputs.items()
 
     def finish(i: int, j: int, column: Affine, c: Affine, mask: Atom | None, value: Atom) -> None:
@@ -177,13 +212,9 @@ def schedule_winograd_output(cluster: Cluster, target: Target) -> Planned:
         for c, mask in vector_loop(k, Affine(), Affine.of(channels), lanes):
             evaluator = cluster.evaluator(k, lanes, mask)
             size = range(tile + 2)
-            square = [
-                [evaluator.value(products, (Affine.of(i * (tile + 2) + j), n, row, column, c)) for j in size]
-                for i in size
-            ]
-            results = _both(k, OUTPUT_TRANSFORM[tile], square)
-            for i, line in enumerate(results):
-                for j, value in enumerate(line):
+            square = [[load(evaluator, i * (tile + 2) + j, column, c) for j in size] for i in size]
+            for i, values in enumerate(_both(k, OUTPUT_TRANSFORM[tile], square)):
+                for j, value in enumerate(values):
                     outside = [(row * tile + i, height)] if height % tile > 0 and i >= height % tile else []
                     outside += [(column * tile + j, width)] if width % tile > 0 and j >= width % tile else []
                     if not outside:
@@ -192,8 +223,6 @@ def schedule_winograd_output(cluster: Cluster, target: Target) -> Planned:
                     inside = [k.compare(k.index(at), Const(limit, I64), "LT") for at, limit in outside]
                     with k.when(inside[0] if len(inside) == 1 else k.apply("and", *inside)):
                         finish(i, j, column, c, mask, value)
-    work = columns * channels * TILE_WORK // lanes
-    return (cluster.kernel(k, element_count((batch, rows)), work),), ()
 
 
 def _flat(square: Square) -> list[Atom]:

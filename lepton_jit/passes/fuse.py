@@ -45,7 +45,7 @@ class Fuse(Pass):
     - scatter_add: what feeds it, and elementwise operations on the result, with any number of results
     - moments: elementwise operations on mean and variance
     - parts: maps of one shape, some of whose results stand side by side in one tensor (concatenate)
-    - contraction, window, scatter: elementwise operations on the result
+    - contraction, window, scatter: elementwise operations on the result; of Winograd's algorithm all, where it gains
 
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
 

@@ -202,7 +202,7 @@ def chain_turns(walk: Walk, turn: int, part: int, parts: int) -> Iterator[Turn]:
 def _windows(steps: Iterable[Step | Scan], buffers: Sequence[ProgramBuffer]) -> Iterator[tuple[int, Launch]]:
     """The buffers of which each thread has its own, and what writes them."""
     for step in steps:
-        if isinstance(step, Step):
+        if isinstance(step, Step) and step.turn:
             yield from ((n, x) for x in step.launches for n in written_by(x) if buffers[n].per_thread)
 
 
@@ -212,6 +212,7 @@ def _memory(buffer: ProgramBuffer, arrays: Arrays, symbols: Symbols) -> np.ndarr
     if buffer.kind == "constant":
         return np.array(buffer.value, buffer.dtype.numpy).reshape(-1)
     count = 0 if buffer.kind == "view" else dim_value(buffer.elements, symbols)
+    count *= symbols[THREADS_NAME] if buffer.per_thread else 1
     return _empty(count, buffer.dtype.numpy)
 
 

@@ -15,9 +15,9 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Attributes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
 from lepton_jit.ir.ops.rules import BOOLS, INT, INTS, define, expect_dtype, expect_rank
-from lepton_jit.ir.types import TensorType
+from lepton_jit.ir.types import TensorType, typical
 
-__all__ = ["INPUT_TRANSFORM", "KERNEL_TRANSFORM", "OUTPUT_TRANSFORM", "Matrix"]
+__all__ = ["INPUT_TRANSFORM", "KERNEL_TRANSFORM", "OUTPUT_TRANSFORM", "Matrix", "lines_of_block"]
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 TAPS = 3
@@ -40,6 +40,24 @@ OUTPUT_TRANSFORM: dict[int, Matrix] = {
     2: _matrix("1 1 1 0, 0 1 -1 -1"),
     4: _matrix("1 1 1 1 1 0, 0 1 -1 2 -2 0, 0 1 1 4 4 0, 0 1 -1 8 -8 1"),
 }
+
+
+# Tiles and products of so many bytes stay in a core's own cache besides a kernel, images and results.
+CACHE_BYTES = 5 << 17
+# With fewer rows the kernel is read too often.
+LEAST_ROWS = 28
+
+
+def lines_of_block(tiles: TensorType, products: TensorType) -> int:
+    """How many lines of tiles are transformed, multiplied and transformed back before the next ones.
+
+    >>> tiles, products = (TensorType.of("f32", 36, "N", 8, 8, channels) for channels in (64, 64))
+    >>> lines_of_block(tiles, products)
+    4
+    """
+    count, channels, features = (typical(d) for d in (tiles.shape[0], tiles.shape[-1], products.shape[-1]))
+    rows = max(CACHE_BYTES // (count * (channels + features) * tiles.dtype.bytes), LEAST_ROWS)
+    return max(1, rows // typical(tiles.shape[3]))
 
 
 def _floats(matrix: Matrix, dtype: np.dtype) -> np.ndarray:

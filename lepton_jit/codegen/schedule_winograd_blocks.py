@@ -1,0 +1,154 @@
+"""Winograd's convolution in one kernel: transforms and products of some lines of tiles, while a cache holds them.
+
+All at once, tiles and products go through memory: 32 images of 32 x 32 x 64 have 18 MB of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lepton_jit.codegen.cluster import CHUNK_WORK, Cluster, Planned, ceil_divide, part_of, split_index
+from lepton_jit.codegen.contraction_plan import LoopDim, Plan
+from lepton_jit.codegen.contraction_tiles import Tiles
+from lepton_jit.codegen.evaluate import Evaluator
+from lepton_jit.codegen.kernel_builder import KernelBuilder
+from lepton_jit.codegen.loop_ir import I64, THREADS, Affine, Atom, Buffer, Const, Var
+from lepton_jit.codegen.schedule_winograd import transform_input, transform_output
+from lepton_jit.codegen.target import Target
+from lepton_jit.codegen.tile_rows import RowTiles
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.ops.winograd import lines_of_block
+from lepton_jit.ir.types import TensorType, element_count
+
+TILES, PRODUCTS = "s0", "s1"
+
+
+def schedule_winograd_blocks(cluster: Cluster, target: Target) -> Planned:
+    """An iteration is a thread's share of all lines of tiles, block after block; its blocks have one place."""
+    return _Blocks(cluster, target).planned()
+
+
+class _Blocks:
+    """Scratch of a thread: [position of the transform][row of the block][channel], and so for products."""
+
+    def __init__(self, cluster: Cluster, target: Target) -> None:
+        nodes = {n.op: n for n in cluster.region.nodes}
+        self.input, self.product, self.output = (
+            nodes[op] for op in ("winograd_input", "affine_contraction", "winograd_output")
+        )
+        self.cluster, self.target = cluster, target
+        tiles, products = self.input.result.type, self.product.result.type
+        self.count: Any = tiles.shape[0]
+        self.columns: Any = tiles.shape[3]
+        self.lines = lines_of_block(tiles, products)
+        self.rows = self.lines * self.columns
+        self.shapes = {
+            TILES: (self.count, self.rows, tiles.shape[4]),
+            PRODUCTS: (self.count, self.rows, products.shape[4]),
+        }
+        self.dtype = tiles.dtype
+
+    def planned(self) -> Planned:
+        cluster, k = self.cluster, self.cluster.builder()
+        scratch = [Buffer(name, self.dtype, THREADS * element_count(shape)) for name, shape in self.shapes.items()]
+        k.buffers |= {b.name: b for b in scratch}
+        _, batch, lines, *_ = self.input.result.type.shape
+        begin, end = part_of(k, Affine.var("t"), batch * lines, THREADS)
+        own = k.apply("subtract", end, begin)
+        blocks = ceil_divide(k, own, Const(self.lines, I64))
+        with k.loop(0, Affine.var(blocks.name)) as block:
+            first, past = part_of(k, block, own, blocks)
+            count = k.apply("subtract", past, first)
+            self._tiles(k, k.apply("add", begin, first), count)
+            self._products(k, count)
+            self._results(k, k.apply("add", begin, first), count)
+        flops = 2 * element_count(self.product.result.type.shape) * self.input.result.type.shape[4]
+        kernel = cluster.kernel(k, THREADS, CHUNK_WORK, flops, scratch)
+        return (kernel,), tuple((b.dtype, b.size) for b in scratch)
+
+    def _tiles(self, k: KernelBuilder, first: Var, count: Var) -> None:
+        with k.loop(0, Affine.var(count.name)) as line:
+            where, place = self._line(k, first, line), self._place(TILES, line)
+            transform_input(self.cluster, k, self.input, self.target, where, place)
+
+    def _results(self, k: KernelBuilder, first: Var, count: Var) -> None:
+        with k.loop(0, Affine.var(count.name)) as line:
+            where, place = self._line(k, first, line), self._place(PRODUCTS, line)
+
+            def load(evaluator: Evaluator, position: int, column: Affine, channel: Affine) -> Atom:
+                return evaluator.load_at(*place(position, column, channel))
+
+            transform_output(self.cluster, k, self.output, self.target, where, load)
+
+    def _line(self, k: KernelBuilder, first: Var, line: Affine) -> list[Affine]:
+        """Image and line of tiles."""
+        _, batch, lines, *_ = self.input.result.type.shape
+        return split_index(k, Affine.var(first.name) + line, [batch, lines])
+
+    def _place(self, name: str, line: Affine) -> Callable[[int, Affine, Affine], tuple[str, Affine]]:
+        """Where a position, column and channel of a line of the block is."""
+        count, rows, channels = self.shapes[name]
+        own = Affine.var("t") * (count * rows * channels)
+
+        def place(position: int, column: Affine, channel: Affine) -> tuple[str, Affine]:
+            return name, own + position * (rows * channels) + (line * self.columns + column) * channels + channel
+
+        return place
+
+    def _products(self, k: KernelBuilder, count: Var) -> None:
+        """Those of a block: at each position of the transform its rows times a kernel."""
+        node = self._product_of_block()
+        plan = Plan(_alone(node, self.cluster.layer), self.target)
+        plan.lhs, plan.rhs = TILES, self.cluster.inputs[self.product.operands[1]]
+        rows = k.apply("multiply", count, Const(self.columns, I64))
+        shares = [Affine.var("t") * element_count(shape) for shape in self.shapes.values()]
+        tiles = _TilesOfBlock(plan, k, PRODUCTS, None)
+        tiles.rows, tiles.fewest = rows, self.columns
+        (around,) = plan.around
+        with k.loop(0, self.count) as position, k.loop(0, plan.panels) as panel:
+            tiles.panel(around, position, panel, shares[0], shares[1])
+
+    def _product_of_block(self) -> Node:
+        """The contraction for the rows of one block."""
+        a, (_, kernel) = self.product.attributes, self.product.operands
+        (_, rows, channels), (_, _, features) = self.shapes.values()
+        loops = dict(zip(a["kinds"], zip(a["rhs"], a["out_dims"], strict=True), strict=True))
+        rhs = [loops[kind][0] for kind in ("batch", "row", "column", "sum")]
+        attributes = {
+            "kinds": ("batch", "row", "column", "sum"),
+            "extents": (self.count, rows, features, channels),
+            "lhs": (rows * channels, channels, 0, 1),
+            "rhs": tuple(rhs),
+            "out": (rows * features, features, 1, 0),
+            "out_dims": (0, 1, 2, loops["sum"][1]),
+        }
+        given, made = (Value(name, TensorType(self.dtype, shape)) for name, shape in self.shapes.items())
+        return replace(self.product, operands=(given, kernel), results=(made,), attributes={**a, **attributes})
+
+
+class _TilesOfBlock(Tiles):
+    """Of which a block may have fewer rows than its place has room for."""
+
+    rows: Var
+    fewest: int
+
+    def panel(self, around: LoopDim, position: Affine, panel: Affine, lhs: Affine, out: Affine) -> None:
+        """All rows of one product in a panel."""
+        plan = self.plan
+        self._sums, self._shifts = plan.sums_whole(), (lhs, Affine(), out)
+        extent: Any = plan.column.extent
+        last = extent - (plan.panels - 1) * plan.width
+        self._panel_of_rows([(around, position)], Affine(), 1, panel, last)
+
+    def _rows(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, columns: int) -> None:
+        def tile(row: Affine, height: int | Var, heights: tuple[int, ...], packed: Affine | None = None) -> None:
+            self._contract(located, panel, columns, row, height, heights)
+
+        RowTiles(self.plan, self.kernel, tile, None, False, self.fewest).overlapping_tiles(Affine(), self.rows)
+
+
+def _alone(node: Node, layer: str) -> Cluster:
+    inputs = tuple(Input(v, v.name) for v in node.operands)
+    return Cluster(Graph(node.op, inputs, (node,), (Output(node.result, node.result.name),)), layer)

@@ -1,0 +1,121 @@
+"""Winograd's convolution in one kernel: block after block of lines of tiles, each thread in its own memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.target import Target, native_target
+from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import TensorType
+from tests.codegen.programs import RUNNABLE, differences, fused, run_loops, run_native
+
+ONE_KERNEL = "winograd_input+affine_contraction+winograd_output"
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two lines of three tiles, where the estimate would take the direct convolution."""
+    monkeypatch.setattr("lepton_jit.passes.winograd.WORTH_IT", 1000.0)
+    monkeypatch.setattr("lepton_jit.ir.ops.winograd.CACHE_BYTES", 1)
+    monkeypatch.setattr("lepton_jit.ir.ops.winograd.LEAST_ROWS", 6)
+    monkeypatch.setattr("lepton_jit.passes.fuse_merge.READ_AGAIN", 100.0)
+
+
+def convolved(b: Builder, x: Value, features: int, **names: Any) -> Value:
+    channels = x.type.shape[3]
+    kernel = b.input("kernel", TensorType.of("f32", 3, 3, channels, features))
+    return b(
+        "convolution",
+        x,
+        kernel,
+        strides=(1, 1),
+        padding=((1, 1), (1, 1)),
+        lhs_dilation=(1, 1),
+        rhs_dilation=(1, 1),
+        lhs_spec=(0, 3, 1, 2),
+        rhs_spec=(3, 2, 0, 1),
+        out_spec=(0, 3, 1, 2),
+        feature_group_count=1,
+        batch_group_count=1,
+        window_reversal=(False, False),
+    )
+
+
+def residual(height: int = 17, width: int = 11, features: int = 32) -> Graph:
+    """relu(convolution(x) + x), of the same size: five lines of three tiles, the last of which reach over the edges."""
+    b = Builder("residual")
+    x = b.input("x", TensorType.of("f32", "N", height, width, 32))
+    y = convolved(b, x, features)
+    b.output(b("relu", b("add", y, x) if features == 32 else y), "y")
+    return b.build()
+
+
+def numbers(graph: Graph, batch: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(batch)
+    shapes = {i.name: [batch if not isinstance(d, int) else d for d in i.value.type.shape] for i in graph.inputs}
+    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def kernel_ops(made: Generated) -> list[str]:
+    return [step.op for step in made.lowered.steps if isinstance(step, Step)]
+
+
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@pytest.mark.parametrize("features", [32, 40])
+def test_it_is_the_convolution_whatever_lines_blocks_and_threads_have(target: Target, features: int) -> None:
+    graph = residual(features=features)
+    made = fused(graph, target)
+    assert any(op.startswith(ONE_KERNEL) for op in kernel_ops(made))
+    for batch, threads in ((1, 1), (1, 8), (3, 2), (4, 3)):
+        arrays = numbers(graph, batch)
+        expected = run_graph(graph, arrays)
+        found = run_native(made, arrays, threads)
+        assert differences(found, expected, {"float32": 1e-4}) == []
+        whole = run_native(made, arrays, 1)
+        assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_block_reads_what_it_has_not_written_and_no_thread_what_is_anothers(threads: int) -> None:
+    graph = residual()
+    made = fused(graph, native_target())
+    arrays = numbers(graph, 2)
+    found = run_loops(made.lowered, arrays, {"N": 2}, threads=threads)
+    assert differences(found, run_graph(graph, arrays), {"float32": 1e-4}) == []
+
+
+def test_a_thread_needs_memory_for_one_block_whatever_the_batch_is() -> None:
+    lowered = fused(residual(), native_target()).lowered
+    scratch = [b for b in lowered.buffers if b.per_thread]
+    assert [b.elements for b in scratch] == [36 * 2 * 3 * 32] * 2
+
+
+def test_tiles_that_two_convolutions_read_are_made_once() -> None:
+    b = Builder("two")
+    x = b.input("x", TensorType.of("f32", "N", 18, 14, 32))
+    tiles = b("winograd_input", x, tile=4)
+    for name in "yz":
+        kernel = b.input(f"kernel_{name}", TensorType.of("f32", 3, 3, 32, 32))
+        order = {"spec": (3, 2, 0, 1), "reversal": (False, False)}
+        weights = b("winograd_kernel", kernel, tile=4, panel=0, **order)
+        where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (4,), "rhs_contracting": (1,)}
+        products = b("dot_general", tiles, weights, **where)
+        b.output(b("winograd_output", products, tile=4, size=(16, 12)), name)
+    graph = b.build()
+    made = fused(graph, native_target())
+    assert kernel_ops(made).count("winograd_input") == 1
+    assert not any(ONE_KERNEL in op for op in kernel_ops(made))
+    arrays = numbers(graph, 2)
+    assert differences(run_native(made, arrays, 2), run_graph(graph, arrays), {"float32": 1e-4}) == []
+
+
+def test_a_kernel_too_large_to_be_read_for_each_block_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_jit.passes.fuse_merge.READ_AGAIN", 1.0)  # 32 * 32 / (2 * 6 * 64) is 1.33
+    assert kernel_ops(fused(residual(), native_target()))[-1].startswith("winograd_output")
