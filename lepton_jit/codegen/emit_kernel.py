@@ -29,6 +29,7 @@ from lepton_jit.codegen.loop_ir import (
     Const,
     Contract,
     Dim,
+    Fetch,
     Horizontal,
     If,
     Index,
@@ -42,6 +43,7 @@ from lepton_jit.codegen.loop_ir import (
     Trn,
     Var,
 )
+from lepton_jit.codegen.microkernel import prefetch
 from lepton_jit.codegen.module_parts import SHARED
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Poly
@@ -116,6 +118,8 @@ class KernelEmitter:
                     self._if(stmt)
                 case Report():
                     self._report(stmt)
+                case Fetch():
+                    prefetch(self.builder, self.address(stmt.buffer, stmt.index), locality=2)
                 case Contract():
                     self._emit_contract(self, stmt)
 

@@ -16,6 +16,7 @@ from lepton_jit.codegen.loop_ir import (
     Carry,
     Const,
     Expr,
+    Fetch,
     Horizontal,
     If,
     Index,
@@ -120,6 +121,10 @@ class KernelBuilder:
     def report(self, code: int, index: Affine) -> None:
         """The data is bad at this element."""
         self.append(Report(code, index))
+
+    def fetch(self, buffer: str, index: Affine) -> None:
+        """Ask for the line of an element."""
+        self.append(Fetch(buffer, index))
 
     def index(self, index: Affine, lanes: int = 1, step: Dim = 0) -> Var:
         """The index as an i64 value."""

@@ -17,6 +17,7 @@ from lepton_jit.codegen.loop_ir import (
     Contract,
     Epilogue,
     Expr,
+    Fetch,
     Horizontal,
     If,
     Index,
@@ -162,6 +163,8 @@ class _Iteration:
                     raise OutOfRangeError(
                         f"kernel {self.kernel}: report {stmt.code} at element {self.affine(stmt.index)}"
                     )
+                case Fetch():
+                    pass
                 case Contract():
                     self.contract(stmt)
 

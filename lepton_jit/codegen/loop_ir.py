@@ -215,6 +215,14 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """Asks memory for the line of `buffer[index]`, which may lie outside of it, before it is due; changes no value."""
+
+    buffer: str
+    index: Affine
+
+
+@dataclass(frozen=True)
 class Extra:
     """An operand of a tile's epilogue: element (i, j) reads `buffer[index + row_step*i + column_step*j]`."""
 
@@ -282,7 +290,7 @@ class Contract:
     fetch: bool = False
 
 
-Stmt = Let | Store | Loop | If | Report | Contract
+Stmt = Let | Store | Loop | If | Report | Fetch | Contract
 
 # How many threads share the iterations of a kernel, a symbol of every program; kernels decide by it which iteration
 # computes what, and nothing else.

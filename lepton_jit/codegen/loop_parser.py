@@ -17,6 +17,7 @@ from lepton_jit.codegen.loop_ir import (
     Epilogue,
     Expr,
     Extra,
+    Fetch,
     Horizontal,
     If,
     Index,
@@ -176,9 +177,13 @@ class _Body:
                 code = reader.integer()
                 reader.expect("at")
                 return Report(code, self.affine())
+            case "fetch":
+                return Fetch(*self.place())
             case "contract":
                 return self.contract()
-        raise reader.error(f"expected a definition, store, for, if, report or contract, got {token.text!r}", token)
+        raise reader.error(
+            f"expected a definition, store, for, if, report, fetch or contract, got {token.text!r}", token
+        )
 
     def let(self) -> Let:
         # the name is known behind its expression

@@ -18,6 +18,7 @@ from lepton_jit.codegen.loop_ir import (
     Epilogue,
     Expr,
     Extent,
+    Fetch,
     Horizontal,
     If,
     Index,
@@ -142,6 +143,8 @@ def _statement(stmt: Stmt) -> Iterator[str]:
             yield "}"
         case Report(code, index):
             yield f"report {code} at {print_affine(index)}"
+        case Fetch(buffer, index):
+            yield f"fetch {_at(buffer, index)}"
         case Contract():
             yield from _contract(stmt)
 

@@ -16,6 +16,7 @@ from lepton_jit.codegen.loop_ir import (
     Contract,
     Epilogue,
     Expr,
+    Fetch,
     Horizontal,
     If,
     Index,
@@ -131,6 +132,8 @@ class _Verifier:
                 case Report():
                     self.check(1 <= stmt.code <= MAX_CODE, f"expected a code from 1 to {MAX_CODE}, got {stmt.code}")
                     self.affine(stmt.index)
+                case Fetch():
+                    self.place(stmt.buffer, stmt.index)
                 case Contract():
                     self.contract(stmt)
 

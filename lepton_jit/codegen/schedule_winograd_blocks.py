@@ -5,24 +5,27 @@ All at once, tiles and products go through memory: 32 images of 32 x 32 x 64 hav
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lepton_jit.codegen.cluster import CHUNK_WORK, Cluster, Planned, ceil_divide, part_of, split_index
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.contraction_tiles import Tiles
-from lepton_jit.codegen.evaluate import Evaluator
+from lepton_jit.codegen.evaluate import Evaluator, linear
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, THREADS, Affine, Atom, Buffer, Const, Var
+from lepton_jit.codegen.microkernel import LINE_BYTES
 from lepton_jit.codegen.schedule_winograd import transform_input, transform_output
 from lepton_jit.codegen.target import Target
 from lepton_jit.codegen.tile_rows import RowTiles
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.ops.winograd import lines_of_block
-from lepton_jit.ir.types import TensorType, element_count
+from lepton_jit.ir.types import TensorType, element_count, typical
 
 TILES, PRODUCTS = "s0", "s1"
+# Images of so many bytes are not in a cache when their turn comes.
+FAR_BYTES = 8 << 20
 
 
 def schedule_winograd_blocks(cluster: Cluster, target: Target) -> Planned:
@@ -62,7 +65,7 @@ class _Blocks:
             first, past = part_of(k, block, own, blocks)
             count = k.apply("subtract", past, first)
             self._tiles(k, k.apply("add", begin, first), count)
-            self._products(k, count)
+            self._products(k, count, [k.apply("add", begin, at) for at in (first, past)])
             self._results(k, k.apply("add", begin, first), count)
         flops = 2 * element_count(self.product.result.type.shape) * self.input.result.type.shape[4]
         kernel = cluster.kernel(k, THREADS, CHUNK_WORK, flops, scratch)
@@ -97,7 +100,7 @@ class _Blocks:
 
         return place
 
-    def _products(self, k: KernelBuilder, count: Var) -> None:
+    def _products(self, k: KernelBuilder, count: Var, places: Sequence[Var]) -> None:
         """Those of a block: at each position of the transform its rows times a kernel."""
         node = self._product_of_block()
         plan = Plan(_alone(node, self.cluster.layer), self.target)
@@ -107,8 +110,31 @@ class _Blocks:
         tiles = _TilesOfBlock(plan, k, PRODUCTS, None)
         tiles.rows, tiles.fewest = rows, self.columns
         (around,) = plan.around
-        with k.loop(0, self.count) as position, k.loop(0, plan.panels) as panel:
-            tiles.panel(around, position, panel, shares[0], shares[1])
+        with k.loop(0, self.count) as position:
+            self._ask(k, position, count, places)
+            with k.loop(0, plan.panels) as panel:
+                tiles.panel(around, position, panel, shares[0], shares[1])
+
+    def _ask(self, k: KernelBuilder, position: Affine, count: Var, places: Sequence[Var]) -> None:
+        """Of far images, a part of what the transforms touch next: the result's lines, and of the next block x's.
+
+        A kernel of 32 images of 32 x 32 x 64 goes from 8.2 to 7.5 ms; one whose images are near loses 1 %.
+        """
+        x, tile = self.input.operands[0], self.input.attributes["tile"]
+        ((result, buffer),) = self.cluster.outputs.items()
+        if typical(x.type.elements) * self.dtype.bytes < FAR_BYTES:
+            return
+        line_elements = LINE_BYTES // self.dtype.bytes
+        here, following = places
+        # the first two rows of x belong to the block before as well
+        for value, name, first, shared in ((result, buffer, here, 0), (x, self.cluster.inputs[x], following, 2)):
+            size: Any = element_count((tile, *value.type.shape[2:]))
+            part = -(-size // (self.count * line_elements)) * line_elements
+            with k.loop(0, Affine.var(count.name)) as line:
+                n, row = self._line(k, first, line)
+                start = linear((n, row * tile + shared, Affine(), Affine()), value.type.shape)
+                with k.loop(0, part, line_elements) as i:
+                    k.fetch(name, start + position * part + i)
 
     def _product_of_block(self) -> Node:
         """The contraction for the rows of one block."""

@@ -56,6 +56,7 @@ rows 8*N width 64 each 2 unit 14 reads [a0 56 56 112 672 2 1 3, a1 1 1 1 64 1 0 
   }
   %v10: i64x16 = index %t step 3
   %v11: f32x16 = load a0[4*%t] at %v10 where %v2 else 1.0:f32
+  fetch a0[64*%t + 4096]
   if %v5 {
     report 7 at 3*%t + 1
     store o0[64*%t] x16 = %c7 where %v2
@@ -170,7 +171,10 @@ def test_nan_is_read_back() -> None:
         ("store o0[%t + %t] = 1.0:f32", "line 2, column 15: %t occurs in two terms"),
         ("%v: f32 = load a0[0]\n%v: f32 = load a0[1]", "line 3, column 1: %v is defined twice"),
         ("for %i in 0 to 4 step %t { }", "line 2, column 23: expected a number, got '%t'"),
-        ("while %t { }", "line 2, column 1: expected a definition, store, for, if, report or contract, got 'while'"),
+        (
+            "while %t { }",
+            "line 2, column 1: expected a definition, store, for, if, report, fetch or contract, got 'while'",
+        ),
         ("%v: i64 = index 4 step %t", "line 2, column 24: expected a dimension, got the variable %t"),
         ("%v: i64 = index f32", "line 2, column 17: dimension: expected a number or an identifier, got 'f32'"),
         ("if %t {" * 70, "line 2, column 421: blocks nested more than 60 deep"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated
+from lepton_jit.codegen.loop_ir import Fetch, walk
 from lepton_jit.codegen.lowered import Step
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
@@ -95,6 +96,20 @@ def test_a_thread_needs_memory_for_one_block_whatever_the_batch_is() -> None:
     lowered = fused(residual(), native_target()).lowered
     scratch = [b for b in lowered.buffers if b.per_thread]
     assert [b.elements for b in scratch] == [36 * 2 * 3 * 32] * 2
+
+
+def test_far_images_are_asked_for_while_products_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(graph: Graph) -> list[str]:
+        (step,) = (s for s in fused(graph, native_target()).lowered.steps if s.op.startswith(ONE_KERNEL))
+        return [s.buffer for s in walk(step.launches[0].kernel.body) if isinstance(s, Fetch)]
+
+    assert fetched(residual()) == []
+    monkeypatch.setattr("lepton_jit.codegen.schedule_winograd_blocks.FAR_BYTES", 1)
+    assert fetched(residual()) == ["o0", "a0"]
+    graph = residual()
+    arrays = numbers(graph, 3)
+    found = run_native(fused(graph, native_target()), arrays, 2)
+    assert differences(found, run_graph(graph, arrays), {"float32": 1e-4}) == []
 
 
 def test_tiles_that_two_convolutions_read_are_made_once() -> None:
