@@ -108,7 +108,7 @@ class _Blocks:
         rows = k.apply("multiply", count, Const(self.columns, I64))
         shares = [Affine.var("t") * element_count(shape) for shape in self.shapes.values()]
         tiles = _TilesOfBlock(plan, k, PRODUCTS, None)
-        tiles.rows, tiles.fewest = rows, self.columns
+        tiles.rows, tiles.heights = rows, _heights(self.lines, self.columns, self.target.tile_rows)
         (around,) = plan.around
         with k.loop(0, self.count) as position:
             self._ask(k, position, count, places)
@@ -155,10 +155,10 @@ class _Blocks:
 
 
 class _TilesOfBlock(Tiles):
-    """Of which a block may have fewer rows than its place has room for."""
+    """Of which a block may have fewer lines than its place has room for: `rows`, in tiles of `heights`."""
 
     rows: Var
-    fewest: int
+    heights: tuple[int, ...]
 
     def panel(self, around: LoopDim, position: Affine, panel: Affine, lhs: Affine, out: Affine) -> None:
         """All rows of one product in a panel."""
@@ -172,7 +172,17 @@ class _TilesOfBlock(Tiles):
         def tile(row: Affine, height: int | Var, heights: tuple[int, ...], packed: Affine | None = None) -> None:
             self._contract(located, panel, columns, row, height, heights)
 
-        RowTiles(self.plan, self.kernel, tile, None, False, self.fewest).overlapping_tiles(Affine(), self.rows)
+        RowTiles(self.plan, self.kernel, tile, None, False).even_tiles(Affine(), self.rows, self.heights)
+
+
+def _heights(lines: int, columns: int, most: int) -> tuple[int, ...]:
+    """Of even tiles of up to so many lines of rows.
+
+    >>> _heights(4, 8, 14)
+    (8, 10, 11, 12)
+    """
+    sizes = ((n * columns, -(-n * columns // most)) for n in range(1, lines + 1))
+    return tuple(sorted({height for rows, tiles in sizes for height in (rows // tiles, -(-rows // tiles))}))
 
 
 def _alone(node: Node, layer: str) -> Cluster:

@@ -30,17 +30,13 @@ class Tile(Protocol):
 
 @dataclass(frozen=True)
 class RowTiles:
-    """Writes the tiles of a block of a plan's rows; with `carries`, the result holds the sum of the blocks before.
-
-    `fewest`: there are so many rows at least, where that is not what the plan says.
-    """
+    """Writes the tiles of a block of a plan's rows; with `carries`, the result holds the sum of the blocks before."""
 
     plan: Plan
     kernel: KernelBuilder
     tile: Tile
     left: PackedLeft | None
     carries: bool
-    fewest: int | None = None
 
     def emit(self, block: Affine, blocks: Atom | int) -> None:
         """The tiles of one block of rows; of a number that is known, heights differ by one at most."""
@@ -72,9 +68,9 @@ class RowTiles:
             with k.loop(0, Affine.var(count.name)) as j:
                 self.tile(begin + j * most, most, (most,))
         elif self.carries:
-            self._even_tiles(begin, size)
+            self.even_tiles(begin, size, self._heights())
         else:
-            self.overlapping_tiles(begin, size)
+            self._overlapping_tiles(begin, size)
 
     def _by_samples(self, batch: Poly, blocks: Atom | int) -> Atom:
         """Threads share samples, as in the scan around or behind (see Rows), so that none reads what another wrote."""
@@ -96,7 +92,7 @@ class RowTiles:
         first, past = part_of(k, group, count, groups)
         own = block - Affine.var(first.name)
         turns = part_of(k, own, self.plan.inner.extent // batch, k.apply("subtract", past, first))
-        self.overlapping_tiles(Affine.var(begin.name), k.apply("subtract", end, begin), (*turns, batch))
+        self._overlapping_tiles(Affine.var(begin.name), k.apply("subtract", end, begin), (*turns, batch))
 
     def _packed_tiles(self, left: PackedLeft, block: Affine, blocks: Atom | int) -> None:
         """Tiles as they were packed; fewer rows than one tile has are tiles of some other height in the first one."""
@@ -110,7 +106,7 @@ class RowTiles:
         with k.when(k.compare(k.index(Affine.of(rows)), Const(most, I64), "GE")):
             self._moved_tiles(left, block, blocks)
         with k.otherwise():
-            self.overlapping_tiles(Affine(), k.index(Affine.of(rows)))
+            self._overlapping_tiles(Affine(), k.index(Affine.of(rows)))
 
     def _exact_tiles(self, left: PackedLeft, share: tuple[Var, Var]) -> None:
         """The last tile has the rows that are left."""
@@ -143,16 +139,16 @@ class RowTiles:
             size = height if isinstance(height, Var) else heights[0]
             self.tile(Affine.var(row.name), size, heights, tile * left.tile_stride)
 
-    def _even_tiles(self, begin: Affine, size: Var) -> None:
+    def even_tiles(self, begin: Affine, size: Var, heights: tuple[int, ...]) -> None:
         """Every row once, in tiles whose heights differ by one at most."""
         k, most = self.kernel, self.plan.target.tile_rows
         tiles = ceil_divide(k, size, Const(most, I64))
         with k.loop(0, Affine.var(tiles.name)) as j:
             first, last = (k.apply("floor_divide", k.apply("multiply", k.index(j + i), size), tiles) for i in (0, 1))
             height = k.apply("subtract", last, first)
-            self.tile(begin + Affine.var(first.name), height, self._heights())
+            self.tile(begin + Affine.var(first.name), height, heights)
 
-    def overlapping_tiles(self, begin: Affine, size: Var, turns: tuple[Var, Var, Dim] | None = None) -> None:
+    def _overlapping_tiles(self, begin: Affine, size: Var, turns: tuple[Var, Var, Dim] | None = None) -> None:
         """Tiles of one height out of few, then some of the next lower one; the last moves back over rows already done.
 
         Those get the same bits again. A program with a dense layer has 8 micro-kernels that way for any batch, and not
@@ -191,8 +187,7 @@ class RowTiles:
         most = self.plan.target.tile_rows
         every = range(1, most + 1) if self.carries or most <= SHORT_TILE else (*FEW_HEIGHTS, most)
         # an even split of two tiles' rows or more has none lower than two thirds
-        fewest = least(self.plan.inner.extent) if self.fewest is None else self.fewest
-        low = -(-2 * most // 3) if fewest >= 2 * most else 1
+        low = -(-2 * most // 3) if least(self.plan.inner.extent) >= 2 * most else 1
         low = min(low, BLOCK // 2) if of_samples else low
         return tuple(h for h in every if low <= h <= most)
 
