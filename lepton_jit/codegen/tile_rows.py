@@ -123,7 +123,7 @@ class RowTiles:
                 self.tile(tile * height, rest, (rest,), packed)
 
     def _moved_tiles(self, left: PackedLeft, block: Affine, blocks: Atom | int) -> None:
-        """All tiles have one height; the last one may begin further back, in the block of the one before."""
+        """All tiles but the last have one height; that one may begin further back, in the block of the one before."""
         k = self.kernel
         rows = k.index(Affine.of(self.plan.inner.extent))
         height, heights = left.tile_height(k)
@@ -135,9 +135,22 @@ class RowTiles:
         )
         latest = k.apply("subtract", rows, height)
         with k.loop(Affine.var(begin.name), Affine.var(end.name)) as tile:
-            row = k.apply("minimum", k.apply("multiply", k.index(tile), height), latest)
-            size = height if isinstance(height, Var) else heights[0]
-            self.tile(Affine.var(row.name), size, heights, tile * left.tile_stride)
+            place = k.apply("multiply", k.index(tile), height)
+            first, packed = k.apply("minimum", place, latest), tile * left.tile_stride
+            if not isinstance(height, Var):
+                self.tile(Affine.var(first.name), heights[0], heights, packed)
+                return
+            size = self._of_what_is_left(k.apply("subtract", rows, place), height, heights)
+            row = k.apply("minimum", place, k.apply("subtract", rows, size))
+            inside = k.apply("subtract", row, first)
+            self.tile(Affine.var(row.name), size, heights, packed + Affine.var(inside.name))
+
+    def _of_what_is_left(self, rest: Var, height: Var, heights: tuple[int, ...]) -> Var:
+        """The lowest of the heights that covers the rest of the rows, or the height of a tile before the last one."""
+        k, size = self.kernel, height
+        for h in reversed(heights):
+            size = k.apply("select", k.compare(rest, Const(h, I64), "LE"), Const(h, I64), size, dtype=I64)
+        return k.apply("minimum", size, height)
 
     def even_tiles(self, begin: Affine, size: Var, heights: tuple[int, ...]) -> None:
         """Every row once, in tiles whose heights differ by one at most."""
