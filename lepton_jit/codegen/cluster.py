@@ -27,7 +27,7 @@ from lepton_jit.codegen.loop_ir import (
 )
 from lepton_jit.codegen.target import Target
 from lepton_jit.errors import ShapeError
-from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim, DType, Poly, Shape, element_count, typical
 
 # Iterations are handed to threads in chunks of about this many scalar operations, some ten microseconds of work.
@@ -109,6 +109,20 @@ class Cluster:
                 if stmt.expr.index.coefficient("d0") != slice_:
                     apart.add(stmt.expr.buffer)
         return frozenset(set(inputs) - apart)
+
+
+def cluster_of(node: Node) -> tuple[Cluster, tuple[Value, ...]]:
+    """The region that a node computes and the operands that are its inputs; a single operation is a region of one."""
+    if node.op == "fusion":
+        return Cluster(node.regions[0], node.layer), node.operands
+    operands = tuple(dict.fromkeys(node.operands))
+    region = Graph(
+        node.op,
+        tuple(Input(v, v.name) for v in operands),
+        (node,),
+        tuple(Output(v, v.name) for v in node.results),
+    )
+    return Cluster(region, node.layer), operands
 
 
 def slice_count(extent: Extent, shape: Shape) -> int:
@@ -231,6 +245,14 @@ def transposed(kernel: KernelBuilder, rows: Sequence[Atom]) -> list[Atom]:
 def ceil_divide(kernel: KernelBuilder, dividend: Atom, divisor: Atom) -> Var:
     raised = kernel.apply("subtract", kernel.apply("add", dividend, divisor), Const(1, I64))
     return kernel.apply("floor_divide", raised, divisor)
+
+
+def lowest_covering(kernel: KernelBuilder, count: Atom, heights: Sequence[int]) -> Atom:
+    """The lowest of some increasing heights that is not below a number, or the highest."""
+    height: Atom = Const(heights[-1], I64)
+    for lower in reversed(heights[:-1]):
+        height = kernel.select(kernel.compare(count, Const(lower, I64), "LE"), Const(lower, I64), height)
+    return height
 
 
 def number_of(kernel: KernelBuilder, extent: Dim | Atom) -> Atom:

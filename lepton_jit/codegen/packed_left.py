@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_jit.codegen.cluster import ceil_divide, split_index, transposed, vector_loop
+from lepton_jit.codegen.cluster import ceil_divide, lowest_covering, split_index, transposed, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.evaluate import LANE
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -172,10 +172,7 @@ class PackedLeft:
         rows, threads = (k.index(Affine.of(of)) for of in (extent, THREADS))
         rows = k.apply("select", self.by_threads(k), ceil_divide(k, rows, threads), rows, dtype=I64)
         even = ceil_divide(k, rows, ceil_divide(k, rows, Const(most, I64)))
-        height: Atom = Const(most, I64)
-        for h in reversed(heights[:-1]):
-            height = k.apply("select", k.compare(even, Const(h, I64), "LE"), Const(h, I64), height, dtype=I64)
-        return height, heights
+        return lowest_covering(k, even, heights), heights
 
     def _copy(self, k: KernelBuilder, source: Affine, tile: Affine, out: Affine) -> None:
         """Line by line, some tiles side by side; of the last one the rows that there are."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lepton_jit.codegen.cluster import cluster_of
 from lepton_jit.codegen.lowered import Launch, ProgramBuffer, Scan, Step, memory_of
-from lepton_jit.codegen.schedule import cluster_of, replaces
+from lepton_jit.codegen.schedule import replaces
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from lepton_jit.codegen.cluster import Cluster, Planned
+from lepton_jit.codegen.cluster import Cluster, Planned, cluster_of
 from lepton_jit.codegen.evaluate import linear
 from lepton_jit.codegen.loop_ir import Affine, Atom, Const, Kernel, Let, Load, walk
 from lepton_jit.codegen.schedule_contraction import computes_parts, finishes_in_place, schedule_contraction
@@ -37,20 +37,6 @@ class Schedule:
     operands: tuple[Value, ...]
     kernels: tuple[Kernel, ...]
     scratch: tuple[tuple[DType, Dim], ...] = ()
-
-
-def cluster_of(node: Node) -> tuple[Cluster, tuple[Value, ...]]:
-    """The region that a node computes and the operands that are its inputs; a single operation is a region of one."""
-    if node.op == "fusion":
-        return Cluster(node.regions[0], node.layer), node.operands
-    operands = tuple(dict.fromkeys(node.operands))
-    region = Graph(
-        node.op,
-        tuple(Input(v, v.name) for v in operands),
-        (node,),
-        tuple(Output(v, v.name) for v in node.results),
-    )
-    return Cluster(region, node.layer), operands
 
 
 def schedule(node: Node, target: Target) -> Schedule:

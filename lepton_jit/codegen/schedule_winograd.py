@@ -13,7 +13,7 @@ from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node
 from lepton_jit.ir.ops.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT_TRANSFORM, Matrix
-from lepton_jit.ir.types import Dim, element_count
+from lepton_jit.ir.types import Dim, Shape, element_count
 
 Square = list[list[Atom]]
 # Operations of one tile, about: loads, stores and two transforms.
@@ -23,14 +23,23 @@ TILE_WORK = 160
 def schedule_winograd_input(cluster: Cluster, target: Target) -> Planned:
     """An iteration transforms one row of tiles of one image."""
     (node,) = cluster.region.nodes
-    _, batch, rows, columns, channels = node.result.type.shape
+
+    def write(k: KernelBuilder, line: Sequence[Affine]) -> None:
+        def place(position: int, column: Affine, channel: Affine) -> tuple[str, Affine]:
+            return "o0", linear((Affine.of(position), *line, column, channel), node.result.type.shape)
+
+        transform_input(cluster, k, node, target, line, place)
+
+    return _by_lines(cluster, target, node.result.type.shape, write)
+
+
+def _by_lines(
+    cluster: Cluster, target: Target, shape: Shape, write: Callable[[KernelBuilder, Sequence[Affine]], None]
+) -> Planned:
+    """A kernel whose iterations `write` what one line of tiles, (image, line), is transformed to; `shape` of all."""
+    _, batch, rows, columns, channels = shape
     k = cluster.builder()
-    n, row = split_index(k, Affine.var("t"), [batch, rows])
-
-    def place(position: int, column: Affine, channel: Affine) -> tuple[str, Affine]:
-        return "o0", linear((Affine.of(position), n, row, column, channel), node.result.type.shape)
-
-    transform_input(cluster, k, node, target, (n, row), place)
+    write(k, split_index(k, Affine.var("t"), [batch, rows]))
     work = columns * channels * TILE_WORK // cluster.lanes(target)
     return (cluster.kernel(k, element_count((batch, rows)), work),), ()
 
@@ -175,16 +184,14 @@ def schedule_winograd_output(cluster: Cluster, target: Target) -> Planned:
     """An iteration makes the results of one row of tiles of one image, and what the region makes of them."""
     node = next(n for n in cluster.region.nodes if n.op == "winograd_output")
     (products,) = node.operands
-    _, batch, rows, columns, channels = products.type.shape
-    k = cluster.builder()
-    n, row = split_index(k, Affine.var("t"), [batch, rows])
 
-    def load(evaluator: Evaluator, position: int, column: Affine, channel: Affine) -> Atom:
-        return evaluator.value(products, (Affine.of(position), n, row, column, channel))
+    def write(k: KernelBuilder, line: Sequence[Affine]) -> None:
+        def load(evaluator: Evaluator, position: int, column: Affine, channel: Affine) -> Atom:
+            return evaluator.value(products, (Affine.of(position), *line, column, channel))
 
-    transform_output(cluster, k, node, target, (n, row), load)
-    work = columns * channels * TILE_WORK // cluster.lanes(target)
-    return (cluster.kernel(k, element_count((batch, rows)), work),), ()
+        transform_output(cluster, k, node, target, line, load)
+
+    return _by_lines(cluster, target, products.type.shape, write)
 
 
 def transform_output(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lepton_jit.codegen.cluster import CHUNK_WORK, Cluster, Planned, ceil_divide, part_of, split_index
+from lepton_jit.codegen.cluster import CHUNK_WORK, Cluster, Planned, ceil_divide, cluster_of, part_of, split_index
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.contraction_tiles import Tiles
 from lepton_jit.codegen.evaluate import Evaluator, linear
@@ -19,7 +19,7 @@ from lepton_jit.codegen.microkernel import LINE_BYTES
 from lepton_jit.codegen.schedule_winograd import transform_input, transform_output
 from lepton_jit.codegen.target import Target
 from lepton_jit.codegen.tile_rows import RowTiles
-from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.ops.winograd import lines_of_block
 from lepton_jit.ir.types import TensorType, element_count, typical
 
@@ -64,9 +64,10 @@ class _Blocks:
         with k.loop(0, Affine.var(blocks.name)) as block:
             first, past = part_of(k, block, own, blocks)
             count = k.apply("subtract", past, first)
-            self._tiles(k, k.apply("add", begin, first), count)
-            self._products(k, count, [k.apply("add", begin, at) for at in (first, past)])
-            self._results(k, k.apply("add", begin, first), count)
+            here, following = (k.apply("add", begin, at) for at in (first, past))
+            self._tiles(k, here, count)
+            self._products(k, count, (here, following))
+            self._results(k, here, count)
         flops = 2 * element_count(self.product.result.type.shape) * self.input.result.type.shape[4]
         kernel = cluster.kernel(k, THREADS, CHUNK_WORK, flops, scratch)
         return (kernel,), tuple((b.dtype, b.size) for b in scratch)
@@ -103,7 +104,7 @@ class _Blocks:
     def _products(self, k: KernelBuilder, count: Var, places: Sequence[Var]) -> None:
         """Those of a block: at each position of the transform its rows times a kernel."""
         node = self._product_of_block()
-        plan = Plan(_alone(node, self.cluster.layer), self.target)
+        plan = Plan(cluster_of(node)[0], self.target)
         plan.lhs, plan.rhs = TILES, self.cluster.inputs[self.product.operands[1]]
         rows = k.apply("multiply", count, Const(self.columns, I64))
         shares = [Affine.var("t") * element_count(shape) for shape in self.shapes.values()]
@@ -162,11 +163,8 @@ class _TilesOfBlock(Tiles):
 
     def panel(self, around: LoopDim, position: Affine, panel: Affine, lhs: Affine, out: Affine) -> None:
         """All rows of one product in a panel."""
-        plan = self.plan
-        self._sums, self._shifts = plan.sums_whole(), (lhs, Affine(), out)
-        extent: Any = plan.column.extent
-        last = extent - (plan.panels - 1) * plan.width
-        self._panel_of_rows([(around, position)], Affine(), 1, panel, last)
+        self._sums, self._shifts = self.plan.sums_whole(), (lhs, Affine(), out)
+        self._panel([(around, position)], Affine(), 1, panel)
 
     def _rows(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, columns: int) -> None:
         def tile(row: Affine, height: int | Var, heights: tuple[int, ...], packed: Affine | None = None) -> None:
@@ -183,8 +181,3 @@ def _heights(lines: int, columns: int, most: int) -> tuple[int, ...]:
     """
     sizes = ((n * columns, -(-n * columns // most)) for n in range(1, lines + 1))
     return tuple(sorted({height for rows, tiles in sizes for height in (rows // tiles, -(-rows // tiles))}))
-
-
-def _alone(node: Node, layer: str) -> Cluster:
-    inputs = tuple(Input(v, v.name) for v in node.operands)
-    return Cluster(Graph(node.op, inputs, (node,), (Output(node.result, node.result.name),)), layer)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from lepton_jit.codegen.cluster import ceil_divide, number_of, part_of
+from lepton_jit.codegen.cluster import ceil_divide, lowest_covering, number_of, part_of
 from lepton_jit.codegen.contraction_plan import Plan
 from lepton_jit.codegen.independent_rows import BLOCK
 from lepton_jit.codegen.kernel_builder import KernelBuilder
@@ -140,17 +140,11 @@ class RowTiles:
             if not isinstance(height, Var):
                 self.tile(Affine.var(first.name), heights[0], heights, packed)
                 return
-            size = self._of_what_is_left(k.apply("subtract", rows, place), height, heights)
+            left_over = k.apply("subtract", rows, place)
+            size = k.apply("minimum", lowest_covering(k, left_over, heights), height)
             row = k.apply("minimum", place, k.apply("subtract", rows, size))
             inside = k.apply("subtract", row, first)
             self.tile(Affine.var(row.name), size, heights, packed + Affine.var(inside.name))
-
-    def _of_what_is_left(self, rest: Var, height: Var, heights: tuple[int, ...]) -> Var:
-        """The lowest of the heights that covers the rest of the rows, or the height of a tile before the last one."""
-        k, size = self.kernel, height
-        for h in reversed(heights):
-            size = k.apply("select", k.compare(rest, Const(h, I64), "LE"), Const(h, I64), size, dtype=I64)
-        return k.apply("minimum", size, height)
 
     def even_tiles(self, begin: Affine, size: Var, heights: tuple[int, ...]) -> None:
         """Every row once, in tiles whose heights differ by one at most."""

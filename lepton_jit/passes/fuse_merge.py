@@ -85,7 +85,9 @@ def _merge_convolutions(f: Grouping) -> None:
             tiles = f.position.get(f.nodes[product].operands[0], -1) if product >= 0 else -1
             if tiles < 0 or (f.nodes[product].op, f.nodes[tiles].op) != ("affine_contraction", "winograd_input"):
                 continue
-            if len(f.readers[product]) == len(f.readers[tiles]) == 1 and _gains_by_blocks(f, product):
+            private = f.outputs.isdisjoint({f.nodes[product].result, f.nodes[tiles].result})
+            private = private and len(f.readers[product]) == len(f.readers[tiles]) == 1
+            if private and _gains_by_blocks(f, product):
                 group.kind = "window"
                 _absorb(f, group, f.groups[f.group_of[product]])
                 _absorb(f, group, f.groups[f.group_of[tiles]])

@@ -35,8 +35,8 @@ ALIGNED_ELEMENTS = 1024
 # takes 2 to 3 % less time, resnet18's and mobilenetv2's 1.5 %. Of more, those of 4 MB have them anyway (resnet50: 0.4 %
 # less), and some hosts take 300 ms to find 118 MB of such pages.
 ONE_PIECE_BYTES = 64 << 20
-# Arrays of this much start on such a boundary, in memory of twice as much at least, for which NumPy asks for huge
-# pages: a step of text_gap, whose table of 2.5 MB goes by with its moments, takes 432 us instead of 452.
+# Arrays of this much start on such a boundary, in memory that is larger by as much: from 4 MB on NumPy asks for huge
+# pages. A step of text_gap, whose table of 2.5 MB goes by with its moments, takes 432 us instead of 452.
 HUGE_PAGE = 2 << 20
 _DENSE = 0x001 | 0x100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED, in `flags.num`
 _from_buffer = ctypes.c_char.from_buffer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -29,7 +27,7 @@ def blocks_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lepton_jit.passes.fuse_merge.READ_AGAIN", 100.0)
 
 
-def convolved(b: Builder, x: Value, features: int, **names: Any) -> Value:
+def convolved(b: Builder, x: Value, features: int) -> Value:
     channels = x.type.shape[3]
     kernel = b.input("kernel", TensorType.of("f32", 3, 3, channels, features))
     return b(
@@ -112,23 +110,40 @@ def test_far_images_are_asked_for_while_products_are_under_way(monkeypatch: pyte
     assert differences(found, run_graph(graph, arrays), {"float32": 1e-4}) == []
 
 
-def test_tiles_that_two_convolutions_read_are_made_once() -> None:
-    b = Builder("two")
-    x = b.input("x", TensorType.of("f32", "N", 18, 14, 32))
-    tiles = b("winograd_input", x, tile=4)
-    for name in "yz":
-        kernel = b.input(f"kernel_{name}", TensorType.of("f32", 3, 3, 32, 32))
-        order = {"spec": (3, 2, 0, 1), "reversal": (False, False)}
-        weights = b("winograd_kernel", kernel, tile=4, panel=0, **order)
-        where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (4,), "rhs_contracting": (1,)}
-        products = b("dot_general", tiles, weights, **where)
-        b.output(b("winograd_output", products, tile=4, size=(16, 12)), name)
-    graph = b.build()
+def transformed(b: Builder, name: str, tiles: Value) -> tuple[Value, Value]:
+    """Products of tiles with a kernel of their own, and the convolution's result."""
+    kernel = b.input(f"kernel_{name}", TensorType.of("f32", 3, 3, 32, 32))
+    weights = b("winograd_kernel", kernel, tile=4, panel=0, spec=(3, 2, 0, 1), reversal=(False, False))
+    where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (4,), "rhs_contracting": (1,)}
+    products = b("dot_general", tiles, weights, **where)
+    return products, b("winograd_output", products, tile=4, size=(16, 12))
+
+
+def check_apart(graph: Graph) -> None:
+    """The program, which has no such kernel and gives what the interpreter gives."""
     made = fused(graph, native_target())
     assert kernel_ops(made).count("winograd_input") == 1
     assert not any(ONE_KERNEL in op for op in kernel_ops(made))
     arrays = numbers(graph, 2)
     assert differences(run_native(made, arrays, 2), run_graph(graph, arrays), {"float32": 1e-4}) == []
+
+
+def test_tiles_that_two_convolutions_read_are_made_once() -> None:
+    b = Builder("two")
+    tiles = b("winograd_input", b.input("x", TensorType.of("f32", "N", 18, 14, 32)), tile=4)
+    for name in "yz":
+        b.output(transformed(b, name, tiles)[1], name)
+    check_apart(b.build())
+
+
+@pytest.mark.parametrize("which", ["tiles", "products"])
+def test_what_leaves_the_program_is_made_whole(which: str) -> None:
+    b = Builder("leaving")
+    tiles = b("winograd_input", b.input("x", TensorType.of("f32", "N", 18, 14, 32)), tile=4)
+    products, y = transformed(b, "y", tiles)
+    b.output(y, "y")
+    b.output(tiles if which == "tiles" else products, which)
+    check_apart(b.build())
 
 
 def test_a_kernel_too_large_to_be_read_for_each_block_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
