@@ -93,12 +93,13 @@ class Metric(Configurable):
 
     def result(self) -> float:
         """The mean so far, 0 before the first batch."""
-        return float(self.total / self.count) if self.count else 0.0
+        count = self.count.item()
+        return self.total.item() / count if count else 0.0
 
     def reset_state(self) -> None:
         """Start again."""
-        self.total[...] = 0
-        self.count[...] = 0
+        self.total.fill(0)
+        self.count.fill(0)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
         """Add a batch; the mean so far."""

@@ -9,20 +9,65 @@
 
 @lpt_rows_chunk = internal constant i64 32768      ; bytes that a thread copies at a time: about 3 us
 
-; Asks for the first lines of a row, up to a page, while another one is copied: a processor does not foresee a jump.
-define internal void @lpt_prefetch_row(ptr %row, i64 %bytes) {
+; Copies the 8 rows whose numbers stand at %rows, 128 bytes of each at a time: as many places of memory are under way as
+; a core can wait for. %ahead is how many row numbers further on 8 more stand, whose first lines are asked for meanwhile:
+; a processor does not foresee a jump. 64 rows of 2,000 bytes take 11 us of memory, one after the other 17.
+define internal void @lpt_copy_eight(ptr %source, ptr %rows, i64 %ahead, i64 %bytes, ptr %destination) {
 entry:
-  %length = call i64 @llvm.smin.i64(i64 %bytes, i64 4096)
-  br label %next
-next:
-  %at = phi i64 [ 0, %entry ], [ %at.next, %body ]
-  %more = icmp slt i64 %at, %length
-  br i1 %more, label %body, label %done
-body:
-  %line = getelementptr i8, ptr %row, i64 %at
-  call void @llvm.prefetch.p0(ptr %line, i32 0, i32 2, i32 1)
-  %at.next = add i64 %at, 64
-  br label %next
+  %sources = alloca [8 x ptr]
+  %whole = and i64 %bytes, -128
+  %rest = and i64 %bytes, 127
+  br label %find
+find:
+  %f = phi i64 [ 0, %entry ], [ %f.next, %find ]
+  %number.at = getelementptr i64, ptr %rows, i64 %f
+  %number = load i64, ptr %number.at
+  %offset = mul i64 %number, %bytes
+  %found = getelementptr i8, ptr %source, i64 %offset
+  %slot = getelementptr [8 x ptr], ptr %sources, i64 0, i64 %f
+  store ptr %found, ptr %slot
+  %ahead.at = getelementptr i64, ptr %number.at, i64 %ahead
+  %ahead.number = load i64, ptr %ahead.at
+  %ahead.offset = mul i64 %ahead.number, %bytes
+  %ahead.row = getelementptr i8, ptr %source, i64 %ahead.offset
+  %ahead.line = getelementptr i8, ptr %ahead.row, i64 64
+  call void @llvm.prefetch.p0(ptr %ahead.row, i32 0, i32 2, i32 1)
+  call void @llvm.prefetch.p0(ptr %ahead.line, i32 0, i32 2, i32 1)
+  %f.next = add i64 %f, 1
+  %f.more = icmp ult i64 %f.next, 8
+  br i1 %f.more, label %find, label %piece
+piece:
+  %at = phi i64 [ 0, %find ], [ %at.next, %piece.done ]
+  %at.more = icmp ult i64 %at, %whole
+  br i1 %at.more, label %row, label %tail
+row:
+  %r = phi i64 [ 0, %piece ], [ %r.next, %row ]
+  %r.slot = getelementptr [8 x ptr], ptr %sources, i64 0, i64 %r
+  %r.source = load ptr, ptr %r.slot
+  %r.from = getelementptr i8, ptr %r.source, i64 %at
+  %r.offset = mul i64 %r, %bytes
+  %r.place = add i64 %r.offset, %at
+  %r.to = getelementptr i8, ptr %destination, i64 %r.place
+  %some = load <128 x i8>, ptr %r.from, align 1
+  store <128 x i8> %some, ptr %r.to, align 1
+  %r.next = add i64 %r, 1
+  %r.more = icmp ult i64 %r.next, 8
+  br i1 %r.more, label %row, label %piece.done
+piece.done:
+  %at.next = add i64 %at, 128
+  br label %piece
+tail:
+  %t = phi i64 [ 0, %piece ], [ %t.next, %tail ]
+  %t.slot = getelementptr [8 x ptr], ptr %sources, i64 0, i64 %t
+  %t.source = load ptr, ptr %t.slot
+  %t.from = getelementptr i8, ptr %t.source, i64 %whole
+  %t.offset = mul i64 %t, %bytes
+  %t.place = add i64 %t.offset, %whole
+  %t.to = getelementptr i8, ptr %destination, i64 %t.place
+  call void @llvm.memcpy.p0.p0.i64(ptr %t.to, ptr %t.from, i64 %rest, i1 false)
+  %t.next = add i64 %t, 1
+  %t.more = icmp ult i64 %t.next, 8
+  br i1 %t.more, label %tail, label %done
 done:
   ret void
 }
@@ -36,29 +81,31 @@ entry:
   %rows = load ptr, ptr %rows.at
   %bytes = load i64, ptr %bytes.at
   %destination = load ptr, ptr %destination.at
+  %short = icmp sle i64 %bytes, 4096                ; a processor foresees the lines of longer ones
   br label %next
 next:
-  %i = phi i64 [ %begin, %entry ], [ %i.next, %copy ]
-  %more = icmp slt i64 %i, %end
-  br i1 %more, label %body, label %done
-body:
-  %i.next = add i64 %i, 1
-  %last = icmp eq i64 %i.next, %end
-  br i1 %last, label %copy, label %ahead
-ahead:
-  %next.at = getelementptr i64, ptr %rows, i64 %i.next
-  %next.row = load i64, ptr %next.at
-  %next.offset = mul i64 %next.row, %bytes
-  %next.source = getelementptr i8, ptr %source, i64 %next.offset
-  call void @lpt_prefetch_row(ptr %next.source, i64 %bytes)
-  br label %copy
-copy:
+  %i = phi i64 [ %begin, %entry ], [ %i.eight, %eight ], [ %i.one, %one ]
   %row.at = getelementptr i64, ptr %rows, i64 %i
+  %to.offset = mul i64 %i, %bytes
+  %to = getelementptr i8, ptr %destination, i64 %to.offset
+  %i.one = add i64 %i, 1
+  %i.eight = add i64 %i, 8
+  %i.sixteen = add i64 %i, 16
+  %fits = icmp sle i64 %i.eight, %end
+  %together = and i1 %short, %fits
+  br i1 %together, label %eight, label %alone
+eight:
+  %more.eight = icmp sle i64 %i.sixteen, %end
+  %ahead = select i1 %more.eight, i64 8, i64 0
+  call void @lpt_copy_eight(ptr %source, ptr %row.at, i64 %ahead, i64 %bytes, ptr %to)
+  br label %next
+alone:
+  %more = icmp slt i64 %i, %end
+  br i1 %more, label %one, label %done
+one:
   %row = load i64, ptr %row.at
   %from.offset = mul i64 %row, %bytes
-  %to.offset = mul i64 %i, %bytes
   %from = getelementptr i8, ptr %source, i64 %from.offset
-  %to = getelementptr i8, ptr %destination, i64 %to.offset
   call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 false)
   br label %next
 done:
@@ -79,7 +126,10 @@ entry:
   %chunk = load i64, ptr @lpt_rows_chunk
   %divisor = call i64 @llvm.smax.i64(i64 %bytes, i64 1)
   %fitting = udiv i64 %chunk, %divisor
-  %grain = call i64 @llvm.smax.i64(i64 %fitting, i64 1)
+  %eights = and i64 %fitting, -8
+  %some = icmp ne i64 %eights, 0
+  %few = call i64 @llvm.smax.i64(i64 %fitting, i64 1)
+  %grain = select i1 %some, i64 %eights, i64 %few
   %alone = icmp sle i32 %threads, 1
   %single = icmp sge i64 %grain, %count
   %inline = or i1 %alone, %single
