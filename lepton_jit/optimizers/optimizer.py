@@ -162,7 +162,8 @@ class Optimizer(Configurable):
         if self.weight_decay is not None and not any(p.search(path) for p in self._undecayed):
             decay = t("multiply", weight, self.weight_decay)
             weight = t("subtract", weight, t("multiply", decay, step.learning_rate(dtype)))
-        return self.rule(t, weight, t.convert(gradient, dtype), slots, step)
+        value, updated = self.rule(t, weight, t.convert(gradient, dtype), slots, step)
+        return value, {name: _without_denormals(t, name, slot) for name, slot in updated.items()}
 
     def rule(
         self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step
@@ -186,6 +187,17 @@ def _refuse(owner: str, options: Mapping[str, Any]) -> None:
             raise ArgumentError(f"{owner}: has no argument {name!r}")
         if value != _ONLY_DEFAULT[name]:
             raise UnsupportedError(f"{owner}: {name}={value!r} is not supported, only {_ONLY_DEFAULT[name]!r}")
+
+
+def _without_denormals(t: Tracer, name: str, slot: Value) -> Value:
+    """A slot with 0 for denormal numbers, with which processors are slow.
+
+    A mean decays to them where gradients are 0 (rows of an embedding that no batch has, units that died), and rounding
+    keeps it there for ever: 0.9 times the least of them is itself. docs/numerics.md has what they cost.
+    """
+    size = slot if name == "velocity" else t("abs", slot)  # a mean of squares
+    denormal = t("compare", size, float(np.finfo(slot.type.dtype.numpy).tiny), direction="LT")
+    return t("select", denormal, t.b.full(0.0, slot.type), slot)
 
 
 def _clip_value(t: Tracer, gradient: Value, limit: float) -> Value:

@@ -42,7 +42,7 @@ class Fuse(Pass):
     - rows: maps with reductions over the last dimension
     - reduce: reductions over the same dimensions of one shape, what feeds them, and elementwise operations on the
       results; two such groups that read the same tensor become one
-    - scatter_add: what feeds it, and elementwise operations on the result, with any number of results
+    - scatter_add: what feeds it, and elementwise operations on the result; like reduce with any number of results
     - moments: elementwise operations on mean and variance
     - parts: maps of one shape, some of whose results stand side by side in one tensor (concatenate)
     - contraction, window, scatter: elementwise operations on the result; of Winograd's algorithm all, where it gains

@@ -20,6 +20,7 @@ EXPENSIVE = frozenset((
 # where there are so many.
 READ_AGAIN, READ_AGAIN_FAR = 0.7, 1.25
 FAR_BYTES = 16 << 20
+REDUCING = ("reduce", "scatter_add")
 # Elements of a row that a kernel keeps while it reduces it.
 LONG_ROW = 512
 
@@ -121,6 +122,8 @@ def _dependent(f: Grouping, group: Group, first: int) -> set[int]:
 def _merge_readers(f: Grouping) -> None:
     """A map or rows, and a group of either kind over the same elements that reads its results, become one.
 
+    So do a reduction and a map of the shape that it reduces to, elementwise, which reads its results.
+
     law: they are one kernel where all paths from the first to the second are direct.
     """
     for number in sorted(f.groups):
@@ -141,13 +144,17 @@ def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
     # others may wait for the first; but what writes a state comes after whatever reads its old value
     if not any(v in f.outputs for g in (group, reader) for j in g.members for v in f.nodes[j].results):
         reader.before = group.place
-    if group.kind == "rows":
-        reader.kind = "rows"
+    if group.kind != "map":
+        reader.kind, reader.domain = group.kind, group.domain
     _absorb(f, reader, group)
     return reader
 
 
 def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
+    if group.kind in REDUCING:
+        reduction = next(n for n in map(f.nodes.__getitem__, sorted(group.members)) if n.op == group.kind)
+        elementwise = all(get_op(f.nodes[j].op).family is Family.ELEMENTWISE for j in reader.members)
+        return reader.kind == "map" and reader.domain == reduction.result.type.shape and elementwise
     if {group.kind, reader.kind} - {"map", "rows"} or group.domain != reader.domain or not group.domain:
         return False
     ops = {f.nodes[j].op for g in (group, reader) for j in g.members}

@@ -218,8 +218,8 @@ def _units(graph: Graph) -> list[int | None]:
 def _update_of_node(graph: Graph) -> list[int | None]:
     """For each node the update that it belongs to, if any: a set of states, as bits.
 
-    The new values of a weight's slots are read by the new value of the weight, so states belong together where the
-    new value of one is computed from the new value of another.
+    An update begins where only elementwise work leads to states any more. States belong together where such work has
+    a tensor in common: the new values of a weight's slots are computed on the way to its own.
     """
     users: dict[str, list[int]] = {}
     for i, node in enumerate(graph.nodes):
@@ -227,23 +227,22 @@ def _update_of_node(graph: Graph) -> list[int | None]:
             users.setdefault(value.name, []).append(i)
     states, elsewhere = _bits_of_outputs(graph)
     reached = [0] * len(graph.nodes)
-    for i in reversed(range(len(graph.nodes))):
-        for value in graph.nodes[i].results:
-            reached[i] |= elsewhere if value.name in states and states[value.name] < 0 else states.get(value.name, 0)
-            for user in users.get(value.name, ()):
-                reached[i] |= reached[user]
-    writers = [
-        i for i, n in enumerate(graph.nodes) if any(v.type.rank and states.get(v.name, 0) > 0 for v in n.results)
-    ]
-    families = _merged([reached[i] for i in writers], elsewhere)
-    groups: list[int | None] = [None] * len(graph.nodes)
+    updates = [False] * len(graph.nodes)
     for i in reversed(range(len(graph.nodes))):
         node = graph.nodes[i]
-        family = next((f for f in families if reached[i] and not reached[i] & ~f), None)
-        following = [groups[user] for value in node.results for user in users.get(value.name, ())]
-        if family is not None and _is_light(node) and all(group == family for group in following):
-            groups[i] = family
-    return groups
+        following = [user for value in node.results for user in users.get(value.name, ())]
+        for value in node.results:
+            reached[i] |= elsewhere if value.name in states and states[value.name] < 0 else states.get(value.name, 0)
+        for user in following:
+            reached[i] |= reached[user]
+        updates[i] = _is_light(node) and not reached[i] & elsewhere and all(updates[user] for user in following)
+    # a repeated scalar, as the learning rate is, joins nothing
+    tensors = [u and n.op not in FREE and n.result.type.rank > 0 for u, n in zip(updates, graph.nodes, strict=True)]
+    families = _merged(bits for bits, tensor in zip(reached, tensors, strict=True) if tensor)
+    return [
+        next((f for f in families if bits and not bits & ~f), None) if update else None
+        for bits, update in zip(reached, updates, strict=True)
+    ]
 
 
 def _bits_of_outputs(graph: Graph) -> tuple[dict[str, int], int]:
@@ -256,12 +255,10 @@ def _bits_of_outputs(graph: Graph) -> tuple[dict[str, int], int]:
     return bits, 1 << len(graph.outputs)
 
 
-def _merged(sets: Iterable[int], elsewhere: int) -> list[int]:
-    """Sets of bits, those that overlap united; sets that reach other outputs are left out."""
+def _merged(sets: Iterable[int]) -> list[int]:
+    """Sets of bits, those that overlap united."""
     merged: list[int] = []
     for bits in sets:
-        if bits & elsewhere:
-            continue
         touching = [m for m in merged if m & bits]
         for m in touching:
             merged.remove(m)

@@ -60,8 +60,13 @@ def _adam(b: Builder, weights: dict[str, Value], gradients: Sequence[Value], rat
             new_m = b("add", b("multiply", m, 0.9), b("multiply", g, 0.1))
             new_v = b("add", b("multiply", v, 0.999), b("multiply", b("multiply", g, g), 0.001))
             change = b("divide", b("multiply", new_m, rate), b("add", b("sqrt", new_v), 1e-7))
-            for slot, value in (("", b("subtract", w, change)), ("/m", new_m), ("/v", new_v)):
+            for slot, value in (("", b("subtract", w, change)), ("/m", _kept(b, new_m)), ("/v", _kept(b, new_v))):
                 b.output(value, name + slot, donates=name + slot)
+
+
+def _kept(b: Builder, slot: Value) -> Value:
+    """Without denormal numbers: computed from a slot's new value as the weight's is, and not on the way to it."""
+    return b("select", b("compare", b("abs", slot), 2.0**-126, direction="LT"), b.full(0.0, slot.type), slot)
 
 
 def simplified(graph: Graph) -> Graph:

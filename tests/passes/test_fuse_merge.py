@@ -38,6 +38,16 @@ graph @main(%x: f32[N,8] input "x") {
 }
 """
 
+UPDATE = """
+graph @main(%x: f32[N,8] input "x", %w: f32[8] input "w") {
+  %0 = reduce(%x) {dimensions = [0], kind = "add"} : f32[8]
+  %1 = multiply(%0, %0) : f32[8]
+  %2 = subtract(%w, %1) : f32[8]
+  %3 = abs(%1) : f32[8]
+  return %2 "weight", %3 "slot"
+}
+"""
+
 PRODUCT = """
 graph @main(%x: f32[N,32] input "x", %w: f32[32,64] input "w", %h: f32[N,64] input "h") {
   %0 = dot_general(%x, %w) {lhs_batching = [], lhs_contracting = [1], rhs_batching = [], rhs_contracting = [0]}
@@ -51,6 +61,15 @@ graph @main(%x: f32[N,32] input "x", %w: f32[32,64] input "w", %h: f32[N,64] inp
 
 def test_rows_and_what_reads_their_results_are_one_kernel() -> None:
     assert ops(CENTERED) == ["negate+reduce+broadcast_in_dim+subtract+multiply"]
+
+
+def test_a_reduction_and_what_is_computed_from_its_results_are_one_kernel() -> None:
+    assert ops(UPDATE) == ["reduce+multiply+subtract+abs"]
+    table = UPDATE.replace("f32[8]", "f32[9,8]").replace(
+        'reduce(%x) {dimensions = [0], kind = "add"}', "scatter_add(%x, %i) {axis = 0, size = 9}"
+    )
+    table = table.replace('"x", ', '"x", %i: i32[N] input "i", ')
+    assert ops(table) == ["scatter_add+multiply+subtract+abs"]
 
 
 def test_not_where_another_kernel_lies_between() -> None:

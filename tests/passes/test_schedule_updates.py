@@ -49,8 +49,8 @@ def test_one_gradient_is_alive_at_a_time(step: Graph) -> None:
     before, after = (Liveness(step, 1).peak(g.nodes) for g in (step, found))
     kernel = 4 * 256 * 256
     assert before > 5 * kernel
-    # The gradient, and two values inside its update, which fusion will not store.
-    assert after < 3.1 * kernel
+    # The gradient, and three values inside its update, which fusion will not store.
+    assert after < 4.1 * kernel
 
 
 def test_an_update_stands_before_the_gradients_of_the_layer_below(step: Graph) -> None:

@@ -205,6 +205,35 @@ def test_the_learning_rate_can_be_set_between_steps_without_compiling_again() ->
     assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
 
 
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("SGD", {"momentum": 0.9}),
+        ("SGD", {"momentum": 0.9, "nesterov": True}),
+        ("Adam", {}),
+        ("RMSprop", {"momentum": 0.5, "centered": True}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_slot_that_decays_ends_at_zero_and_not_at_a_denormal_number(
+    name: str, arguments: dict[str, Any], dtype: str
+) -> None:
+    optimizer = getattr(lpt.optimizers, name)(**arguments)
+    table = lpt.Embedding(3, 2, dtype=dtype)
+    model = lpt.Sequential([lpt.Input((1,), dtype="int32"), table, lpt.Flatten(dtype=dtype)])
+    model.compile(optimizer=optimizer, loss="mse")
+    row, wanted = np.zeros((1, 1), np.int32), np.ones((1, 2), dtype)
+    model.train_on_batch(row, wanted)
+    least = np.finfo(dtype).tiny
+    for slot in optimizer.slots.values():
+        slot[1], slot[2] = least, -least
+    model.train_on_batch(row, wanted)
+
+    for slot in optimizer.slots.values():
+        assert slot[0].any()
+        assert slot[1:].tolist() == [[0, 0], [0, 0]]
+
+
 def test_set_weights_between_steps_is_seen_by_the_next_step() -> None:
     model = classifier()
     start = model.get_weights()
