@@ -152,9 +152,9 @@ def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
 
 def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
     if group.kind in REDUCING:
-        reduction = next(n for n in map(f.nodes.__getitem__, sorted(group.members)) if n.op == group.kind)
+        reduced = next(_members(f, group, group.kind)).result.type.shape
         elementwise = all(get_op(f.nodes[j].op).family is Family.ELEMENTWISE for j in reader.members)
-        return reader.kind == "map" and reader.domain == reduction.result.type.shape and elementwise
+        return reader.kind == "map" and reader.domain == reduced and elementwise
     if {group.kind, reader.kind} - {"map", "rows"} or group.domain != reader.domain or not group.domain:
         return False
     ops = {f.nodes[j].op for g in (group, reader) for j in g.members}
