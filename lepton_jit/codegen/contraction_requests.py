@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lepton_jit.codegen.cluster import ceil_divide
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.kernel_builder import KernelBuilder
-from lepton_jit.codegen.loop_ir import I64, Affine, Const, Side, Var
+from lepton_jit.codegen.loop_ir import I64, Affine, Const, Var
 from lepton_jit.codegen.microkernel import FAR_ELEMENTS, LINE_BYTES, LINES_AHEAD
 from lepton_jit.ir.types import Dim, element_count, typical
 
@@ -23,6 +23,8 @@ MOST_FETCHED = 128
 ROWS_APART = 256
 
 Sums = Sequence[tuple[Affine, Dim, Dim]]
+Located = Sequence[tuple[LoopDim, Affine]]  # loops around a tile, and where it is in them
+Ahead = tuple[str, Affine, Affine]  # a buffer, a place in it, and the step to the lines after the next sum
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,40 @@ class Requests:
         products = typical(element_count(extent.constant for extent, *_ in self.sums))
         return products <= MOST_FETCHED and not any(extent.terms for extent, *_ in self.sums)
 
-    def ahead(
-        self, located: list[tuple[LoopDim, Affine]], panel: Affine, row: Affine
-    ) -> tuple[Side, Affine, Affine] | None:
-        """What a tile asks far memory for, of the right side or of the left one, for a later one."""
+    def ahead(self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine) -> Ahead | None:
+        """What a tile, whose sides begin at `lhs` and `rhs`, asks far memory for, for a later one."""
+        if self._looks_for_products(located):
+            return self._next_product(located, panel, row)
         if self._looks_for_panels():
-            return self._next_panel(located, row)
-        return self._next_rows(panel) if self._looks_for_rows() else None
+            return self._next_panel(located, row, rhs)
+        return self._next_rows(panel, lhs) if self._looks_for_rows() else None
+
+    def _looks_for_products(self, located: Located) -> bool:
+        """Each of many products has a left side of its own, whose rows follow each other, and packs it."""
+        if not self.packed or len(located) != 1 or len(self.sums) != 1:
+            return False
+        ((loop, _),), (extent, *_), rows = located, self.sums[0], self.plan.inner
+        products, apart = extent.constant, loop.lhs
+        if not isinstance(products, int) or extent.terms or products % AHEAD_PRODUCTS:
+            return False
+        return isinstance(rows.extent, int) and loop.kind == "batch" and apart == rows.extent * products
+
+    def _next_product(self, located: Located, panel: Affine, row: Affine) -> Ahead:
+        """Each tile asks for its part of the next product's left side, which is packed in one go when its turn comes.
+
+        On Zen 4, products of 256 x 256 x 256 go from 354 to 336 us (AVX2: 369 to 342), of 128 x 128 x 128 from 54 to
+        47; near ones lose 0 to 2 %. A burst of requests between tiles gains nothing: a core waits for 24 lines at most.
+        """
+        plan, k = self.plan, self.kernel
+        ((loop, at),), (extent, *_), height = located, self.sums[0], plan.target.tile_rows
+        size, rows, line = typical(loop.lhs), typical(plan.inner.extent), LINE_BYTES // plan.dtype.bytes
+        requests = typical(extent.constant) // AHEAD_PRODUCTS
+        tiles = -(-rows // height) * plan.panels
+        step = -(-size // (line * tiles * requests)) * line
+        tile = k.apply("floor_divide", k.index(row + height // 2), Const(height, I64))  # tiles are lower
+        share = step * requests
+        start = (at + 1) * size + Affine.var(tile.name) * (share * plan.panels) + panel * share
+        return plan.lhs, start + plan.attributes["lhs_offset"], Affine.of(step)
 
     def _looks_for_rows(self) -> bool:
         plan = self.plan
@@ -79,7 +108,7 @@ class Requests:
             return False
         return lhs == 1 and plan.inner.lhs == extent.constant and extent.constant % AHEAD_PRODUCTS == 0
 
-    def _next_rows(self, panel: Affine) -> tuple[Side, Affine, Affine]:
+    def _next_rows(self, panel: Affine, lhs: Affine) -> Ahead:
         """Each panel's tiles ask for their part of the rows of the next iteration, which lie one behind the other.
 
         A processor does not foresee 14 rows at a time. 8192 x 128 x 64 went from 1,880 to 1,350 us on Zen 4, 71 to 97 %
@@ -92,7 +121,7 @@ class Requests:
         far = k.compare(k.index(Affine.of(size)), Const(FAR_ELEMENTS, I64), "GE")
         step = k.apply("select", far, Const(-(-height // plan.panels) * line, I64), Const(0, I64), dtype=I64)
         share = height // plan.panels * plan.inner.lhs
-        return "lhs", panel * share + plan.block_rows * plan.inner.lhs, Affine.var(step.name)
+        return plan.lhs, lhs + panel * share + plan.block_rows * plan.inner.lhs, Affine.var(step.name)
 
     def _looks_for_panels(self) -> bool:
         plan = self.plan
@@ -104,7 +133,7 @@ class Requests:
         known = [extent for extent in extents if isinstance(extent, int)]
         return len(known) == len(self.sums) and known[-1] % AHEAD_PRODUCTS == 0
 
-    def _next_panel(self, located: list[tuple[LoopDim, Affine]], row: Affine) -> tuple[Side, Affine, Affine]:
+    def _next_panel(self, located: Located, row: Affine, rhs: Affine) -> Ahead:
         """Each tile of a panel asks for its part of the next panel: far memory then has the time of all of them.
 
         Otherwise the first tile of a panel waits for memory alone: ResNet-50 took 49 ms and takes 44. With panels in
@@ -129,7 +158,7 @@ class Requests:
         products = element_count(extent.constant for extent, *_ in self.sums)
         start = k.apply("multiply", tile, k.apply("multiply", step, k.index(Affine.of(products // AHEAD_PRODUCTS))))
         distance = plan.attributes["panel_stride"] if self.sum_block is None else products * plan.width
-        return "rhs", Affine.var(start.name) + distance, Affine.var(step.name)
+        return plan.rhs, rhs + Affine.var(start.name) + distance, Affine.var(step.name)
 
 
 def split_for_ahead(sums: Sums) -> Sums:

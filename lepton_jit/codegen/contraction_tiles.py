@@ -393,7 +393,7 @@ class Tiles:
             tuple(e.column_step for e in extras),
         )
         requests = self._requests()
-        ahead = requests.ahead(located, panel, row) if self.looks_ahead and columns <= plan.width else None
+        ahead = requests.ahead(located, panel, row, lhs, rhs) if self.looks_ahead and columns <= plan.width else None
         sums = tuple(split_for_ahead(self._sums) if ahead else self._sums) or ((Affine.of(1), 0, 0),)
         self.kernel.append(
             Contract(

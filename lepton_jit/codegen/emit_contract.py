@@ -64,7 +64,6 @@ class ContractUnit:
 
     def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
         """The micro-kernels by their number of rows."""
-        ahead = contract.ahead and contract.ahead[0]
         key = (
             contract.tile,
             contract.heights,
@@ -72,7 +71,7 @@ class ContractUnit:
             contract.accumulate,
             _terms(contract),
             contract.rows_apart,
-            ahead,
+            contract.ahead is not None,
             contract.fetch,
         )
         if key not in self._tables:
@@ -97,8 +96,8 @@ class ContractUnit:
         row_step = contract.rows_apart if terms and isinstance(contract.rows_apart, int) else 0
         fetched = tuple(extra.row_step != 0 and extra.column_step == 1 for extra in contract.extras)
         # whether or not this call does, where a sum begins; blocks of a sum that goes on are rarer
-        ahead = contract.ahead[0] if contract.ahead else None if contract.accumulate else "rhs"
-        ahead = ahead if tile.vectors == tile.panel_vectors and not terms else None
+        ahead = contract.ahead is not None or not contract.accumulate
+        ahead = ahead and tile.vectors == tile.panel_vectors and not terms
         fetch = contract.fetch and rows > 1 and not terms
         key = (tile, rows, layout, contract.accumulate, terms, row_step, fetched, ahead, fetch)
         if key not in self._made:
@@ -137,11 +136,14 @@ class ContractUnit:
         }
         (size,) = (buffer.size for buffer in kernel.kernel.buffers if buffer.name == contract.out[0])
         values["c_size"] = Affine.of(size)
-        _, distance, step = contract.ahead or ("rhs", Affine(), Affine())
-        values |= {"ahead": distance, "ahead_step": step}
+        far, index, step = contract.ahead or (*contract.rhs, Affine())
+        values |= {"ahead": Affine(), "ahead_step": step}
         for level, (extent, lhs, rhs) in zip((2, 1, 0), sums, strict=True):
             values |= {f"n{level}": extent, f"a{level}": Affine.of(lhs), f"b{level}": Affine.of(rhs)}
-        return kernel.table([values[name] for name in SHAPE])
+        table = kernel.table([values[name] for name in SHAPE])
+        slot = kernel.builder.gep(table, [I64_TYPE(SHAPE.index("ahead"))], source_etype=I64_TYPE)
+        kernel.builder.store(kernel.address(far, index), slot, align=8)
+        return table
 
     def _offsets(self, kernel: KernelEmitter, contract: Contract) -> Value:
         """The table of row offsets: made on entry for rows at equal distances, else a constant of the module."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from lepton_jit.ir.types import DTYPES, THREADS_NAME, Dim, DType, Poly, dim_value
 
@@ -257,9 +256,6 @@ class Tile:
     extra_steps: tuple[int, ...] = ()  # column_step of every extra
 
 
-Side = Literal["lhs", "rhs"]
-
-
 @dataclass(frozen=True)
 class Contract:
     """out[out_index + out_row*i + j] = epilogue(sum_{k2,k1,k0} lhs * rhs) for a tile of `rows` rows.
@@ -267,9 +263,9 @@ class Contract:
     lhs element: lhs_index + row_offset(i) + sum(k * lhs_step); rhs element: rhs_index + column(j) + sum(k * rhs_step),
     where column j of a tile of several panels of width w lies at j // w * rhs_panel + j % w.
     row_offset(i) is `rows_apart * i`, or entry `row_start + i` of the table `rows_apart`. `accumulate`: the sum goes on
-    from what `out` holds. `ahead` = (side, distance, step): after its n-th innermost sum the tile asks for the lines of
-    that side at `index + distance + n*step`, which a later tile will need; with step 0 for what is there already. With
-    `fetch` it asks for its lines of a large result before the sums. Neither changes a value.
+    from what `out` holds. `ahead` = (buffer, index, step): after its n-th innermost sum the tile asks for the lines of
+    that buffer at `index + n*step`, which a later tile will need, wherever they are; with step 0 for what is there
+    already. With `fetch` it asks for its lines of a large result before the sums. Neither changes a value.
     """
 
     tile: Tile
@@ -286,7 +282,7 @@ class Contract:
     accumulate: bool
     rhs_panel: Dim = 0
     extras: tuple[Extra, ...] = ()
-    ahead: tuple[Side, Affine, Affine] | None = None
+    ahead: tuple[str, Affine, Affine] | None = None
     fetch: bool = False
 
 

@@ -28,7 +28,6 @@ from lepton_jit.codegen.loop_ir import (
     Progress,
     Reach,
     Report,
-    Side,
     Slices,
     Stmt,
     Store,
@@ -350,13 +349,10 @@ class _Body:
             fetch=fetch,
         )
 
-    def ahead(self) -> tuple[Side, Affine, Affine]:
-        side: Side = "lhs" if self.reader.accept("lhs") else "rhs"
-        if side == "rhs":
-            self.reader.expect("rhs")
-        distance = self.affine()
+    def ahead(self) -> tuple[str, Affine, Affine]:
+        place = self.place()
         self.reader.expect("step")
-        return side, distance, self.affine()
+        return *place, self.affine()
 
     def offset(self) -> int:
         return -self.reader.integer() if self.reader.accept("-") else self.reader.integer()

@@ -217,8 +217,8 @@ def _epilogue(epilogue: Epilogue) -> Iterator[str]:
 def _ahead(stmt: Contract) -> str:
     if stmt.ahead is None:
         return ""
-    side, distance, step = stmt.ahead
-    return f" ahead {side} {print_affine(distance)} step {print_affine(step)}"
+    buffer, index, step = stmt.ahead
+    return f" ahead {_at(buffer, index)} step {print_affine(step)}"
 
 
 def _at(buffer: str, index: Affine) -> str:

@@ -265,10 +265,11 @@ class _Verifier:
             stmt.columns,
             stmt.row_start,
             *(extent for extent, _, _ in stmt.sums),
-            *(stmt.ahead[1:] if stmt.ahead else ()),
+            *(stmt.ahead[2:] if stmt.ahead else ()),
         ):
             self.affine(index)
-        for side, place in (("out", stmt.out), ("lhs", stmt.lhs), ("rhs", stmt.rhs)):
+        ahead = [("ahead", stmt.ahead[:2])] if stmt.ahead else []
+        for side, place in (("out", stmt.out), ("lhs", stmt.lhs), ("rhs", stmt.rhs), *ahead):
             dtype = self.place(*place)
             self.check(dtype == tile.dtype, f"{side}: expected {tile.dtype}, got {dtype}")
         self.check(

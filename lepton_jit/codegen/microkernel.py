@@ -42,7 +42,7 @@ SHAPE = (
     "b_panel",  # from one panel of B to the next
     "c_row",  # from one row of C to the next
     "active",  # lanes of the last vector that exist (masked kernels), 1..lanes
-    *("ahead", "ahead_step"),  # kernels that look `ahead`: from `a` or `b` to the lines that a later tile will need
+    *("ahead", "ahead_step"),  # kernels that look `ahead`: the address of lines that a later tile will need
     "c_size",  # elements of the whole result (kernels that `fetch`)
 )
 
@@ -92,7 +92,7 @@ class MicroKernel:
     With `masked`, only `active` lanes of the last vector of C are read and written; with `b_masked` also of B (where a
     target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
     `prefetch` asks for packed B that many bytes ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead`
-    asks far memory for what a later tile needs, after the n-th innermost sum at `b + ahead + n*ahead_step`. `fetch`
+    asks far memory for what a later tile needs, after the n-th innermost sum at `ahead + n*ahead_step`. `fetch`
     asks for the lines of C before the sums where C is too large to be near.
 
     A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`,
@@ -114,7 +114,7 @@ class MicroKernel:
     b_masked: bool = False
     accumulate: bool = False
     prefetch: int = 2048
-    ahead: Literal["lhs", "rhs"] | None = None
+    ahead: bool = False
     fetch: bool = False
     terms: tuple[tuple[int, int], ...] = ()
     row_step: int = 0
@@ -245,9 +245,7 @@ class _Emitter:
         innermost_steps = self.shape("a0"), self.shape("b0")
         trips = [self.shape(f"n{level}") for level in range(3)]
         starts = [self.initial_row(row) for row in range(self.kernel.rows)]
-        far_start = (
-            self.offset({"lhs": a, "rhs": b}[self.kernel.ahead], self.shape("ahead")) if self.kernel.ahead else None
-        )
+        far_start = builder.inttoptr(self.shape("ahead"), POINTER) if self.kernel.ahead else None
         if prologue:
             for fragment in (f for row in range(self.kernel.rows) for f in self.fragments(row)):
                 prologue(builder, fragment)

@@ -231,7 +231,7 @@ def test_packed_left_sides_of_a_batch_do_not_touch(rows: int) -> None:
 
 @pytest.mark.parametrize(
     ("length", "columns", "expected"),
-    [(128, 64, ["lhs"]), (128, 96, ["lhs"]), (128, 97, []), (100, 64, [])],
+    [(128, 64, ["a0"]), (128, 96, ["a0"]), (128, 97, []), (100, 64, [])],
 )
 def test_tiles_ask_ahead_for_rows_that_few_panels_read(length: int, columns: int, expected: list[str]) -> None:
     target = native_target()
