@@ -245,6 +245,21 @@ def test_tiles_ask_ahead_for_rows_that_few_panels_read(length: int, columns: int
     assert sorted({s.ahead[0] for s in contracts if s.ahead}) == expected
 
 
+@pytest.mark.parametrize(("count", "expected"), [("N", ["a0"]), (3, ["a1"])])
+def test_tiles_of_a_product_a_sample_ask_ahead_for_its_left_side(count: int | str, expected: list[str]) -> None:
+    b = Builder("batched")
+    x, w = (b.input(name, TensorType.of("f32", count, 256, 256)) for name in "xw")
+    where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
+    b.output(b("dot_general", x, w, **where), "y")
+    made = fused(b.build(), native_target())
+    kernels = [launch.kernel for step in made.lowered.steps for launch in step.launches]
+    contracts = [s for kernel in kernels for s in walk(kernel.body) if isinstance(s, Contract)]
+    assert sorted({s.ahead[0] for s in contracts if s.ahead}) == expected
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-3, 3, (3, 256, 256)).astype(np.float32) for _ in "xw")
+    assert np.array_equal(linked(made, 2)(x, w)[0], np.matmul(x, w))
+
+
 def test_lines_of_a_strided_convolution_are_packed() -> None:
     b, channels = Builder("strided"), 512
     x, w = (

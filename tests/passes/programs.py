@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from lepton_jit.ir.builder import Builder
@@ -16,6 +16,7 @@ from lepton_jit.passes.fold_constants import FoldConstants
 from lepton_jit.passes.manager import run_pipeline
 
 F32 = DTYPES["f32"]
+Kept = Callable[[Builder, Value], Value]  # what of a slot's new value is kept
 SIMPLIFIED = (Canonicalize(), FoldConstants(), EliminateCommonSubexpressions())
 
 
@@ -23,7 +24,7 @@ def dense(b: Builder, x: Value, kernel: Value) -> Value:
     return b("dot_general", x, kernel, lhs_batching=(), rhs_batching=(), lhs_contracting=(1,), rhs_contracting=(0,))
 
 
-def training_step(sizes: Sequence[int]) -> Graph:
+def training_step(sizes: Sequence[int], *, without_denormals: bool = False) -> Graph:
     """Dense layers with relu, cross-entropy from logits, Adam; all updates at the end, as a front end traces it."""
     b = Builder("train")
     x, y = b.input("x", TensorType.of("f32", "N", sizes[0])), b.input("y", TensorType.of("i32", "N"))
@@ -45,13 +46,13 @@ def training_step(sizes: Sequence[int]) -> Graph:
         loss = b("divide", b("reduce", rows, dimensions=(0,), kind="add"), count)
     gradients = b.emit("gradient", loss, *weights.values())
     next_step = b("add", step, 1)
-    _adam(b, weights, gradients, rate, b("convert", next_step, dtype=F32))
+    _adam(b, weights, gradients, rate, b("convert", next_step, dtype=F32), _kept if without_denormals else _as_it_is)
     b.output(next_step, "step", donates="step")
     b.output(loss, "loss")
     return b.build()
 
 
-def _adam(b: Builder, weights: dict[str, Value], gradients: Sequence[Value], rate: Value, t: Value) -> None:
+def _adam(b: Builder, weights: dict[str, Value], gradients: Sequence[Value], rate: Value, t: Value, kept: Kept) -> None:
     unbiased = b("sqrt", b("subtract", 1.0, b("power", 0.999, t)))
     rate = b("divide", b("multiply", rate, unbiased), b("subtract", 1.0, b("power", 0.9, t)))
     for (name, w), g in zip(weights.items(), gradients, strict=True):
@@ -60,8 +61,12 @@ def _adam(b: Builder, weights: dict[str, Value], gradients: Sequence[Value], rat
             new_m = b("add", b("multiply", m, 0.9), b("multiply", g, 0.1))
             new_v = b("add", b("multiply", v, 0.999), b("multiply", b("multiply", g, g), 0.001))
             change = b("divide", b("multiply", new_m, rate), b("add", b("sqrt", new_v), 1e-7))
-            for slot, value in (("", b("subtract", w, change)), ("/m", _kept(b, new_m)), ("/v", _kept(b, new_v))):
+            for slot, value in (("", b("subtract", w, change)), ("/m", kept(b, new_m)), ("/v", kept(b, new_v))):
                 b.output(value, name + slot, donates=name + slot)
+
+
+def _as_it_is(b: Builder, slot: Value) -> Value:
+    return slot
 
 
 def _kept(b: Builder, slot: Value) -> Value:
