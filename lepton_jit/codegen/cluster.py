@@ -45,11 +45,15 @@ LONG_CHAIN = 14
 
 @dataclass(frozen=True)
 class Cluster:
-    """A region whose inputs and outputs are buffers; the order of `buffers` is that of the kernel's frame."""
+    """A region whose inputs and outputs are buffers; the order of `buffers` is that of the kernel's frame.
+
+    `unpacked` is an input that may have no reader: what the right side of a contraction was packed from.
+    """
 
     region: Graph
     layer: str = ""
     providers: Mapping[Value, Provider] = field(default_factory=dict, hash=False)
+    unpacked: Value | None = None
 
     @property
     def inputs(self) -> dict[Value, str]:

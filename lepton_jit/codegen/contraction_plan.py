@@ -77,6 +77,7 @@ class Plan:
         self.flops = element_count(x.extent for x in loops) * 2
         # the buffers of the two sides
         self.lhs, self.rhs = (cluster.inputs[v] for v in self.node.operands)
+        self.unpacked = cluster.inputs[cluster.unpacked] if cluster.unpacked else None
 
     def _loops(self) -> list[LoopDim]:
         a = self.attributes

@@ -62,13 +62,16 @@ class Requests:
         products = typical(element_count(extent.constant for extent, *_ in self.sums))
         return products <= MOST_FETCHED and not any(extent.terms for extent, *_ in self.sums)
 
-    def ahead(self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine) -> Ahead | None:
-        """What a tile, whose sides begin at `lhs` and `rhs`, asks far memory for, for a later one."""
+    def ahead(self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine) -> Sequence[Ahead]:
+        """What tiles, whose sides begin at `lhs` and `rhs`, ask far memory for, for later ones.
+
+        Of several things each is the work of an equal share of the panels.
+        """
         if self._looks_for_products(located):
             return self._next_product(located, panel, row)
         if self._looks_for_panels():
-            return self._next_panel(located, row, rhs)
-        return self._next_rows(panel, lhs) if self._looks_for_rows() else None
+            return [self._next_panel(located, row, rhs)]
+        return [self._next_rows(panel, lhs)] if self._looks_for_rows() else []
 
     def _looks_for_products(self, located: Located) -> bool:
         """Each sample's product has a left side of its own, whose rows follow each other, and packs it.
@@ -85,22 +88,28 @@ class Requests:
         sample = loop.kind == "batch" and not isinstance(loop.extent, int)
         return sample and isinstance(rows.extent, int) and apart == rows.extent * products
 
-    def _next_product(self, located: Located, panel: Affine, row: Affine) -> Ahead:
-        """Each tile asks for its part of the next product's left side, which is packed in one go when its turn comes.
+    def _next_product(self, located: Located, panel: Affine, row: Affine) -> list[Ahead]:
+        """Each tile asks for its part of a side of the next product, which is packed in one go when its turn comes.
 
-        On Zen 4, products of 256 x 256 x 256 go from 354 to 336 us (AVX2: 369 to 342), of 128 x 128 x 128 from 54 to
-        47; near ones lose 0 to 2 %. A burst of requests between tiles gains nothing: a core waits for 24 lines at most.
+        On Zen 4, products of 256 x 256 x 256 go from 354 to 336 us by the left side, to 323 by both, with transposed
+        right sides from 370 to 356 and 338 (AVX2: 369 to 342 and 333); near ones lose 0 to 2 %. A burst of requests
+        between tiles gains nothing: a core waits for 24 lines at most.
         """
         plan = self.plan
-        ((loop, at),), (extent, *_), height = located, self.sums[0], plan.target.tile_rows
-        size, rows, line = typical(loop.lhs), typical(plan.inner.extent), LINE_BYTES // plan.dtype.bytes
-        requests = typical(extent.constant) // AHEAD_PRODUCTS
-        tiles = -(-rows // height) * plan.panels
-        step = -(-size // (line * tiles * requests)) * line
-        tile = self._tile_at(row)
-        share = step * requests
-        start = (at + 1) * size + Affine.var(tile.name) * (share * plan.panels) + panel * share
-        return plan.lhs, start + plan.attributes["lhs_offset"], Affine.of(step)
+        ((_, at),), (extent, *_), height = located, self.sums[0], plan.target.tile_rows
+        rows, products, columns = (typical(x) for x in (plan.inner.extent, extent.constant, plan.column.extent))
+        sides = {plan.lhs: (rows * products, plan.attributes["lhs_offset"])}
+        if plan.unpacked:
+            sides[plan.unpacked] = (columns * products, 0)
+        requests, line, tile = products // AHEAD_PRODUCTS, LINE_BYTES // plan.dtype.bytes, self._tile_at(row)
+        found, panels = [], shares(plan.panels, len(sides))
+        for (buffer, (size, offset)), own in zip(sides.items(), panels, strict=True):
+            tiles = -(-rows // height) * len(own)
+            step = -(-size // (line * tiles * requests)) * line
+            share = step * requests
+            start = (at + 1) * size + Affine.var(tile.name) * (share * len(own)) + (panel - own.start) * share
+            found.append((buffer, start + offset, Affine.of(step)))
+        return found
 
     def _tile_at(self, row: Affine) -> Var:
         """The number of the tile that begins at a row, or a little before: tiles can be lower than the target's."""
@@ -169,6 +178,15 @@ class Requests:
         start = k.apply("multiply", tile, k.apply("multiply", step, k.index(Affine.of(products // AHEAD_PRODUCTS))))
         distance = plan.attributes["panel_stride"] if self.sum_block is None else products * plan.width
         return plan.rhs, rhs + Affine.var(start.name) + distance, Affine.var(step.name)
+
+
+def shares(panels: int, parts: int) -> list[range]:
+    """Panels in nearly equal parts.
+
+    >>> shares(5, 2)
+    [range(0, 2), range(2, 5)]
+    """
+    return [range(panels * i // parts, panels * (i + 1) // parts) for i in range(parts)]
 
 
 def split_for_ahead(sums: Sums) -> Sums:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lepton_jit.codegen.cluster import is_whole, part_of, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
-from lepton_jit.codegen.contraction_requests import Requests, RowRange, Sums, split_for_ahead
+from lepton_jit.codegen.contraction_requests import Ahead, Requests, RowRange, Sums, shares, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     I64,
@@ -393,28 +393,40 @@ class Tiles:
             tuple(e.column_step for e in extras),
         )
         requests = self._requests()
-        ahead = requests.ahead(located, panel, row, lhs, rhs) if self.looks_ahead and columns <= plan.width else None
-        sums = tuple(split_for_ahead(self._sums) if ahead else self._sums) or ((Affine.of(1), 0, 0),)
-        self.kernel.append(
-            Contract(
-                tile,
-                height,
-                heights,
-                Affine.of(columns),
-                (NAME if left else plan.lhs, lhs),
-                (plan.rhs, rhs),
-                (self.out, out),
-                inner.out,
-                sums,
-                1 if left else inner.lhs if plan.table is None else plan.table,
-                row,
-                self._sum_so_far,
-                a["panel_stride"] or plan.width,
-                extras,
-                ahead,
-                fetch=requests.fetch(),
-            )
+        looks = self.looks_ahead and columns <= plan.width
+        aheads = requests.ahead(located, panel, row, lhs, rhs) if looks else ()
+        sums = tuple(split_for_ahead(self._sums) if aheads else self._sums) or ((Affine.of(1), 0, 0),)
+        contract = Contract(
+            tile,
+            height,
+            heights,
+            Affine.of(columns),
+            (NAME if left else plan.lhs, lhs),
+            (plan.rhs, rhs),
+            (self.out, out),
+            inner.out,
+            sums,
+            1 if left else inner.lhs if plan.table is None else plan.table,
+            row,
+            self._sum_so_far,
+            a["panel_stride"] or plan.width,
+            extras,
+            fetch=requests.fetch(),
         )
+        self._append(contract, aheads, panel)
+
+    def _append(self, contract: Contract, aheads: Sequence[Ahead], panel: Affine) -> None:
+        """Panels share out what there is to ask for."""
+        k = self.kernel
+        if len(aheads) < 2:
+            k.append(replace(contract, ahead=aheads[0] if aheads else None))
+            return
+        first, second = aheads
+        limit = Const(shares(self.plan.panels, 2)[0].stop, I64)
+        with k.when(k.compare(k.index(panel), limit, "LT")):
+            k.append(replace(contract, ahead=first))
+        with k.otherwise():
+            k.append(replace(contract, ahead=second))
 
     def _requests(self) -> Requests:
         """What tiles may ask memory for before it is due."""

@@ -30,6 +30,7 @@ from lepton_jit.codegen.parts import Parts, parts_of
 from lepton_jit.codegen.residuals import over_residuals
 from lepton_jit.codegen.schedule import Schedule, copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedule_check
+from lepton_jit.codegen.schedule_pack import packed_sides
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import THREADS_NAME, TYPICAL, Dim, DType, Poly, symbols_of, typical
@@ -109,6 +110,7 @@ class Lowering:
         self._made: set[int] = set()  # arena buffers of values that are computed here
         self._launched: list[tuple[Node, tuple[Launch, ...]]] = []
         self._copies: dict[Value, _Copy] = {}  # the last one of each operand
+        self._unpacked: dict[Value, Value] = {}  # what right sides of batched products were packed from
         self._parts = Parts({}, frozenset())
 
     def run(self) -> Lowered:
@@ -263,7 +265,9 @@ class Lowering:
         return -1
 
     def _schedule(self, node: Node) -> None:
-        planned = self._without_parts(node, schedule(node, self.target))
+        if node.op == "pack" and (source := packed_sides(node)):
+            self._unpacked[node.result] = source
+        planned = self._without_parts(node, schedule(node, self.target, self._unpacked))
         frame = [self.home[v] for v in (*planned.operands, *node.results)]
         first = len(self.steps)
         kernels, copied = planned.kernels, self._copied(planned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton_jit.codegen.cluster import Cluster, Planned, cluster_of
 from lepton_jit.codegen.evaluate import linear
@@ -39,9 +39,11 @@ class Schedule:
     scratch: tuple[tuple[DType, Dim], ...] = ()
 
 
-def schedule(node: Node, target: Target) -> Schedule:
-    """The kernels of a node."""
+def schedule(node: Node, target: Target, unpacked: Mapping[Value, Value] | None = None) -> Schedule:
+    """The kernels of a node. `unpacked` says of packed right sides what they were packed from."""
     cluster, operands = cluster_of(node)
+    if unpacked:
+        cluster, operands = _with_unpacked(cluster, operands, unpacked)
     ops = [n.op for n in cluster.region.nodes]
     op = "+".join(o for o in ops if o not in ("broadcast_in_dim", "constant", "dimension_value")) or node.op
     if {"winograd_input", "winograd_output"} <= {*ops}:
@@ -51,6 +53,18 @@ def schedule(node: Node, target: Target) -> Schedule:
             kernels, scratch = scheduler(cluster, target)
             return Schedule(op, operands, kernels, scratch)
     return Schedule(op, operands, (schedule_map(cluster, target),))
+
+
+def _with_unpacked(
+    cluster: Cluster, operands: tuple[Value, ...], unpacked: Mapping[Value, Value]
+) -> tuple[Cluster, tuple[Value, ...]]:
+    """The right side of a contraction as it was before it was packed: one more input of its kernels."""
+    contracted = (v for n in cluster.region.nodes if n.op == "affine_contraction" for v in n.operands)
+    source = next((unpacked[v] for v in contracted if v in unpacked), None)
+    if source is None or source in operands:
+        return cluster, operands
+    region = replace(cluster.region, inputs=(*cluster.region.inputs, Input(source, source.name)))
+    return replace(cluster, region=region, unpacked=source), (*operands, source)
 
 
 Scheduler = Callable[[Cluster, Target], Planned]

@@ -9,6 +9,7 @@ from lepton_jit.codegen.cluster import Cluster, Planned, slice_count, split_inde
 from lepton_jit.codegen.evaluate import LANE, tail_mask
 from lepton_jit.codegen.loop_ir import Affine, Atom, CeilDiv, Const, Kernel, Slices
 from lepton_jit.codegen.target import Target
+from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.types import Dim, element_count, row_major
 
 # Places that are packed together where nothing else divides the work.
@@ -18,6 +19,16 @@ PLACES = 16
 def schedule_pack(cluster: Cluster, target: Target) -> Planned:
     """The kernel that packs; behind the last column stand zeros."""
     return (_Pack(cluster, target).kernel(),), ()
+
+
+def packed_sides(node: Node) -> Value | None:
+    """What a pack reads, where an unknown number of right sides lies there, one behind the other."""
+    a: Any = node.attributes
+    batches, sums = a["extents"][: a["batches"]], a["extents"][a["batches"] :]
+    if all(isinstance(extent, int) for extent in batches) or a["offset"] != 0:
+        return None
+    *apart, _ = row_major((*batches, element_count((*sums, a["columns"]))))
+    return node.operands[0] if list(a["strides"][: a["batches"]]) == apart else None
 
 
 class _Pack:

@@ -229,6 +229,13 @@ def test_packed_left_sides_of_a_batch_do_not_touch(rows: int) -> None:
     assert np.array_equal(linked(made, 2)(x, w)[0], expected)
 
 
+def asked_ahead(made: Generated) -> list[str]:
+    """The buffers that tiles of a program ask for before they are due."""
+    kernels = [launch.kernel for step in made.lowered.steps for launch in step.launches]
+    contracts = [s for kernel in kernels for s in walk(kernel.body) if isinstance(s, Contract)]
+    return sorted({s.ahead[0] for s in contracts if s.ahead})
+
+
 @pytest.mark.parametrize(
     ("length", "columns", "expected"),
     [(128, 64, ["a0"]), (128, 96, ["a0"]), (128, 97, []), (100, 64, [])],
@@ -240,24 +247,32 @@ def test_tiles_ask_ahead_for_rows_that_few_panels_read(length: int, columns: int
     w = b.input("w", TensorType.of("f32", length, columns))
     sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
     b.output(b("dot_general", x, w, **sums), "y")
-    kernels = [x.kernel for s in fused(b.build(), target).lowered.steps for x in s.launches]
-    contracts = [s for kernel in kernels for s in walk(kernel.body) if isinstance(s, Contract)]
-    assert sorted({s.ahead[0] for s in contracts if s.ahead}) == expected
+    assert asked_ahead(fused(b.build(), target)) == expected
 
 
-@pytest.mark.parametrize(("count", "expected"), [("N", ["a0"]), (3, ["a1"])])
-def test_tiles_of_a_product_a_sample_ask_ahead_for_its_left_side(count: int | str, expected: list[str]) -> None:
+@pytest.mark.parametrize(("count", "expected"), [("N", ["a0", "a2"]), (3, ["a1"])])
+def test_tiles_of_a_product_a_sample_ask_ahead_for_both_sides(count: int | str, expected: list[str]) -> None:
+    """Of the next product, as they lie in memory: a1 is the packed right side."""
     b = Builder("batched")
     x, w = (b.input(name, TensorType.of("f32", count, 256, 256)) for name in "xw")
     where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
     b.output(b("dot_general", x, w, **where), "y")
     made = fused(b.build(), native_target())
-    kernels = [launch.kernel for step in made.lowered.steps for launch in step.launches]
-    contracts = [s for kernel in kernels for s in walk(kernel.body) if isinstance(s, Contract)]
-    assert sorted({s.ahead[0] for s in contracts if s.ahead}) == expected
+    assert asked_ahead(made) == expected
     rng = np.random.default_rng(0)
     x, w = (rng.integers(-3, 3, (3, 256, 256)).astype(np.float32) for _ in "xw")
     assert np.array_equal(linked(made, 2)(x, w)[0], np.matmul(x, w))
+
+
+def test_a_product_with_itself_asks_ahead_for_the_one_side_there_is() -> None:
+    b = Builder("squares")
+    x = b.input("x", TensorType.of("f32", "N", 256, 256))
+    where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (2,)}
+    b.output(b("dot_general", x, x, **where), "y")
+    made = fused(b.build(), native_target())
+    assert asked_ahead(made) == ["a0"]
+    x = np.random.default_rng(0).integers(-3, 3, (3, 256, 256)).astype(np.float32)
+    assert np.array_equal(linked(made, 2)(x)[0], np.matmul(x, x.transpose(0, 2, 1)))
 
 
 def test_lines_of_a_strided_convolution_are_packed() -> None:
