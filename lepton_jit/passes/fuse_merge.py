@@ -8,18 +8,14 @@ from typing import Protocol
 
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Family, get_op
-from lepton_jit.ir.ops.winograd import lines_of_block
 from lepton_jit.ir.types import Shape, typical
+from lepton_jit.passes.winograd import gains_by_blocks
 
 # Operations of a dozen instructions and more.
 EXPENSIVE = frozenset((
     "cosine", "erf", "exponential", "exponential_minus_one", "log", "log_plus_one", "logistic", "power", "sine", "tanh",
 ))  # fmt: skip
 
-# Bytes of a kernel that may be read again for each one that need not leave a core's cache, or go to memory, as it does
-# where there are so many.
-READ_AGAIN, READ_AGAIN_FAR = 0.7, 1.25
-FAR_BYTES = 16 << 20
 REDUCING = ("reduce", "scatter_add")
 # Elements of a row that a kernel keeps while it reduces it.
 LONG_ROW = 512
@@ -88,26 +84,11 @@ def _merge_convolutions(f: Grouping) -> None:
                 continue
             private = f.outputs.isdisjoint({f.nodes[product].result, f.nodes[tiles].result})
             private = private and len(f.readers[product]) == len(f.readers[tiles]) == 1
-            if private and _gains_by_blocks(f, product):
+            types = (f.nodes[n].result.type for n in (tiles, product))
+            if private and gains_by_blocks(*types, trained=f.nodes[product].operands[1] in f.position):
                 group.kind = "window"
                 _absorb(f, group, f.groups[f.group_of[product]])
                 _absorb(f, group, f.groups[f.group_of[tiles]])
-
-
-def _gains_by_blocks(f: Grouping, product: int) -> bool:
-    """Each block reads the kernel again, for that its tiles and products stay in a cache.
-
-    32 images of 32 x 32 x 64 -> 64, of which each have 18 MB, took 11.2 ms and take 8.2; of 16 x 16 x 128, in training,
-    9.0 and takes 7.0. An image of 28 x 28 x 128 loses 5 %: all of its tiles and products are near.
-    """
-    tiles = f.nodes[product].operands[0].type
-    products = f.nodes[product].result.type
-    channels, features = (typical(t.shape[-1]) for t in (tiles, products))
-    rows = lines_of_block(tiles, products) * typical(tiles.shape[3])
-    again = channels * features / (2 * rows * (channels + features))
-    trained = f.nodes[product].operands[1] in f.position
-    far = trained and typical(tiles.elements + products.elements) * tiles.dtype.bytes > FAR_BYTES
-    return again <= (READ_AGAIN_FAR if far else READ_AGAIN)
 
 
 def _dependent(f: Grouping, group: Group, first: int) -> set[int]:

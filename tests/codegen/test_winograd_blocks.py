@@ -24,7 +24,7 @@ def blocks_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lepton_jit.passes.winograd.WORTH_IT", 1000.0)
     monkeypatch.setattr("lepton_jit.ir.ops.winograd.CACHE_BYTES", 1)
     monkeypatch.setattr("lepton_jit.ir.ops.winograd.LEAST_ROWS", 6)
-    monkeypatch.setattr("lepton_jit.passes.fuse_merge.READ_AGAIN", 100.0)
+    monkeypatch.setattr("lepton_jit.passes.winograd.READ_AGAIN", 100.0)
 
 
 def convolved(b: Builder, x: Value, features: int) -> Value:
@@ -147,5 +147,5 @@ def test_what_leaves_the_program_is_made_whole(which: str) -> None:
 
 
 def test_a_kernel_too_large_to_be_read_for_each_block_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lepton_jit.passes.fuse_merge.READ_AGAIN", 1.0)  # 32 * 32 / (2 * 6 * 64) is 1.33
+    monkeypatch.setattr("lepton_jit.passes.winograd.READ_AGAIN", 1.0)  # 32 * 32 / (2 * 6 * 64) is 1.33
     assert kernel_ops(fused(residual(), native_target()))[-1].startswith("winograd_output")

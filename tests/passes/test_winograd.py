@@ -144,15 +144,31 @@ def test_weights_that_stay_near_are_worth_transforming(
 ) -> None:
     """The transformed kernel is 4 times as large: it pays where all the network's weights stay in a cache."""
     monkeypatch.setattr("lepton_jit.passes.winograd.WORTH_IT", 0.85)
+    assert chosen == transforms("N", "parameter", units)
+
+
+@pytest.mark.parametrize("batch", ["N", 64])
+@pytest.mark.parametrize("role", ["parameter", "state"])
+def test_tiles_that_go_in_blocks_need_not_pass_through_memory(
+    batch: int | str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 images have 14 MB of tiles and products; a known batch, and a step of training, are estimated with all."""
+    monkeypatch.setattr("lepton_jit.passes.winograd.WORTH_IT", 0.85)
+    assert transforms(batch, role)
+    monkeypatch.setattr("lepton_jit.passes.winograd.READ_AGAIN", 0.0)
+    assert (batch == "N" and role == "parameter") == transforms(batch, role)
+
+
+def transforms(batch: int | str, role: Any, units: int = 1) -> bool:
+    """Whether the second convolution of the digits network, beside other parameters, is transformed."""
     b = Builder("network")
-    x = b.input("x", TensorType.of("f32", "N", 13, 13, 32))
-    kernel = b.input("kernel", TensorType.of("f32", 3, 3, 32, 64), role="parameter")
+    x = b.input("x", TensorType.of("f32", batch, 13, 13, 32))
+    kernel = b.input("kernel", TensorType.of("f32", 3, 3, 32, 64), role=role)
     b.input("other", TensorType.of("f32", units, 1000), role="parameter")
     attributes = {"lhs_spec": (0, 3, 1, 2), "out_spec": (0, 3, 1, 2), "strides": (1, 1), "padding": ((0, 0), (0, 0))}
     rest = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "batch_group_count": 1}
     b.output(b("convolution", x, kernel, **attributes, **rest, **FORWARD), "y")
-    ops = {node.op for node in Winograd().apply(b.build()).nodes}
-    assert chosen == ("winograd_input" in ops)
+    return "winograd_input" in {node.op for node in Winograd().apply(b.build()).nodes}
 
 
 def test_it_can_be_turned_off() -> None:
