@@ -386,8 +386,8 @@ class Lowering:
         ):
             return False
         flops = typical(chain[-1].kernel.flops) + typical(launch.kernel.flops)
-        least = max(CHAINED_BYTES * TYPICAL, flops // CHAINED_FLOPS)
-        large = any(typical(self.buffers[n].bytes) > least for n in written[-1] & read_by(launch))
+        between = [self.buffers[n].bytes for n in written[-1] & read_by(launch)]
+        large = any(typical(b) > max(CHAINED_BYTES * _samples(b), flops // CHAINED_FLOPS) for b in between)
         return large and in_step((*chain, launch))  # windows move as fast as what reads them
 
     def _join_slices(self) -> None:
@@ -423,6 +423,11 @@ class Lowering:
         return tuple(
             replace(b, first=used[i][0], last=used[i][-1]) if i in used else b for i, b in enumerate(self.buffers)
         )
+
+
+def _samples(size: Dim) -> int:
+    """Of how many samples a typical size is."""
+    return 1 if isinstance(size, int) else TYPICAL
 
 
 def _symbols(graph: Graph) -> set[str]:

@@ -48,10 +48,10 @@ def convolved(b: Builder, x: Value, name: str, taps: int, filters: int, stride: 
     )
 
 
-def blocks(size: int, stride: int) -> Graph:
+def blocks(size: int, stride: int, images: int | str = "N") -> Graph:
     """A 3 x 3 convolution, and an inverted bottleneck of mobilenetv2 with its residual."""
     b = Builder("blocks")
-    x = b("relu", convolved(b, b.input("x", TensorType.of("f32", "N", size, size + 3, 3)), "stem", 3, 18, stride))
+    x = b("relu", convolved(b, b.input("x", TensorType.of("f32", images, size, size + 3, 3)), "stem", 3, 18, stride))
     y = b("relu6", convolved(b, x, "expand", 1, 30))
     y = b("relu6", convolved(b, y, "depthwise", 3, 30, stride, groups=30))
     y = convolved(b, y, "project", 1, 18)
@@ -80,6 +80,25 @@ def test_chains_compute_what_their_steps_do(target: Target, stride: int) -> None
     arrays = arrays_of(small := blocks(7, stride), 2)
     found = run_loops(fused(small, target).lowered, arrays, {"N": 2}, fused=target.name != "x86-64")
     assert differences(found, run_graph(small, arrays), {"float32": 1e-5}) == []
+
+
+@pytest.mark.parametrize("images", ["N", 1, 3])
+def test_what_lies_between_in_one_program_is_as_large_as_in_one_sample(
+    images: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain begins where a sample has more than the caches keep, or all of a known batch together."""
+    chains = []
+    for between in (33 * 30 * 30 * 4 - 1, 33 * 30 * 30 * 4, 3 * 33 * 30 * 30 * 4):  # of one image, in bytes
+        monkeypatch.setattr(lower, "CHAINED_BYTES", between)
+        steps = fused(graph := blocks(30, 1, images), native_target()).lowered.steps
+        chains.append(any(isinstance(s, Step) and s.turn for s in steps))
+    assert chains == [True, images == 3, False]
+    arrays = arrays_of(graph, 3 if images == 3 else 1)
+    monkeypatch.setattr(lower, "CHAINED_BYTES", 0)
+    expected = run_graph(graph, arrays)
+    for threads in (1, 2, 5):
+        (y,) = linked(fused(graph, native_target()), threads)(*arrays.values())
+        assert differences({"y": y}, expected, {"float32": 1e-5}) == []
 
 
 def test_a_chain_has_the_same_bits_in_every_batch_and_on_any_number_of_threads() -> None:
@@ -185,7 +204,8 @@ def pooled(b: Builder, x: Value, window: int, stride: int) -> Value:
 def random_network(rng: random.Random) -> Graph:
     """Convolutions, windows and sums, some of whose results leave as well."""
     b = Builder("network")
-    x = b.input("x", TensorType.of("f32", "N", rng.randint(9, 30), rng.randint(9, 40), rng.choice([3, 8, 17])))
+    images = rng.choice(["N", "N", 1, 4])
+    x = b.input("x", TensorType.of("f32", images, rng.randint(9, 30), rng.randint(9, 40), rng.choice([3, 8, 17])))
     for i in range(rng.randint(2, 7)):
         channels, height = x.type.shape[-1], min(d for d in x.type.shape[1:3] if isinstance(d, int))
         assert isinstance(channels, int)
