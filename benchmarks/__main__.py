@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=("inference", "training"), help="by default both")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="by default 1 2")
     parser.add_argument("--peers", nargs="*", default=peers, metavar="PEER", help=f"of {', '.join(map(repr, peers))}")
+    parser.add_argument("--fixed", action="store_true", help="our models take their batch only, as many ONNX files do")
     parser.add_argument("--rounds", type=int, default=Protocol.rounds, help=f"by default {Protocol.rounds}")
     parser.add_argument("--quick", action="store_true", help="a short run, to see whether everything works")
     parser.add_argument(
@@ -100,11 +101,13 @@ def _problems(options: argparse.Namespace) -> list[Problem]:
             f"benchmarks: expected cases of {', '.join(CASES)} and peers of {', '.join(PEERS)}, got {unknown[0]!r}"
         )
     chosen = [CASES[name] for name in options.cases] or list(CASES.values())
-    return [p for case in chosen for p in case.problems() if options.mode in (None, p.mode)]
+    problems = [p for case in chosen for p in case.problems() if options.mode in (None, p.mode)]
+    return [dataclasses.replace(p, fixed=options.fixed) for p in problems]
 
 
 def _request(problem: Problem, threads: int) -> dict[str, Any]:
-    return {"case": problem.case.name, "mode": problem.mode, "batch": problem.batch, "threads": threads}
+    what = {"case": problem.case.name, "mode": problem.mode, "batch": problem.batch, "fixed": problem.fixed}
+    return {**what, "threads": threads}
 
 
 def _measure_all(options: argparse.Namespace, problems: Sequence[Problem]) -> dict[str, Any]:

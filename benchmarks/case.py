@@ -47,15 +47,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Problem:
-    """One case at one batch size. `mode` is "inference" (probabilities) or "training" (a step of Adam)."""
+    """One case at one batch size. `mode` is "inference" (probabilities) or "training" (a step of Adam).
+
+    `fixed`: our model takes this batch only, as many ONNX files do.
+    """
 
     case: Case
     mode: str
     batch: int
+    fixed: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.case.name} {self.mode} b{self.batch}"
+        return f"{self.case.name} {self.mode} b{self.batch}{' fixed' if self.fixed else ''}"
 
     @cached_property
     def recorder(self) -> Recorder:

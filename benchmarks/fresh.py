@@ -63,11 +63,10 @@ def main() -> None:
 def _measure(request: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of importing, and from the network's definition to the first result; the process's peak memory."""
     # The number of processors is limited by now; peers read it when they are imported.
-    from benchmarks.case import Problem
-    from benchmarks.cases import CASES
+    from benchmarks.cases import requested
     from benchmarks.contender import OURS, PEERS
 
-    problem = Problem(CASES[request["case"]], request["mode"], request["batch"])
+    problem = requested(request)
     _ = problem.weights, problem.x, problem.labels
     peer = PEERS[request["peer"]]
     start = time.perf_counter()

@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("case", choices=list(CASES), metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--mode", choices=("inference", "training"), help="by default the first that the case has")
     parser.add_argument("--batch", type=int, help="by default the case's first")
+    parser.add_argument("--fixed", action="store_true", help="a model of this batch only")
     parser.add_argument("--threads", type=int, default=1, help="by default 1")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"by default {ROUNDS}")
     parser.add_argument("--top", type=int, default=20, help="how many of the steps that lose most; by default 20")
@@ -146,7 +147,7 @@ def _problem(options: argparse.Namespace) -> Problem:
     problems = [p for p in CASES[options.case].problems() if options.mode in (None, p.mode)]
     if not problems:
         sys.exit(f"benchmarks.layers: {options.case} has no {options.mode}")
-    return replace(problems[0], batch=options.batch or problems[0].batch)
+    return replace(problems[0], batch=options.batch or problems[0].batch, fixed=options.fixed)
 
 
 if __name__ == "__main__":

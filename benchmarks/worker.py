@@ -35,13 +35,12 @@ def limit_processors(threads: int) -> None:
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Times in seconds per call and round, the measured peaks, and why a contender is missing."""
     # Peers read the number of processors when they are imported, so that nothing may be before the limit is set.
-    from benchmarks.case import Problem
-    from benchmarks.cases import CASES
+    from benchmarks.cases import requested
     from benchmarks.contender import OURS, PEERS
     from benchmarks.peak import fma_peak
     from benchmarks.timing import Protocol, interleave
 
-    problem = Problem(CASES[request["case"]], request["mode"], request["batch"])
+    problem = requested(request)
     threads = request["threads"]
     calls, answers, missing, first_answers = {}, {}, {}, {}
     for name in request["peers"]:

@@ -94,7 +94,8 @@ def build_model(problem: Problem) -> lpt.Model:
     """The model with the case's weights."""
     layers = LeptonLayers()
     dtype = "float32" if problem.case.vocabulary is None else "int32"
-    x = lpt.Input(problem.case.input_shape, dtype=dtype, name="input")
+    batch = problem.batch if problem.fixed else None
+    x = lpt.Input(problem.case.input_shape, batch, dtype=dtype, name="input")
     model = lpt.Model(x, layers.softmax(problem.case.network(layers, x)))
     _set_weights(model, problem.weights)
     return model
