@@ -36,6 +36,9 @@ CHUNK_WORK = 32768
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
 # Parts of a long sum that are computed side by side.
 SPLITS = 8
+# With fewer samples than this, kernels that go by slices run one after the other, each over all of its iterations in
+# parallel; the bits are the same either way.
+LEAST_SLICES = 8
 # Registers of one wide vector, whose chains of dependent operations run at the same time. A processor's own lookahead
 # overlaps fewer: erf took 69 ns for 16 x 178 elements register by register and 57 by four (Granite Rapids).
 REGISTERS = 4
@@ -129,8 +132,13 @@ def cluster_of(node: Node) -> tuple[Cluster, tuple[Value, ...]]:
     return Cluster(region, node.layer), operands
 
 
-def slice_count(extent: Extent, shape: Shape) -> int:
-    """Iterations per index of the leading dimension, where it is a symbol and the iterations' slowest digit; else 0."""
+def slice_count(extent: Extent, shape: Shape, products: bool = False) -> int:
+    """Iterations per index of the leading dimension, where it is a symbol and the iterations' slowest digit; else 0.
+
+    It may also be a known number of `products`, each with sides of its own; what else is there has chains.
+    """
+    if products and shape and isinstance(shape[0], int) and isinstance(extent, int):
+        return extent // shape[0] if shape[0] >= LEAST_SLICES and extent % shape[0] == 0 else 0
     if not shape or not isinstance(shape[0], Poly) or not isinstance(extent, Poly):
         return 0
     try:

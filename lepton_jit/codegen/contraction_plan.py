@@ -183,7 +183,8 @@ class Plan:
 
     def slices(self, extent: Extent) -> Slices | None:
         """A sample after the other, where iterations with this extent, the loops around slowest, go by samples."""
-        count = slice_count(extent, self.shape) if self.around and self.around[0].dims[0] == 0 else 0
+        first, *_ = self.around or [self.inner]
+        count = slice_count(extent, self.shape, products=first.kind == "batch") if first.dims[:1] == (0,) else 0
         return Slices(count, self._local_buffers()) if count else None
 
     def _local_buffers(self) -> frozenset[str]:

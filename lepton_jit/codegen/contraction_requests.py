@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lepton_jit.codegen.cluster import ceil_divide
+from lepton_jit.codegen.cluster import LEAST_SLICES, ceil_divide
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, Affine, Const, Var
@@ -76,8 +76,9 @@ class Requests:
     def _looks_for_products(self, located: Located) -> bool:
         """Each sample's product has a left side of its own, whose rows follow each other, and packs it.
 
-        A fixed number of products, as at the positions of Winograd's algorithm, has right sides in far memory, whose
-        next panel is worth more (convolutions of 28 x 28 x 128 and 14 x 14 x 256 take 2.5 and 4 % longer without).
+        A known number may be few, packed all at once, or have right sides that are there already, as the positions of
+        Winograd's algorithm: these come from far memory, and their next panel is worth more (convolutions of
+        28 x 28 x 128 and 14 x 14 x 256 take 2.5 and 4 % longer without).
         """
         if not self.packed or len(located) != 1 or len(self.sums) != 1:
             return False
@@ -85,8 +86,9 @@ class Requests:
         products, apart = extent.constant, loop.lhs
         if not isinstance(products, int) or extent.terms or products % AHEAD_PRODUCTS:
             return False
-        sample = loop.kind == "batch" and not isinstance(loop.extent, int)
-        return sample and isinstance(rows.extent, int) and apart == rows.extent * products
+        if isinstance(loop.extent, int) and (loop.extent < LEAST_SLICES or not self.plan.unpacked):
+            return False
+        return loop.kind == "batch" and isinstance(rows.extent, int) and apart == rows.extent * products
 
     def _next_product(self, located: Located, panel: Affine, row: Affine) -> list[Ahead]:
         """Each tile asks for its part of a side of the next product, which is packed in one go when its turn comes.

@@ -7,32 +7,22 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from lepton_jit.codegen.cluster import LEAST_SLICES
 from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, own_frame, pointer_at, slot_of
 from lepton_jit.codegen.emit_primitives import I64_TYPE, POINTER, Builder, Value
 from lepton_jit.codegen.emit_scan import counted
+from lepton_jit.codegen.loop_ir import slices_of
 from lepton_jit.codegen.lowered import ProgramBuffer, Step
-from lepton_jit.ir.types import THREADS_NAME, Dim, Poly
+from lepton_jit.ir.types import THREADS_NAME, Dim
 
-# With fewer samples than this, kernels that go by slices run one after the other, each over all of its iterations in
-# parallel; the bits are the same either way. So they do where the time of idle threads would be more than a 16th.
-LEAST_SLICES = 8
+# Where the time of idle threads would be more than this part, kernels run one after the other.
 MOST_IDLE = 16
-
-
-def batch_of(step: Step) -> Poly:
-    """The number of slices: the first kernel's iterations over those of one slice."""
-    kernel = step.launches[0].kernel
-    assert kernel.slices is not None
-    assert isinstance(kernel.extent, Poly)
-    batch = kernel.extent // kernel.slices.count
-    assert isinstance(batch, Poly)
-    return batch
 
 
 def goes_by_slices(symbols: Symbols, builder: Builder, step: Step) -> Value:
     """There are enough samples, and the threads' shares of them nearly equal."""
-    batch, threads = symbols.value(batch_of(step)), symbols.values[THREADS_NAME]
+    batch, threads = symbols.value(slices_of(step.launches[0].kernel)), symbols.values[THREADS_NAME]
     busy = builder.udiv(builder.sub(builder.add(batch, threads), I64_TYPE(1)), threads)
     idle = builder.sub(builder.mul(busy, threads), batch)
     even = builder.icmp_signed("<=", builder.mul(idle, I64_TYPE(MOST_IDLE)), batch)
@@ -57,7 +47,7 @@ class SlicesEmitter:
         table, begin, end = function.args
         frames = [own_frame(builder, table, i, launch) for i, launch in enumerate(self.step.launches)]
         symbols = Symbols(builder, pointer_at(builder, frames[0], 1), self.symbol_names)
-        batch, threads = symbols.value(batch_of(self.step)), symbols.values[THREADS_NAME]
+        batch, threads = symbols.value(slices_of(self.step.launches[0].kernel)), symbols.values[THREADS_NAME]
         private = [(slot, symbols.value(size)) for slot, size in self._private(builder, frames)]
         memories = [builder.load(slot, align=8, typ=POINTER) for slot, _ in private]
         with counted(builder, begin, end) as part:
@@ -82,4 +72,4 @@ class SlicesEmitter:
             for i, number in enumerate(launch.buffers):
                 buffer = self.buffers[number]
                 if buffer.kind == "arena" and buffer.first == buffer.last == self.number:
-                    yield slot_of(builder, frame, FRAME_BUFFERS + i), buffer.bytes // batch_of(self.step)
+                    yield slot_of(builder, frame, FRAME_BUFFERS + i), buffer.bytes // slices_of(launch.kernel)

@@ -328,6 +328,13 @@ class Slices:
     local: frozenset[str]
 
 
+def slices_of(kernel: Kernel) -> Dim:
+    """The number of slices of a kernel that has any: its iterations over those of one slice."""
+    assert kernel.slices is not None
+    assert not isinstance(kernel.extent, CeilDiv)
+    return kernel.extent // kernel.slices.count
+
+
 @dataclass(frozen=True)
 class Reach:
     """What a row of a result reads of an operand: row r lies in line y = r // per % lines of image r // per // lines.

@@ -14,7 +14,7 @@ from lepton_jit.codegen.chain import (
     window_elements,
     written_by,
 )
-from lepton_jit.codegen.loop_ir import THREADS, Contract, Kernel, Let, Load, Report, Store, walk
+from lepton_jit.codegen.loop_ir import THREADS, Contract, Kernel, Let, Load, Report, Store, slices_of, walk
 from lepton_jit.codegen.lower_scan import lower_scan
 from lepton_jit.codegen.lowered import (
     BufferKind,
@@ -412,7 +412,8 @@ class Lowering:
         # a later slice of `before` would read or write again what `step` has overwritten
         if not shared or (written_by(launch) & set(before.buffers)) - written:
             return False
-        small = all(typical(self.buffers[n].bytes) // TYPICAL <= SLICE_BYTES for _, n in shared)
+        most = SLICE_BYTES * typical(slices_of(launch.kernel))
+        small = all(typical(self.buffers[n].bytes) <= most for _, n in shared)
         return small and all(name in slices.local for name, _ in shared if not name.startswith("o"))
 
     def _lifetimes(self) -> tuple[ProgramBuffer, ...]:

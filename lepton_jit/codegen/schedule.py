@@ -61,8 +61,10 @@ def _with_unpacked(
     """The right side of a contraction as it was before it was packed: one more input of its kernels."""
     contracted = (v for n in cluster.region.nodes if n.op == "affine_contraction" for v in n.operands)
     source = next((unpacked[v] for v in contracted if v in unpacked), None)
-    if source is None or source in operands:
+    if source is None:
         return cluster, operands
+    if source in operands:
+        return replace(cluster, unpacked=source), operands
     region = replace(cluster.region, inputs=(*cluster.region.inputs, Input(source, source.name)))
     return replace(cluster, region=region, unpacked=source), (*operands, source)
 

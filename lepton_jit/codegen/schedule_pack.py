@@ -22,10 +22,10 @@ def schedule_pack(cluster: Cluster, target: Target) -> Planned:
 
 
 def packed_sides(node: Node) -> Value | None:
-    """What a pack reads, where an unknown number of right sides lies there, one behind the other."""
+    """What a pack reads, where several right sides lie there, one behind the other."""
     a: Any = node.attributes
     batches, sums = a["extents"][: a["batches"]], a["extents"][a["batches"] :]
-    if all(isinstance(extent, int) for extent in batches) or a["offset"] != 0:
+    if not batches or a["offset"] != 0:
         return None
     *apart, _ = row_major((*batches, element_count((*sums, a["columns"]))))
     return node.operands[0] if list(a["strides"][: a["batches"]]) == apart else None
@@ -78,7 +78,7 @@ class _Pack:
     def _slices(self, extent: Dim) -> Slices | None:
         """A sample after the other, where the right side has one for each."""
         (operand,), shape = self.node.operands, self.node.result.type.shape
-        count = slice_count(extent, shape) if self.batches else 0
+        count = slice_count(extent, shape, products=True) if self.batches else 0
         alone = operand.type.shape[0] == shape[0] and self.steps[0] == element_count(operand.type.shape[1:])
         return Slices(count, frozenset({"a0"}) if alone else frozenset()) if count else None
 

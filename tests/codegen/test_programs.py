@@ -10,6 +10,7 @@ import pytest
 
 from lepton_jit.codegen.generate import Generated
 from lepton_jit.codegen.loop_ir import Contract, walk
+from lepton_jit.codegen.lowered import Step
 from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -250,7 +251,7 @@ def test_tiles_ask_ahead_for_rows_that_few_panels_read(length: int, columns: int
     assert asked_ahead(fused(b.build(), target)) == expected
 
 
-@pytest.mark.parametrize(("count", "expected"), [("N", ["a0", "a2"]), (3, ["a1"])])
+@pytest.mark.parametrize(("count", "expected"), [("N", ["a0", "a2"]), (8, ["a0", "a2"]), (7, ["a1"])])
 def test_tiles_of_a_product_a_sample_ask_ahead_for_both_sides(count: int | str, expected: list[str]) -> None:
     """Of the next product, as they lie in memory: a1 is the packed right side."""
     b = Builder("batched")
@@ -260,7 +261,7 @@ def test_tiles_of_a_product_a_sample_ask_ahead_for_both_sides(count: int | str, 
     made = fused(b.build(), native_target())
     assert asked_ahead(made) == expected
     rng = np.random.default_rng(0)
-    x, w = (rng.integers(-3, 3, (3, 256, 256)).astype(np.float32) for _ in "xw")
+    x, w = (rng.integers(-3, 3, (7 if count == 7 else 8, 256, 256)).astype(np.float32) for _ in "xw")
     assert np.array_equal(linked(made, 2)(x, w)[0], np.matmul(x, w))
 
 
@@ -368,6 +369,31 @@ def test_a_reader_that_overwrites_what_the_producer_still_reads_runs_alone() -> 
     z = b("multiply", y, b("reverse", y, dimensions=(0,)))
     b.output(b("negate", z), "z")
     agree(b.build())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("batch", [("N",), (16,), (9, 2), ("N", 3), (7,)])
+def test_batched_products_run_product_by_product_with_their_packs(
+    batch: tuple[int | str, ...], transposed: bool
+) -> None:
+    """Where there are enough; the bits are the same either way."""
+    target, leading = native_target(), tuple(range(len(batch)))
+    rows, depth, columns = 40, 64, 4 * target.lanes(32) * target.tile_vectors + 3
+    b = Builder("products")
+    x = b.input("x", TensorType.of("f32", *batch, rows, depth))
+    w = b.input("w", TensorType.of("f32", *batch, *((columns, depth) if transposed else (depth, columns))))
+    where = {"lhs_batching": leading, "rhs_batching": leading, "lhs_contracting": (len(batch) + 1,)}
+    b.output(b("dot_general", x, w, **where, rhs_contracting=(len(batch) + transposed,)), "y")
+    made = fused(graph := b.build(), target)
+    kernels = [len(step.launches) for step in made.lowered.steps if isinstance(step, Step)]
+    assert kernels == [1, 1] if batch == (7,) else kernels == [3]
+    for count in (1, 9):
+        arrays = arrays_of(graph, count)
+        expected = np.matmul(arrays["x"], np.swapaxes(arrays["w"], -1, -2) if transposed else arrays["w"])
+        assert differences(run_loops(made.lowered, arrays, {"N": count}), {"y": expected}, {"float32": 1e-4}) == []
+        one, *several = (linked(made, threads)(*arrays.values())[0] for threads in (1, 2, 3))
+        assert differences({"y": one}, {"y": expected}, {"float32": 1e-4}) == []
+        assert {y.tobytes() for y in several} == {one.tobytes()}
 
 
 # Where values live
