@@ -245,13 +245,14 @@ class _EpilogueEmitter:
     def prefetch(self, builder: Builder, fragment: Fragment) -> None:
         """Ask, before the sums, for what the epilogue reads of operands that have rows of their own.
 
-        An operand that comes from far, such as an LSTM's inputs of one step, then arrives while the sums are formed.
+        An operand that comes from far, such as an LSTM's inputs of one step, then arrives while the sums are formed: in
+        the second cache, as results do. LSTM(128), 32 rows, with both: 7.5 to 7.0 ms, a training step 22.7 to 22.3.
         """
         for i, (var, fetched) in enumerate(zip(self.epilogue.args[1:], self.fetched, strict=True)):
             if fetched:
                 pointer = self._address(builder, i, var.dtype, 1, fragment)
                 for line in range(0, fragment.type.count * var.dtype.bytes, LINE_BYTES):
-                    prefetch(builder, builder.gep(pointer, [I64_TYPE(line)], source_etype=ir.IntType(8)), locality=3)
+                    prefetch(builder, builder.gep(pointer, [I64_TYPE(line)], source_etype=ir.IntType(8)), locality=2)
 
     def _extra(
         self, builder: Builder, number: int, dtype: DType, column_step: int, fragment: Fragment
