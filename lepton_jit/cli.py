@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="X.so", required=True, help="the library; X.h goes beside"
     )
     compile_.add_argument("--target", default="native", help="native (default), x86-64-v3 (AVX2), x86-64-v4 (AVX-512)")
+    compile_.add_argument(
+        "--typical-batch", type=int, default=1, metavar="N", help="how many samples most calls have (default: 1)"
+    )
     compile_.set_defaults(command=_compile)
 
     run = commands.add_parser("run", help="run an exported library on arrays")
@@ -116,7 +119,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _compile(options: argparse.Namespace) -> int:
     model = _load_model(options.model)
     start = time.perf_counter()
-    library, header = lpt.compile(model).export(options.output, target=options.target)
+    fast = lpt.compile(model, typical_batch=options.typical_batch)
+    library, header = fast.export(options.output, target=options.target)
     seconds = time.perf_counter() - start
     print(f"{library} ({library.stat().st_size:,} bytes) and {header}, in {seconds:.2f} s")
     return 0

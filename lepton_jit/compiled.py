@@ -88,7 +88,8 @@ class CompiledModel:
 
     def _read(self) -> tuple[Any, Any, Any]:
         if self._reading is None:
-            self._reading = self.executable.recompile(self.executable.graph, self.executable.target)
+            e = self.executable
+            self._reading = e.recompile(e.graph, e.target, e.typical_batch)
         return self._reading
 
     def _text(self, stage: str, layer: str | None) -> str:

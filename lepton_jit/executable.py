@@ -38,14 +38,16 @@ class Executable:
         self,
         graph: Graph,
         target: Target,
+        typical_batch: int,
         parts: Parts,
         support: bytes,
         *,
         threads: int | None,
-        recompile: Callable[[Graph, Target], tuple[Any, Any, Any]],
+        recompile: Callable[[Graph, Target, int], tuple[Any, Any, Any]],
     ) -> None:
         self.graph = graph
         self.target = target
+        self.typical_batch = typical_batch
         self.parts = parts
         self.support = support
         self.recompile = recompile

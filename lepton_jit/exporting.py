@@ -31,7 +31,7 @@ def export_program(
                 f"export: target {target.name!r}: its weights are packed by running its own code, and this machine is "
                 f"{native_target().name}; export on a machine of that kind"
             )
-        executable = build(executable.graph, target=target)
+        executable = build(executable.graph, target=target, typical_batch=executable.typical_batch)
         executable.bind(weights)
     parts = executable.parts
     return export(

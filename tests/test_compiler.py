@@ -83,6 +83,20 @@ def test_levels_agree_within_rounding(model: lpt.Sequential, fast: lpt.compiled.
     assert relative_error(executable.run(IMAGES)[0], fast(IMAGES)) < 1e-5
 
 
+def test_choices_are_made_for_a_typical_batch(tmp_path: Path) -> None:
+    """With one image the transformed kernel's way from memory costs more than its products gain."""
+    layers = [lpt.Conv2D(64, 3, input_shape=(13, 13, 32)), lpt.Flatten(), lpt.Dense(600)]
+    model, x = lpt.Sequential(layers), RANDOM.random((5, 13, 13, 32), np.float32)
+    one, several = lpt.compile(model), lpt.compile(model, typical_batch=8)
+    assert ["winograd" in fast.ir("lower-contractions") for fast in (one, several)] == [False, True]
+    assert relative_error(several(x), one(x)) < 1e-5
+    assert np.array_equal(several(x[:1]), several(x)[:1])
+    several.export(tmp_path / "net.so")
+    assert np.array_equal(lpt.load(tmp_path / "net.so")(x), several(x))
+    with pytest.raises(lpt.ArgumentError, match="compile: typical_batch: expected a positive integer, got 0"):
+        lpt.compile(model, typical_batch=0)
+
+
 def test_every_pass_can_be_verified(model: lpt.Sequential) -> None:
     assert lpt.compile(model, verify="passes")(IMAGES).shape == (64, 10)
     with pytest.raises(lpt.ArgumentError, match="verify: expected None or 'passes', got 'all'"):

@@ -36,10 +36,12 @@ class Winograd(Pass):
     under 5e-6 for 2 x 2 (2.3e-6; normal inputs, 64 to 512 channels).
 
     Products fall to 1/4 and 4/9, but the transformed kernel is 4 and 1.8 times as large, and the transformed input and
-    products pass through memory. Where the kernel is a parameter, it is estimated for a batch of one.
+    products pass through memory. Where the kernel is a parameter, it is estimated for a `batch`, if any is possible.
     """
 
     name: ClassVar[str] = "winograd"
+
+    batch: int = 1
 
     def apply(self, graph: Graph) -> Graph:
         fixed = {v.name for v in of_parameters_alone(graph)}
@@ -47,17 +49,18 @@ class Winograd(Pass):
         fixed |= {value.name for value in parameters}
         size = sum(value.type.dtype.bytes * typical(value.type.elements) for value in parameters)
         speed = NEAR if size < NEAR_BYTES // 2 else FAR  # where the parameters are when they are needed again
-        return rewrite(graph, {"convolution": [lambda rewriter, node: _transformed(rewriter, node, fixed, speed)]})
+
+        def transformed(rewriter: Rewriter, node: Node) -> Value | None:
+            prepared = node.operands[1].name in fixed
+            tile = _best_tile(node, prepared, self.batch if prepared else TYPICAL, speed) if _fits(node) else None
+            return _transformed(rewriter, node, tile) if tile else None
+
+        return rewrite(graph, {"convolution": [transformed]})
 
 
-def _transformed(rewriter: Rewriter, node: Node, fixed: set[str], speed: float) -> Value | None:
+def _transformed(rewriter: Rewriter, node: Node, tile: int) -> Value:
     """law: see Winograd."""
-    if not _fits(node):
-        return None
     x, kernel = node.operands
-    tile = _best_tile(node, kernel.name in fixed, speed)
-    if tile is None:
-        return None
     a: Any = node.attributes
     (_, height, width, _), size = x.type.shape, node.result.type.shape[1:3]
     low = [lo for lo, _ in a["padding"]]
@@ -115,11 +118,9 @@ def gains_by_blocks(tiles: TensorType, products: TensorType, trained: bool) -> b
     return again <= (READ_AGAIN_FAR if far else READ_AGAIN)
 
 
-def _best_tile(node: Node, fixed: bool, weight_speed: float) -> int | None:
+def _best_tile(node: Node, fixed: bool, batch: int, weight_speed: float) -> int | None:
     dtype, shape = node.result.type.dtype, node.result.type.shape
-    images, height, width, features = (
-        dim_value(d, dict.fromkeys(symbols_of([d]), 1 if fixed else TYPICAL)) for d in shape
-    )
+    images, height, width, features = (dim_value(d, dict.fromkeys(symbols_of([d]), batch)) for d in shape)
     channels = dim_value(node.operands[0].type.shape[3], {})
 
     def seconds(products: float, weights: float, passing: float) -> float:
