@@ -18,8 +18,7 @@ AHEAD_PRODUCTS = 16
 MOST_TILES_AHEAD = 32
 # Rows that tiles of more columns than this read are packed, or have time to arrive.
 MOST_STREAMED = 96
-# Longer sums hide what their stores wait for, and nearer rows (in elements) a processor foresees.
-MOST_FETCHED = 128
+# Nearer rows of a result (in elements) a processor foresees.
 ROWS_APART = 256
 
 Sums = Sequence[tuple[Affine, Dim, Dim]]
@@ -52,15 +51,12 @@ class Requests:
     rows_here: RowRange | None = None
 
     def fetch(self) -> bool:
-        """A tile stores to rows far apart, which no processor foresees, after so few products that nothing hides it.
+        """A tile stores to rows far apart, which no processor foresees.
 
-        Winograd's products, whose rows of 64 columns follow each other, lose 13 % by asking.
+        16 products of 256 x 256 x 256 gain 4 %, other sums of so many products nothing.
         """
         apart = self.plan.inner.out
-        if self.carries or not isinstance(apart, int) or apart < ROWS_APART:
-            return False
-        products = typical(element_count(extent.constant for extent, *_ in self.sums))
-        return products <= MOST_FETCHED and not any(extent.terms for extent, *_ in self.sums)
+        return not self.carries and isinstance(apart, int) and apart >= ROWS_APART
 
     def ahead(self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine) -> Sequence[Ahead]:
         """What tiles, whose sides begin at `lhs` and `rhs`, ask far memory for, for later ones.
