@@ -404,7 +404,8 @@ class Lowering:
     def _follows(self, before: Step, step: Step) -> bool:
         """`step` reads of what `before` writes only the same index of the batch, and slices fit into a cache."""
         (launch, *_), slices = step.launches, step.launches[0].kernel.slices
-        if before.turn or step.turn or not slices or not before.launches[0].kernel.slices:
+        first = before.launches[0].kernel
+        if before.turn or step.turn or not slices or not first.slices or slices_of(first) != slices_of(launch.kernel):
             return False
         written = set().union(*(written_by(x) for x in before.launches))
         frame = zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True)

@@ -396,6 +396,26 @@ def test_batched_products_run_product_by_product_with_their_packs(
         assert {y.tobytes() for y in several} == {one.tobytes()}
 
 
+@pytest.mark.parametrize("batch", ["N", 8])
+def test_products_of_another_number_of_slices_run_alone(batch: int | str) -> None:
+    """[N, 2, ...] reshaped to [2 N, ...] has twice the slices: with those of the first, half of them were left out."""
+    b, size = Builder("heads"), 64
+    x, w, v = (b.input(name, TensorType.of("f32", batch, 2, size, size)) for name in "xwv")
+    pairs = {"lhs_batching": (0, 1), "rhs_batching": (0, 1), "lhs_contracting": (3,), "rhs_contracting": (2,)}
+    whole = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
+    joined, v = (b("reshape", y, shape=(y.type.shape[0] * 2, size, size)) for y in (b("dot_general", x, w, **pairs), v))
+    b.output(b("dot_general", v, joined, **whole), "y")
+    graph = b.build()
+    made = fused(graph, native_target())
+    assert [step.op for step in made.lowered.steps] == ["pack | affine_contraction"] * 2
+    for count in (8,) if batch == 8 else (3, 9):
+        rng = np.random.default_rng(count)
+        arrays = {n: rng.integers(-3, 3, (count, 2, size, size)).astype(np.float32) for n in "xwv"}
+        expected = {"y": np.matmul(arrays["v"], arrays["x"] @ arrays["w"]).reshape(-1, size, size)}
+        assert differences(run_native(made, arrays, threads=2), expected) == []
+        assert differences(run_loops(made.lowered, arrays, {"N": count}), expected) == []
+
+
 # Where values live
 
 
