@@ -49,7 +49,7 @@ class Case:
 class Problem:
     """One case at one batch size. `mode` is "inference" (probabilities) or "training" (a step of Adam).
 
-    `fixed`: our model takes this batch only, as many ONNX files do.
+    `fixed`: our model takes this batch only.
     """
 
     case: Case

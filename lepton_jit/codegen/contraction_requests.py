@@ -58,16 +58,16 @@ class Requests:
         apart = self.plan.inner.out
         return not self.carries and isinstance(apart, int) and apart >= ROWS_APART
 
-    def ahead(self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine) -> Sequence[Ahead]:
-        """What tiles, whose sides begin at `lhs` and `rhs`, ask far memory for, for later ones.
-
-        Of several things each is the work of an equal share of the panels.
-        """
+    def ahead(
+        self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine
+    ) -> Sequence[tuple[range, Ahead]]:
+        """What the tiles of some panels, whose sides begin at `lhs` and `rhs`, ask far memory for, for later ones."""
+        panels = range(self.plan.panels)
         if self._looks_for_products(located):
             return self._next_product(located, panel, row)
         if self._looks_for_panels():
-            return [self._next_panel(located, row, rhs)]
-        return [self._next_rows(panel, lhs)] if self._looks_for_rows() else []
+            return [(panels, self._next_panel(located, row, rhs))]
+        return [(panels, self._next_rows(panel, lhs))] if self._looks_for_rows() else []
 
     def _looks_for_products(self, located: Located) -> bool:
         """Each sample's product has a left side of its own, whose rows follow each other, and packs it.
@@ -86,12 +86,12 @@ class Requests:
             return False
         return loop.kind == "batch" and isinstance(rows.extent, int) and apart == rows.extent * products
 
-    def _next_product(self, located: Located, panel: Affine, row: Affine) -> list[Ahead]:
+    def _next_product(self, located: Located, panel: Affine, row: Affine) -> list[tuple[range, Ahead]]:
         """Each tile asks for its part of a side of the next product, which is packed in one go when its turn comes.
 
-        On Zen 4, products of 256 x 256 x 256 go from 354 to 336 us by the left side, to 323 by both, with transposed
-        right sides from 370 to 356 and 338 (AVX2: 369 to 342 and 333); near ones lose 0 to 2 %. A burst of requests
-        between tiles gains nothing: a core waits for 24 lines at most.
+        On Zen 4, products of 256 x 256 x 256 go from 354 to 336 us by the left side (AVX2: 369 to 342), and by the
+        right side, another day, from 347 to 333 (348 to 339), transposed from 358 to 338 (359 to 326); near ones lose
+        0 to 2 %. A burst of requests between tiles gains nothing: a core waits for 24 lines at most.
         """
         plan = self.plan
         ((_, at),), (extent, *_), height = located, self.sums[0], plan.target.tile_rows
@@ -100,13 +100,14 @@ class Requests:
         if plan.unpacked:
             sides[plan.unpacked] = (columns * products, 0)
         requests, line, tile = products // AHEAD_PRODUCTS, LINE_BYTES // plan.dtype.bytes, self._tile_at(row)
-        found, panels = [], shares(plan.panels, len(sides))
-        for (buffer, (size, offset)), own in zip(sides.items(), panels, strict=True):
+        found: list[tuple[range, Ahead]] = []
+        for i, (buffer, (size, offset)) in enumerate(sides.items()):
+            own = range(plan.panels * i // len(sides), plan.panels * (i + 1) // len(sides))
             tiles = -(-rows // height) * len(own)
             step = -(-size // (line * tiles * requests)) * line
             share = step * requests
             start = (at + 1) * size + Affine.var(tile.name) * (share * len(own)) + (panel - own.start) * share
-            found.append((buffer, start + offset, Affine.of(step)))
+            found.append((own, (buffer, start + offset, Affine.of(step))))
         return found
 
     def _tile_at(self, row: Affine) -> Var:
@@ -176,15 +177,6 @@ class Requests:
         start = k.apply("multiply", tile, k.apply("multiply", step, k.index(Affine.of(products // AHEAD_PRODUCTS))))
         distance = plan.attributes["panel_stride"] if self.sum_block is None else products * plan.width
         return plan.rhs, rhs + Affine.var(start.name) + distance, Affine.var(step.name)
-
-
-def shares(panels: int, parts: int) -> list[range]:
-    """Panels in nearly equal parts.
-
-    >>> shares(5, 2)
-    [range(0, 2), range(2, 5)]
-    """
-    return [range(panels * i // parts, panels * (i + 1) // parts) for i in range(parts)]
 
 
 def split_for_ahead(sums: Sums) -> Sums:

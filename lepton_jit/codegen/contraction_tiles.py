@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lepton_jit.codegen.cluster import is_whole, part_of, split_index, store_at, vector_loop
 from lepton_jit.codegen.contraction_plan import LoopDim, Plan
-from lepton_jit.codegen.contraction_requests import Ahead, Requests, RowRange, Sums, shares, split_for_ahead
+from lepton_jit.codegen.contraction_requests import Ahead, Requests, RowRange, Sums, split_for_ahead
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import (
     I64,
@@ -415,18 +415,21 @@ class Tiles:
         )
         self._append(contract, aheads, panel)
 
-    def _append(self, contract: Contract, aheads: Sequence[Ahead], panel: Affine) -> None:
-        """Panels share out what there is to ask for."""
+    def _append(self, contract: Contract, aheads: Sequence[tuple[range, Ahead]], panel: Affine) -> None:
+        """Each panel asks for what is its part."""
         k = self.kernel
-        if len(aheads) < 2:
-            k.append(replace(contract, ahead=aheads[0] if aheads else None))
+        if not aheads:
+            k.append(contract)
             return
-        first, second = aheads
-        limit = Const(shares(self.plan.panels, 2)[0].stop, I64)
-        with k.when(k.compare(k.index(panel), limit, "LT")):
-            k.append(replace(contract, ahead=first))
+        (panels, ahead), *others = aheads
+        contract = replace(contract, ahead=ahead)
+        if not others:
+            k.append(contract)
+            return
+        with k.when(k.compare(k.index(panel), Const(panels.stop, I64), "LT")):
+            k.append(contract)
         with k.otherwise():
-            k.append(replace(contract, ahead=second))
+            self._append(contract, others, panel)
 
     def _requests(self) -> Requests:
         """What tiles may ask memory for before it is due."""

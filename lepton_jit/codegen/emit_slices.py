@@ -16,7 +16,7 @@ from lepton_jit.codegen.loop_ir import slices_of
 from lepton_jit.codegen.lowered import ProgramBuffer, Step
 from lepton_jit.ir.types import THREADS_NAME, Dim
 
-# Where the time of idle threads would be more than this part, kernels run one after the other.
+# Where the time of idle threads would be more than a 16th, kernels run one after the other.
 MOST_IDLE = 16
 
 

@@ -374,8 +374,8 @@ class _Emitter:
         """Ask for the lines of the result, if it is large: the stores of one tile would wait for each of them in turn.
 
         Into the second cache: requests of the first one leave the loads of the sums without places to wait in. On
-        Zen 4, 12800 x 64 x 512 takes 10.3 ms that way and 8.4 this way, 3200 x 64 x 512, 6.5 MB of results, 2.3 and
-        2.05 (2.7 without requests). Results that are near lose 1 %.
+        Zen 4, 12800 x 64 x 512 takes 10.2 ms that way and 8.45 this way, 3200 x 64 x 512, 6.5 MB of results, 2.4 and
+        2.05. Results that are near lose 1 %.
         """
         line = LINE_BYTES * 8 // BITS[self.kernel.dtype]
         with self.builder.if_then(self.builder.icmp_signed(">=", self.shape("c_size"), I64(FAR_ELEMENTS))):
