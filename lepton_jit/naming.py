@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import Counter
 
 __all__ = ["auto_name", "reset_names", "snake_case", "uniquify"]
 
-_given: Counter[str] = Counter()
+_numbers: dict[str, itertools.count[int]] = {}
 
 
 def snake_case(name: str) -> str:
@@ -23,14 +23,14 @@ def snake_case(name: str) -> str:
 def auto_name(class_name: str) -> str:
     """The next free name of a class in this process."""
     base = snake_case(class_name)
-    count = _given[base]
-    _given[base] += 1
-    return f"{base}_{count}" if count else base
+    # Two calls that are one step each, so that threads that build layers at once never get the same name.
+    number = next(_numbers.setdefault(base, itertools.count()))
+    return f"{base}_{number}" if number else base
 
 
 def reset_names() -> None:
     """Start counting again, as in a fresh process."""
-    _given.clear()
+    _numbers.clear()
 
 
 def uniquify(names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random as python_random
 from typing import Any
@@ -17,18 +18,18 @@ _GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 (Steele, Lea, Flood 2014), as are the
 
 
 class _SeedStream:
-    def __init__(self) -> None:
-        self.state = int.from_bytes(os.urandom(8), "little")
+    def __init__(self, seed: int) -> None:
+        # One step of the interpreter, so that no two threads draw the same number; a lock could be held in a fork.
+        self._states = itertools.count(seed + _GOLDEN, _GOLDEN)
 
     def next(self) -> int:
-        self.state = (self.state + _GOLDEN) & _MASK
-        z = self.state
+        z = next(self._states) & _MASK
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
         return z ^ (z >> 31)
 
 
-_stream = _SeedStream()
+_stream = _SeedStream(int.from_bytes(os.urandom(8), "little"))
 
 
 def set_random_seed(seed: int) -> None:
@@ -40,9 +41,10 @@ def set_random_seed(seed: int) -> None:
     >>> next_seed() == first
     True
     """
+    global _stream
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= _MASK:
         raise ArgumentError(f"set_random_seed: expected an integer of 0 to 2**64 - 1, got {seed!r}")
-    _stream.state = int(seed)
+    _stream = _SeedStream(int(seed))
     python_random.seed(int(seed))
     np.random.seed(int(seed) & 0xFFFFFFFF)  # noqa: NPY002  Keras' function of this name does it too
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 import lepton_jit as lpt
 from lepton_jit import saving
 from lepton_jit.layers import registry
+from lepton_jit.layers.weight import without_values
 
 X = np.random.default_rng(0).normal(size=(12, 6, 6, 1)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 12)
@@ -34,6 +37,11 @@ def small() -> Any:
     )
     model.compile(lpt.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def assert_same_weights(actual: Any, expected: Any) -> None:
+    for a, e in zip(actual.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, e)
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +271,32 @@ def test_a_thousand_mutated_files_raise_our_errors_or_load(
             loaded += 1
     assert refused + loaded == 500
     assert refused > 300
+
+
+def test_threads_that_load_at_once_leave_later_models_with_values(trained: Any, tmp_path: Path) -> None:
+    trained.save(tmp_path / "m")
+
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lpt.load, [tmp_path / "m"] * 8))
+
+    assert np.any(lpt.Sequential([lpt.Dense(8, input_shape=(8,))]).get_weights()[0])
+    for model in loaded:
+        assert_same_weights(model, trained)
+
+
+def test_a_thread_that_builds_while_another_loads_gets_values() -> None:
+    entered, built = threading.Event(), threading.Event()
+
+    def load() -> Any:
+        with without_values():
+            entered.set()
+            built.wait(10)
+            return lpt.Dense(4, input_shape=(4,))
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(load)
+        entered.wait(10)
+        model = lpt.Sequential([lpt.Dense(8, input_shape=(8,))])
+        built.set()
+
+    assert np.any(model.get_weights()[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,17 @@ from lepton_jit.runtime.arguments import aligned_empty
 
 __all__ = ["Weight", "without_values"]
 
-_allocate = True
+_allocate: ContextVar[bool] = ContextVar("allocate", default=True)  # of this thread alone: others build meanwhile
 
 
 @contextmanager
 def without_values() -> Iterator[None]:
     """Weights made inside get a shape but no array: a file's values follow, whose shapes are compared first."""
-    global _allocate
-    saved, _allocate = _allocate, False
+    token = _allocate.set(False)
     try:
         yield
     finally:
-        _allocate = saved
+        _allocate.reset(token)
 
 
 class Weight:
@@ -51,7 +51,7 @@ class Weight:
         self.trainable = trainable
         self.version = 0
         self._array: np.ndarray | None = None
-        if _allocate:
+        if _allocate.get():
             self.array[...] = initializer(self.shape, dtype.numpy)
 
     @property
