@@ -185,14 +185,14 @@ class Plan:
         """A sample after the other, where iterations with this extent, the loops around slowest, go by samples."""
         first, *_ = self.around or [self.inner]
         count = slice_count(extent, self.shape, products=first.kind == "batch") if first.dims[:1] == (0,) else 0
-        return Slices(count, self._local_buffers()) if count else None
+        return Slices(count, self._local_buffers(first)) if count else None
 
-    def _local_buffers(self) -> frozenset[str]:
-        """The buffers of which index n of the result needs index n alone.
+    def _local_buffers(self, first: LoopDim) -> frozenset[str]:
+        """The buffers of which index n of the result needs index n alone; the batch is in the loop `first`.
 
         Of a side whose elements lie at n * sample + rest, with all of them inside the side, each rest is in one sample.
         """
-        batch, first = self.shape[0], self.around[0]
+        batch = self.shape[0]
         shared: set[str] = set()
         for value, step in zip(self.node.operands, (first.lhs, first.rhs), strict=True):
             alone = value.type.rank > 0 and value.type.shape[0] == batch

@@ -79,8 +79,10 @@ class _Pack:
         """A sample after the other, where the right side has one for each."""
         (operand,), shape = self.node.operands, self.node.result.type.shape
         count = slice_count(extent, shape, products=True) if self.batches else 0
+        if not count:
+            return None
         alone = operand.type.shape[0] == shape[0] and self.steps[0] == element_count(operand.type.shape[1:])
-        return Slices(count, frozenset({"a0"}) if alone else frozenset()) if count else None
+        return Slices(count, frozenset({"a0"}) if alone else frozenset())
 
     def _lines(self, start: Affine, stop: Affine) -> None:
         with self.k.loop(start, stop) as place:
