@@ -17,7 +17,7 @@ SOURCES := lepton_jit tests benchmarks examples conftest.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test tiny check format fuzz bench clean distclean
+.PHONY: help demo test tiny soak check format fuzz bench clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(STAMPS)/test  ## the whole test suite, docs included
 tiny: $(STAMPS)/test  ## a few seconds of tests, straight through the stack
 	$(PYTEST) -m tiny -q $$(grep -rlE 'pytest\.mark\.tiny\b' tests --include='test_*.py')
 
+soak: $(STAMPS)/test  ## the long tests, up to 25 minutes; `make test` leaves them out
+	$(PYTEST) -m soak -n $(JOBS) tests $(TESTS)
+
 check: $(STAMPS)/check  ## ruff (rules and format) and pyright
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
@@ -43,7 +46,7 @@ format: $(STAMPS)/check  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-fuzz: $(STAMPS)/test  ## a long run of the random tests
+fuzz: $(STAMPS)/test  ## the random tests for as long as you like
 	$(PYTEST) -m fuzz -n $(JOBS) --fuzz-examples $(FUZZ_EXAMPLES) tests $(TESTS)
 
 # The two variables force an OpenBLAS kernel; a peer measured under them would not be at its best.

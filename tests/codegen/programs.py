@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.machine_code import compile_object
-from lepton_jit.codegen.target import TARGETS, Target, host_features, native_target
+from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.compiler import optimize
 from lepton_jit.describe import describe
 from lepton_jit.ir.builder import Builder
@@ -22,12 +22,9 @@ from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 from tests.codegen.loop_programs import run_loops
 from tests.ir.cases import SYMBOLS, Case
-
-ON_ARM = native_target().name == "aarch64"
-RUNNABLE = [t for t in TARGETS.values() if (t.name == "aarch64") == ON_ARM and host_features().issuperset(t.required)]
+from tests.levels import RUNNABLE
 
 __all__ = [
-    "ON_ARM",
     "RUNNABLE",
     "differences",
     "fused",
