@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -48,7 +48,7 @@ class Data:
         return Rows(columns, batch_size)
 
     def split(self, share: float) -> tuple[Data, Data]:
-        """The first rows, and the last `share` of them."""
+        """The first rows, and the last `share` of them, sample weights included."""
         weights = [] if self.sample_weight is None else [self.sample_weight]
         halves = []
         inputs, labels = len(self.inputs), len(self.labels)
@@ -56,6 +56,16 @@ class Data:
             rest = part[inputs + labels :]
             halves.append(Data(part[:inputs], part[inputs : inputs + labels], self.targets, rest[0] if rest else None))
         return halves[0], halves[1]
+
+    def weighted_by_class(self, owner: str, weights: Any) -> Data:
+        """The same rows, each with the weight of its class; of `fit`, the rows that it trains on and no others."""
+        if weights is None:
+            return self
+        if self.sample_weight is not None:
+            raise ArgumentError(f"{owner}: expected one of class_weight and sample_weight, got both")
+        if len(self.labels) != 1:
+            raise UnsupportedError(f"{owner}: class_weight needs a model with one output, this has {len(self.labels)}")
+        return replace(self, sample_weight=class_weights(self.labels[0], weights))
 
 
 class Runner:
@@ -207,7 +217,7 @@ class Runner:
             raise ShapeError(f"{owner}: expected inputs with the same number of rows, got {[len(a) for a in arrays]}")
         return arrays
 
-    def _checked_data(self, owner: str, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None) -> Data:
+    def _checked_data(self, owner: str, x: Any, y: Any, sample_weight: Any = None) -> Data:
         """All arrays, checked against the model and each other: shapes, rows, labels, weights."""
         self._require_compiled()
         inputs = self._inputs(owner, x)
@@ -226,19 +236,8 @@ class Runner:
                     f"{owner}: expected as many labels as inputs, got {count} rows of x and {len(array)} of y "
                     f"for output {target.output!r}"
                 )
-        return Data(inputs, labels, targets, self._weights_of_rows(owner, labels, count, sample_weight, class_weight))
-
-    def _weights_of_rows(
-        self, owner: str, labels: Sequence[np.ndarray], count: int, sample_weight: Any, class_weight: Any
-    ) -> np.ndarray | None:
         weights = None if sample_weight is None else check_weights(f"{owner}: sample_weight", sample_weight, count)
-        if class_weight is None:
-            return weights
-        if weights is not None:
-            raise ArgumentError(f"{owner}: expected one of class_weight and sample_weight, got both")
-        if len(labels) != 1:
-            raise UnsupportedError(f"{owner}: class_weight needs a model with one output, this has {len(labels)}")
-        return class_weights(labels[0], class_weight)
+        return Data(inputs, labels, targets, weights)
 
     def _validation_data(self, given: Any) -> Data:
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):

@@ -65,9 +65,10 @@ class Trainer(Runner):
         shuffle = arguments.boolean("fit", "shuffle", shuffle)
         verbose = resolve_verbose(verbose)
         validation = None if validation_data is None else self._validation_data(validation_data)
-        data = self._checked_data("fit", x, y, sample_weight, class_weight)
+        data = self._checked_data("fit", x, y, sample_weight)
         if validation is None and validation_split:
             data, validation = data.split(validation_split)
+        data = data.weighted_by_class("fit", class_weight)
         rows = data.rows(self._model, self._batch_size("fit", batch_size, data.count))
         validation_rows = None
         if validation is not None:
@@ -248,7 +249,8 @@ class Trainer(Runner):
     ) -> Any:
         """One step; the loss and metrics of this batch."""
         self._require_compiled()
-        data = self._checked_data("train_on_batch", x, y, sample_weight, class_weight)
+        data = self._checked_data("train_on_batch", x, y, sample_weight)
+        data = data.weighted_by_class("train_on_batch", class_weight)
         program = self._training_program(data)
         self.objective.reset()
         rate = np.asarray(self.optimizer.learning_rate, np.float32)

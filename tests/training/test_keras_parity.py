@@ -218,6 +218,29 @@ def test_weights_of_samples_and_classes_act_as_in_keras(how: str) -> None:
         assert histories[1][key] == pytest.approx(histories[0][key], rel=1e-5), key
 
 
+@pytest.mark.parametrize("how", ["sample_weight", "class_weight"])
+@pytest.mark.parametrize("validation", ["split", "data", "weighted data"])
+def test_validation_is_weighted_by_samples_as_in_keras_and_never_by_classes(how: str, validation: str) -> None:
+    def make(layers: Any) -> list[Any]:
+        return [layers.Dense(3, activation="softmax")]
+
+    peer, ours = sequential_pair(make, (4,))
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(20, 4)).astype("float32"), rng.integers(0, 3, 20)
+    given: dict[str, Any] = {"validation_split": 0.3}
+    if validation != "split":
+        given = {"validation_data": (x, y) if validation == "data" else (x, y, rng.uniform(size=20))}
+    given[how] = rng.uniform(size=20) if how == "sample_weight" else {0: 10.0, 1: 1.0, 2: 0.1}
+    histories = []
+    for model in (peer, ours):
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["acc"])
+        histories.append(model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, **given).history)
+
+    assert list(histories[1]) == list(histories[0])
+    for key in histories[0]:
+        assert histories[1][key] == pytest.approx(histories[0][key], rel=1e-5), key
+
+
 def test_the_first_weights_have_keras_distribution() -> None:
     for name in ("glorot_uniform", "he_normal", "lecun_uniform", "random_normal", "truncated_normal", "orthogonal"):
         ours = lpt.initializers.get(name)((3, 3, 20, 30))
