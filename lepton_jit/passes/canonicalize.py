@@ -29,9 +29,10 @@ class Canonicalize(Pass):
     Constants stand on the right of commutative operations; what is one number everywhere is a broadcast of a scalar
     constant; movements that move nothing are gone, and those that follow each other are one.
 
-    Every law holds for floats bit for bit, NaN and infinities included, with two exceptions: `x + 0 == x` keeps the
-    sign of a zero that an addition loses, and a reduction of a reduction or of a transpose adds in its own order. The
-    gradients are the same too, but for how equal extremes share one.
+    Every law holds for floats bit for bit, NaN and infinities included, with three exceptions: `x + 0 == x` (a sum of
+    one number too) keeps the sign of a zero that an addition loses, the larger or smaller one of two zeros may have the
+    sign of either, and a reduction of a reduction or of a transpose adds in its own order. The gradients are the same
+    too, but for how equal extremes share one.
     """
 
     name: ClassVar[str] = "canonicalize"

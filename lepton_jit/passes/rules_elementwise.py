@@ -20,7 +20,7 @@ _NEGATED_FLOAT = {"EQ": "NE", "NE": "EQ"}  # nan compares false both ways, so `<
 
 
 def constant_to_the_right(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: f(c, x) == f(x, c) for commutative f"""
+    """law: f(c, x) == f(x, c) for commutative f (the larger one of 0.0 and -0.0 may be either)"""
     x, y = node.operands
     if constant_node(rewriter, x) is None or constant_node(rewriter, y) is not None:
         return None
@@ -44,9 +44,9 @@ def add_negated(rewriter: Rewriter, node: Node) -> Value | None:
 
 
 def subtract_zero(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: x - 0 == x"""
+    """law: x - 0 == x, but x - (-0.0) == x + 0.0, which has another zero for -0.0"""
     x, y = node.operands
-    return x if is_splat_of(rewriter, y, 0) else None
+    return x if is_splat_of(rewriter, y, 0) and repr(splat(rewriter, y)) != "-0.0" else None
 
 
 def subtract_negated(rewriter: Rewriter, node: Node) -> Value | None:
@@ -100,7 +100,8 @@ def divide_by_power_of_two(rewriter: Rewriter, node: Node) -> Value | None:
     number = splat(rewriter, y)
     if not isinstance(number, float) or not math.isfinite(number) or abs(math.frexp(number)[0]) != 0.5:
         return None
-    if abs(1 / number) < np.finfo(x.type.dtype.numpy).tiny or abs(number) == 1:
+    limits = np.finfo(x.type.dtype.numpy)
+    if not float(limits.tiny) <= abs(1 / number) <= float(limits.max):
         return None
     return rewriter("multiply", x, rewriter.full(1 / number, y.type))
 
@@ -244,11 +245,18 @@ def convert_nothing(rewriter: Rewriter, node: Node) -> Value | None:
 
 
 def convert_converted(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: convert(convert(x)) == convert(x) where the type in between holds every x"""
+    """law: convert(convert(x)) == convert(x) where the type in between holds every x, and where the result does as well
+    if an integer goes through a float: as a float it would be brought into the range, as an integer it wraps
+    """
     inner = producer_of(rewriter, node.operands[0], "convert")
-    if inner is None or not _holds_every(inner.result.type.dtype, inner.operands[0].type.dtype):
+    if inner is None:
         return None
-    return rewriter("convert", inner.operands[0], dtype=node.result.type.dtype)
+    source, middle, result = (v.type.dtype for v in (inner.operands[0], inner.result, node.result))
+    if not _holds_every(middle, source):
+        return None
+    if middle.is_float and _is_integer(source) and _is_integer(result) and not _holds_every(result, source):
+        return None
+    return rewriter("convert", inner.operands[0], dtype=result)
 
 
 def bitcast_converted(rewriter: Rewriter, node: Node) -> Value | None:
@@ -257,6 +265,10 @@ def bitcast_converted(rewriter: Rewriter, node: Node) -> Value | None:
     if inner is None or (inner.operands[0].type.dtype.is_float and node.result.type.dtype.is_float):
         return None
     return rewriter("bitcast_convert", inner.operands[0], dtype=node.result.type.dtype)
+
+
+def _is_integer(dtype: DType) -> bool:
+    return dtype.kind in ("signed", "unsigned")
 
 
 def _holds_every(wide: DType, narrow: DType) -> bool:

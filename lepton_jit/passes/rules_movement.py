@@ -294,7 +294,9 @@ def _follows(before: Node, after: Node) -> int | None:
 
 
 def reduce_nothing(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: reduce(x) == x along no dimension; along dimensions of 1 it is a reshape"""
+    """law: reduce(x) == x along no dimension; along dimensions of 1 it is a reshape (as `x + 0 == x`, it keeps the sign
+    of zeros)
+    """
     (x,), dimensions = node.operands, _ints(node, "dimensions")
     rest = [d for d in dimensions if x.type.shape[d] != 1]
     if dimensions and len(rest) == len(dimensions):

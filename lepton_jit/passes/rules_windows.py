@@ -13,7 +13,9 @@ __all__ = ["WINDOW_RULES"]
 
 
 def window_of_one(rewriter: Rewriter, node: Node) -> Value | None:
-    """law: reduce_window(x) == x for windows of one element, one after the other"""
+    """law: reduce_window(x) == x for windows of one element, one after the other (as `x + 0 == x`, it keeps the sign of
+    zeros)
+    """
     (x,) = node.operands
     a: Any = node.attributes
     alone = all(n == 1 for n in (*a["window"], *a["strides"]))
