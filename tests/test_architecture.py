@@ -17,11 +17,11 @@ LOWER = {
     "ir": {"errors"},
     "passes": {"ir", "errors"},
     "codegen": {"ir", "errors"},
-    "runtime": {"errors", "environment"},
+    "runtime": {"errors", "environment", "writing"},
 }
 # The middle storey: knows all of the lower one, and nothing that a user writes.
 MIDDLE = {"compiler", "compiled", "executable", "exporting", "describe", "reading"}
-SHARED = {"errors", "environment", "_version"}
+SHARED = {"errors", "environment", "writing", "_version"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

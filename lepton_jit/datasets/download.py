@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lepton_jit.errors import LeptonError
+from lepton_jit.writing import whole_file, work_folder
 
 __all__ = ["DownloadError", "download", "is_complete"]
 
@@ -46,14 +48,18 @@ def _fetch_all(directory: Path, checksums: Mapping[str, str], mirror: str) -> No
     # 0.06 s of imports, and most calls find the files in the cache.
     import pooch
 
-    files = pooch.create(path=directory, base_url=mirror, registry={n: f"sha256:{c}" for n, c in checksums.items()})
+    directory.mkdir(parents=True, exist_ok=True)
     # pooch's own downloader misses its own protocol by its parameters' names.
     downloader: Any = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
     missing = [name for name, expected in checksums.items() if _checksum(directory / name) != expected]
-    for name in missing[:1]:
-        _require_answer(files.get_url(name))
-    for name in missing:
-        files.fetch(name, downloader=downloader)
+    with work_folder(directory) as work:
+        files = pooch.create(path=work, base_url=mirror, registry={n: f"sha256:{c}" for n, c in checksums.items()})
+        for name in missing[:1]:
+            _require_answer(files.get_url(name))
+        for name in missing:
+            files.fetch(name, downloader=downloader)
+            with (work / name).open("rb") as fetched, whole_file(directory / name) as file:
+                shutil.copyfileobj(fetched, file)
 
 
 def _require_answer(url: str) -> None:

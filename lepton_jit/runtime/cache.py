@@ -6,14 +6,13 @@ import contextlib
 import hashlib
 import logging
 import os
-import secrets
 import stat
 import struct
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from lepton_jit.environment import Environment, read_environment
+from lepton_jit.writing import fresh_file
 
 __all__ = ["DEFAULT_LIMIT", "ObjectCache", "open_cache"]
 
@@ -61,17 +60,12 @@ class ObjectCache:
     def put(self, key: str, blobs: Mapping[str, bytes]) -> bool:
         """Store blobs under `key`; whether that worked. Other processes see the old entry or the new, never a part."""
         path = self._path(key)
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
             if not self._make_directory():
                 return False
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with open(descriptor, "wb") as file:
-                    file.write(_encode(key, blobs))
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            # Not flushed to the disk: an entry that was lost is found damaged, and compiled again.
+            with fresh_file(path, 0o600, durable=False) as file:
+                file.write(_encode(key, blobs))
             self._evict(keep=path)
         except OSError as error:
             _log.debug("cache entry %s cannot be written: %s", path, error)
@@ -94,9 +88,7 @@ class ObjectCache:
         for path in self.directory.iterdir():
             with contextlib.suppress(OSError):  # removed by another process
                 status = path.stat()
-                if path.suffix == ".tmp" and status.st_mtime < time.time() - 3600:
-                    path.unlink()
-                elif path.suffix == _SUFFIX:
+                if path.suffix == _SUFFIX:
                     entries.append((status.st_mtime, status.st_size, path))
         excess = sum(size for _, size, _ in entries) - self.limit
         for _, size, path in sorted(entries):

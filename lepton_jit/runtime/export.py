@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lepton_jit.runtime.cpu import host_architecture
 from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.module_file import seal
 from lepton_jit.runtime.wrapper import c_identifier, header_text, version_script, weights_assembly, wrapper_text
+from lepton_jit.writing import whole_file, work_folder
 
 __all__ = ["export", "find_linker"]
 
@@ -41,7 +41,8 @@ def export(
 
     `program` (its parts) and `support` are object code, `compile_text` turns LLVM IR text into object code for the same
     target, `parameters` are the arrays in the manifest's order. The C function is called `name`, by default as the
-    file. Files appear by rename, whole or not at all. LeptonError if there is no linker, or if it fails.
+    file. Each file is replaced in one step; one of the old pair does not link with one of a new pair that has another
+    interface. LeptonError if there is no linker, or if it fails.
     """
     path = Path(path)
     if manifest.donations:
@@ -54,21 +55,20 @@ def export(
     if header == path:
         raise ArgumentError(f"export: {str(path)!r} is the name of the header; expected a name such as 'model.so'")
     linker = find_linker(manifest.architecture)
-    # In the target directory, so that a rename is all that is left to do at the end.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        work = Path(folder)
+    # Beside the library, where there is room for it.
+    with work_folder(path.parent) as work:
         for i, code in enumerate(program):
             (work / f"program{i}.o").write_bytes(code)
         (work / "support.o").write_bytes(support)
         (work / "wrapper.o").write_bytes(compile_text(wrapper_text(manifest, name)))
-        (work / "exports.map").write_text(version_script(name))
+        (work / "exports.map").write_text(version_script(manifest, name))
         offsets = _write_weights(work / "weights.bin", parameters)
         (work / "weights.s").write_text(weights_assembly("weights.bin", offsets))
-        (work / "module.h").write_text(header_text(manifest, name))
         _link(linker, work, path.name, len(program))
-        seal(work / "module.so", manifest)
-        os.replace(work / "module.so", path)
-        os.replace(work / "module.h", header)
+        with whole_file(path, mode=0o777) as file:
+            seal(work / "module.so", manifest, file)
+        with whole_file(header) as file:
+            file.write(header_text(manifest, name).encode())
     return path, header
 
 

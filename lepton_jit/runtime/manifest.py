@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,12 @@ class Manifest:
     steps: tuple[Step, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     errors: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def interface(self) -> str:
+        """A fingerprint of what a caller in C relies on: symbols, inputs and outputs, in order."""
+        described = [self.symbols, *([(t.name, str(t)) for t in side] for side in (self.inputs, self.outputs))]
+        return hashlib.blake2b(repr(described).encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives the same manifest back."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_jit.errors import FileFormatError
 from lepton_jit.runtime.manifest import Manifest, Tensor
-from lepton_jit.runtime.module_file import check_host, is_module, read_module
+from lepton_jit.runtime.module_file import check_header, check_host, is_module, read_module
 from lepton_jit.runtime.native import Code, Support
 from lepton_jit.runtime.program import Parameters, Program
 from lepton_jit.runtime.wrapper import MODULE_TABLE
@@ -53,11 +53,12 @@ class Module:
 def load_module(path: str | os.PathLike[str], *, threads: int | None = None) -> Module:
     """Check a module's file, then open it.
 
-    FileFormatError if the file is damaged, truncated or of another kind; UnsupportedError if it was built for another
-    processor; both before any of its code is in memory.
+    FileFormatError if the file is damaged, truncated, of another kind or beside the header of another interface;
+    UnsupportedError if it was built for another processor; both before any of its code is in memory.
     """
     manifest = read_module(path)
     check_host(manifest, str(path))
+    check_header(manifest, Path(path))
     try:
         # An absolute path: dlopen would search a bare name elsewhere.
         library = ctypes.CDLL(str(Path(path).absolute()))

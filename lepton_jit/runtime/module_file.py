@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +18,7 @@ from lepton_jit.errors import FileFormatError, UnsupportedError
 from lepton_jit.runtime.cpu import cpu_features, host_architecture
 from lepton_jit.runtime.manifest import Manifest
 
-__all__ = ["check_host", "is_module", "read_module", "seal"]
+__all__ = ["check_header", "check_host", "is_module", "read_module", "seal"]
 
 _MAGIC = b"LEPTONJT"
 _VERSION = 1
@@ -40,16 +41,17 @@ def is_module(path: str | os.PathLike[str]) -> bool:
         return file.read() == _MAGIC
 
 
-def seal(path: Path, manifest: Manifest) -> None:
-    """Append manifest and footer to a shared library."""
+def seal(library: Path, manifest: Manifest, file: BinaryIO) -> None:
+    """Copy a shared library to `file`, with manifest and footer behind it."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     content = manifest.to_json().encode()
-    with open(path, "ab") as file:
-        file.write(content)
-        file.write(_SIZES.pack(len(content), _VERSION, 0))
-    with open(path, "rb") as file:
-        digest = _digest(file, path.stat().st_size)
-    with open(path, "ab") as file:
-        file.write(digest + _MAGIC)
+    with library.open("rb") as source:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            file.write(chunk)
+    end = content + _SIZES.pack(len(content), _VERSION, 0)
+    digest.update(end)
+    file.write(end + digest.digest() + _MAGIC)
 
 
 def read_module(path: str | os.PathLike[str]) -> Manifest:
@@ -85,6 +87,18 @@ def check_host(manifest: Manifest, who: str) -> None:
     missing = sorted(set(manifest.features) - cpu_features())
     if missing:
         raise UnsupportedError(f"{who}: built for {manifest.target}; this processor lacks {', '.join(missing)}")
+
+
+def check_header(manifest: Manifest, path: Path) -> None:
+    """FileFormatError if the C header beside a module is that of another interface: an export ended between the two."""
+    header = path.with_suffix(".h")
+    text = header.read_text(errors="replace") if header.is_file() else ""
+    found = re.search(r"\w_interface_([0-9a-f]{16});", text)
+    if found and found[1] != manifest.interface:
+        raise FileFormatError(
+            f"{path}: expected a header of interface {manifest.interface} beside it, got {header} of {found[1]}; "
+            f"an export may have been interrupted: export again, or remove the header"
+        )
 
 
 def _digest(file: BinaryIO, end: int) -> bytes:

@@ -113,6 +113,10 @@ def header_text(manifest: Manifest, name: str) -> str:
             "/* What an error code means, in English; never NULL. */",
             f"const char *{name}_message(int code);",
             "",
+            "/* Linking, or starting, fails with a library whose arguments are not those of this header. */",
+            f"extern const char {_interface(manifest, name)};",
+            f"static const char *const {name}_interface __attribute__((used)) = &{_interface(manifest, name)};",
+            "",
             "#ifdef __cplusplus",
             "}",
             "#endif",
@@ -121,6 +125,11 @@ def header_text(manifest: Manifest, name: str) -> str:
             "",
         ]
     )
+
+
+def _interface(manifest: Manifest, name: str) -> str:
+    """The symbol that a header needs and its library has."""
+    return f"{name}_interface_{manifest.interface}"
 
 
 def _tensor_line(tensor: Tensor, name: str, use: str) -> str:
@@ -155,6 +164,7 @@ declare i32 @lpt_default_threads()
 @lepton_parameters = external hidden constant [0 x ptr]
 @lepton_idle = internal global [64 x ptr] zeroinitializer      ; contexts that no call is using
 @lepton_threads = internal global i32 0                        ; 0: not decided yet
+@{_interface(manifest, name)} = constant i8 0
 @lepton_module = constant {{ i64{", ptr" * (len(table) - 1)} }} {{ {", ".join(table)} }}
 
 define i32 @{name}({arguments}) {{
@@ -238,6 +248,7 @@ lepton_parameters:
 """
 
 
-def version_script(name: str) -> str:
+def version_script(manifest: Manifest, name: str) -> str:
     """The linker script that hides everything but the module's own names."""
-    return f"{{ global: {name}; {name}_set_threads; {name}_message; lepton_module; local: *; }};\n"
+    own = (name, f"{name}_set_threads", f"{name}_message", _interface(manifest, name), "lepton_module")
+    return f"{{ global: {'; '.join(own)}; local: *; }};\n"

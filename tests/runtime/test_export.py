@@ -123,13 +123,65 @@ def test_the_library_needs_libc_only_and_exports_its_own_names_only(library: Pat
         ["readelf", "--dyn-syms", "-W", library], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split() for line in symbols.splitlines() if " GLOBAL DEFAULT " in line and " UND " not in line]
-    assert sorted(row[-1] for row in rows) == ["affine", "affine_message", "affine_set_threads", "lepton_module"]
+    assert sorted(row[-1] for row in rows) == [
+        "affine",
+        f"affine_interface_{AFFINE_MANIFEST.interface}",
+        "affine_message",
+        "affine_set_threads",
+        "lepton_module",
+    ]
 
 
 def test_the_same_export_gives_the_same_bytes(library: Path, tmp_path: Path) -> None:
     again, header = export_affine(tmp_path / "affine.so")
     assert again.read_bytes() == library.read_bytes()
     assert header.read_bytes() == library.with_suffix(".h").read_bytes()
+
+
+OTHER_INTERFACE = dataclasses.replace(AFFINE_MANIFEST, inputs=(Tensor("wide", "f64", ("N",)),))
+CALLER = '#include "affine.h"\nint main(void) { float x = 1, y; return affine(1, (const void *)&x, &y); }\n'
+
+
+def test_a_header_and_a_library_of_different_interfaces_are_refused(tmp_path: Path) -> None:
+    path, header = export_affine(tmp_path / "affine.so")
+    header.write_text(header_text(OTHER_INTERFACE, "affine"))
+
+    with pytest.raises(FileFormatError, match=r"affine.so: expected a header of interface .*: export again"):
+        load_module(path)
+    header.write_text("#define some_interface_of_somebody_else 1")
+    assert load_module(path)([1.0]).shape == (1,)
+
+
+def test_a_program_neither_links_nor_starts_with_a_library_of_another_interface(tmp_path: Path) -> None:
+    export_affine(tmp_path / "affine.so")
+    (tmp_path / "main.c").write_text(CALLER)
+    command = ["cc", "main.c", "./affine.so", "-o", "main", "-Wl,-rpath,$ORIGIN"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "main"], check=True)
+
+    header = (tmp_path / "affine.h").read_bytes()
+    export_affine(tmp_path / "affine.so", OTHER_INTERFACE)
+    (tmp_path / "affine.h").write_bytes(header)
+
+    missing = f"affine_interface_{AFFINE_MANIFEST.interface}"
+    started = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
+    linked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    for done in (linked, started):
+        assert done.returncode != 0
+        assert missing in done.stderr
+
+
+def test_an_export_keeps_links_and_modes(tmp_path: Path) -> None:
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "affine.so").symlink_to("releases/1.so")
+    (tmp_path / "affine.h").touch()
+    (tmp_path / "affine.h").chmod(0o600)
+
+    export_affine(tmp_path / "affine.so")
+
+    assert (tmp_path / "affine.so").is_symlink()
+    assert is_module(tmp_path / "releases" / "1.so")
+    assert (tmp_path / "affine.h").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_export_leaves_nothing_else_behind(tmp_path: Path) -> None:
