@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         "--stage",
         default="optimized",
         metavar="S",
-        help="traced, optimized (default), loops, llvm, asm, the name of a pass, plan (the memory plan) or all",
+        help="traced, optimized (default), loops, llvm, asm, the name of a pass, prepare (what is computed of weights"
+        " alone), prepare-loops, prepare-llvm, prepare-asm, plan (the memory plan) or all",
     )
     dump.add_argument("--layer", metavar="L", help="only what comes from this layer")
     dump.set_defaults(command=_dump)

@@ -21,6 +21,8 @@ __all__ = ["CompiledModel"]
 
 # The batch that `plan` states, unless another one is asked for.
 PLANNED_BATCH = 64
+# The stages after the graphs.
+_CODE = ("loops", "llvm", "asm")
 
 
 class CompiledModel:
@@ -72,7 +74,8 @@ class CompiledModel:
     def ir(self, stage: str | None = None, *, layer: str | None = None) -> str:
         """The text of a stage: `traced`, the name of a pass, `optimized`, `loops`, `llvm` or `asm`; all of them joined.
 
-        `layer` keeps what comes from one layer and those inside it.
+        `prepare` is what is computed of weights alone, once, `prepare-fuse` what fusion makes of it; its code is
+        `prepare-loops`, `prepare-llvm` and `prepare-asm`. `layer` keeps what comes from one layer and those inside it.
         """
         names = self.stages()
         if stage is None:
@@ -84,7 +87,7 @@ class CompiledModel:
     def stages(self) -> list[str]:
         """The names that `ir` takes, in the order of compilation."""
         stages, _, _ = self._read()
-        return [*stages.graphs, "optimized", "loops", "llvm", "asm"]
+        return [*stages.graphs, "optimized", *_CODE, *(f"prepare-{name}" for name in _CODE)]
 
     def _read(self) -> tuple[Any, Any, Any]:
         if self._reading is None:
@@ -93,15 +96,16 @@ class CompiledModel:
         return self._reading
 
     def _text(self, stage: str, layer: str | None) -> str:
-        stages, _, main = self._read()
-        if stage == "llvm":
-            return main.llvm
-        if stage == "asm":
-            return main.assembly()
-        if stage == "loops":
+        stages, prepare, main = self._read()
+        made, kind = (prepare, stage.removeprefix("prepare-")) if stage.startswith("prepare-") else (main, stage)
+        if kind == "llvm":
+            return made.llvm
+        if kind == "asm":
+            return made.assembly()
+        if kind == "loops":
             from lepton_jit.codegen.step_printer import print_steps
 
-            return print_steps(main.lowered.steps, layer)
+            return print_steps(made.lowered.steps, layer)
         graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]
         return print_graph(graph, layer=layer)
 

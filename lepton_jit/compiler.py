@@ -53,7 +53,7 @@ from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 
-__all__ = ["Traceable", "build", "compile", "optimize", "pipeline", "set_winograd", "support_object"]
+__all__ = ["AFTER_SPLIT", "Traceable", "build", "compile", "optimize", "pipeline", "set_winograd", "support_object"]
 
 
 # A thread's turn with the interpreter while LLVM is at work on another one.
@@ -205,7 +205,7 @@ def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) ->
 
 
 def pipeline(target: Target, typical_batch: int = 1) -> tuple[Pass, ...]:
-    """Every pass in order, with the reason for its place."""
+    """Every pass before the split in order, with the reason for its place."""
     return (
         # Gradients are taken of composites, which have stabler ones than their decompositions.
         Autodiff(),
@@ -238,19 +238,23 @@ def pipeline(target: Target, typical_batch: int = 1) -> tuple[Pass, ...]:
         ScheduleUpdates(),
         # Where the order is settled and each copy can stand before its reader.
         Recompute(),
-        Fuse(),
     )
+
+
+# What `prepare` and `main` get, each by itself: no kernel has a part in both.
+AFTER_SPLIT: tuple[Pass, ...] = (Fuse(),)
 
 
 def optimize(
     graph: Graph, target: Target, observer: Observer | None = None, typical_batch: int = 1
 ) -> tuple[Graph, Graph]:
     """The optimized graphs (prepare, main); what depends on parameters alone is in `prepare`."""
-    *passes, fuse = pipeline(target, typical_batch)
-    optimized = run_pipeline(graph, passes, observer)
-    prepare, main = split_prepare(optimized)
-    prepare, main = replace(prepare, name="prepare"), replace(main, name="main")
-    return run_pipeline(prepare, [fuse]), run_pipeline(main, [fuse], _Continued(observer) if observer else None)
+    observer = observer or Observer()
+    whole = run_pipeline(graph, pipeline(target, typical_batch), observer)
+    prepare, main = split_prepare(whole)
+    main = replace(main, name="main")
+    of_prepare, of_main = observer.split(whole, prepare, main)
+    return run_pipeline(prepare, AFTER_SPLIT, of_prepare), run_pipeline(main, AFTER_SPLIT, of_main)
 
 
 def optimize_for_reading(graph: Graph, target: Target, typical_batch: int) -> tuple[Stages, Generated, Generated]:
@@ -264,7 +268,7 @@ def cache_key(graph: Graph, target: Target, typical_batch: int = 1) -> str:
     """What a program depends on: the graph without weights, the target, the versions and the compiler's own files."""
     import llvmlite
 
-    passes, versions = pipeline(target, typical_batch), (__version__, llvmlite.__version__)
+    passes, versions = (*pipeline(target, typical_batch), *AFTER_SPLIT), (__version__, llvmlite.__version__)
     parts = (str(graph), repr(target), repr(passes), *versions, _compiler_files())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -276,20 +280,6 @@ def _compiler_files() -> str:
     files = sorted(path for package in ("ir", "passes", "codegen") for path in (root / package).rglob("*.py"))
     stats = [(path.relative_to(root).as_posix(), path.stat()) for path in (*files, Path(__file__))]
     return repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
-
-
-class _Continued(Observers):
-    """The observers of a pipeline go on with its second half, which starts from other inputs."""
-
-    def __init__(self, observer: Observer) -> None:
-        seen = observer.observers if isinstance(observer, Observers) else (observer,)
-        super().__init__(*(CheckNumerics() if isinstance(o, CheckNumerics) else o for o in seen))
-
-    def start(self, graph: Graph) -> None:
-        """Numbers are compared anew from here; all else has been told of its first graph."""
-        for observer in self.observers:
-            if isinstance(observer, CheckNumerics):
-                observer.start(graph)
 
 
 def _observer(verify: str | None, dump: object) -> Observer | None:

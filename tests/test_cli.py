@@ -122,6 +122,8 @@ def test_run_takes_several_inputs_and_writes_several_outputs_as_an_archive(run, 
         ("loops", "kernel"),
         ("llvm", 'define i32 @"main_run"'),
         ("asm", "main_run"),
+        ("prepare", "= pack("),
+        ("prepare-loops", "kernel"),
         ("plan", "arena"),
     ],
 )

@@ -112,12 +112,14 @@ def test_passes_are_verified_with_numbers_that_an_embedding_takes(dtype: str) ->
 
 def test_every_stage_prints_and_the_first_two_levels_read_back(fast: lpt.compiled.CompiledModel) -> None:
     stages = fast.stages()
-    assert [stages[0], *stages[-4:]] == ["traced", "optimized", "loops", "llvm", "asm"]
-    for stage in stages[:-3]:
+    code = ["loops", "llvm", "asm"]
+    assert [stages[0], *stages[-7:]] == ["traced", "optimized", *code, *(f"prepare-{name}" for name in code)]
+    for stage in stages[:-6]:
         assert str(lpt.parse(fast.ir(stage))) == fast.ir(stage)
-    assert len(lpt.parse(fast.ir("loops"))) == fast.ir("loops").count("kernel @")
-    assert "define i32" in fast.ir("llvm")
-    assert "main_run:" in fast.ir("asm")
+    for name, prefix in (("main", ""), ("prepare", "prepare-")):
+        assert len(lpt.parse(fast.ir(f"{prefix}loops"))) == fast.ir(f"{prefix}loops").count("kernel @")
+        assert f'define i32 @"{name}_run"' in fast.ir(f"{prefix}llvm")
+        assert f"{name}_run:" in fast.ir(f"{prefix}asm")
     assert '@"head"' in fast.ir("optimized", layer="head")
     assert '@"stem"' not in fast.ir("optimized", layer="head")
     with pytest.raises(lpt.ArgumentError, match=r"expected a stage of traced, .*, got 'nonsense'"):
@@ -162,8 +164,18 @@ def test_stages_are_dumped(model: lpt.Sequential, tmp_path: Path, monkeypatch: p
     lpt.compile(model)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names[0] == "00-traced.ir"
-    assert any(name.endswith("-fuse.ir") for name in names)
-    assert {"main.loops", "main.ll", "main.s", "memory.txt"} <= set(names)
+    stages = [name.removesuffix(".ir").partition("-")[2] for name in names if name.endswith(".ir")]
+    assert stages[-4:] == ["prepare", "prepare-fuse", "main", "fuse"]
+    assert {"main.loops", "main.ll", "main.s", "prepare.loops", "memory.txt"} <= set(names)
+
+
+def test_what_is_computed_of_the_weights_once_can_be_read(fast: lpt.compiled.CompiledModel) -> None:
+    prepare, main = lpt.parse(fast.ir("prepare")), lpt.parse(fast.ir("main"))
+    assert {node.op for node in prepare.nodes} >= {"pack", "rsqrt"}
+    assert not {node.op for node in main.nodes} & {"pack", "rsqrt"}
+    assert {i.name for i in main.inputs if i.name.startswith("prepared/")} == {o.name for o in prepare.outputs}
+    assert "fusion" in fast.ir("prepare-fuse")
+    assert '@"head"' not in fast.ir("prepare", layer="stem")
 
 
 def test_a_profile_names_every_layer(fast: lpt.compiled.CompiledModel) -> None:

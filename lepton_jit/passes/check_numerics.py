@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from lepton_jit.ir.types import dim_value, symbols_of
 from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.manager import Observer
+from lepton_jit.passes.split_prepare import SPLIT
 
 __all__ = ["CheckNumerics", "random_arrays", "relative_error"]
 
@@ -34,6 +35,7 @@ class CheckNumerics(Observer):
     differently, and a deep model multiplies that: 1e-4 is far from both what they add up to and what a wrong pass does.
 
     A graph that still has a `gradient` node is run with it expanded: the pass that expands it is compared with itself.
+    The halves of a split are run one after the other and compared with the graph that was cut in two.
     """
 
     def __init__(self, arrays: Arrays | None = None, *, tolerance: float = 1e-4, seed: int = 0) -> None:
@@ -42,41 +44,54 @@ class CheckNumerics(Observer):
         self._seed = seed
         self._arrays: Arrays = {}
         self._known: dict[Value, np.ndarray] = {}
-        self._results: dict[str, np.ndarray] = {}
+        self._results: Arrays = {}
 
     def start(self, graph: Graph) -> None:
         self._arrays = random_arrays(graph, self._seed) if self._given is None else self._given
-        self._known = self._run(graph)
+        self._known, self._results = _run(graph, self._arrays)
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
-        if after is before:
-            return
-        expected = self._results
-        known = self._run(after)
+        if after is not before:
+            self._compare(pass_.name, after, after.nodes, *_run(after, self._arrays))
+
+    def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
+        first, prepared = _run(prepare, self._arrays)
+        arrays = {**self._arrays, **prepared}
+        second, results = _run(main, arrays)
+        self._compare(SPLIT, main, (*prepare.nodes, *main.nodes), {**first, **second}, results)
+        return CheckNumerics(arrays, tolerance=self._tolerance), CheckNumerics(arrays, tolerance=self._tolerance)
+
+    def _compare(
+        self, name: str, after: Graph, nodes: Sequence[Node], known: dict[Value, np.ndarray], results: Arrays
+    ) -> None:
+        """Raise where an output is not what it was before the pass of this name; else remember it."""
         for output in after.outputs:
-            error = relative_error(self._results[output.name], expected[output.name])
+            error = relative_error(results[output.name], self._results[output.name])
             if error > self._tolerance:
                 raise GraphError(
-                    f"pass {pass_.name}: output {output.name!r} changed: expected a relative error of at most "
-                    f"{self._tolerance:g}, got {error:.3g}{self._place(after, known, output.value)}"
+                    f"pass {name}: output {output.name!r} changed: expected a relative error of at most "
+                    f"{self._tolerance:g}, got {error:.3g}{self._place(nodes, known, output.value)}"
                 )
-        self._known = known
+        self._known, self._results = known, results
 
-    def _run(self, graph: Graph) -> dict[Value, np.ndarray]:
-        graph = Autodiff().apply(graph)
-        symbols = bind_symbols(graph, self._arrays)
-        known = run_nodes(graph.nodes, {e.value: np.asarray(self._arrays[e.name]) for e in graph.inputs}, symbols)
-        self._results = {output.name: known[output.value] for output in graph.outputs}
-        return known
-
-    def _place(self, after: Graph, known: Mapping[Value, np.ndarray], output: Value) -> str:
+    def _place(self, nodes: Sequence[Node], known: Mapping[Value, np.ndarray], output: Value) -> str:
         """Where the answers part: the first node of which both graphs have a result, with different numbers."""
-        for node in after.nodes:
+        for node in nodes:
             for value in node.results:
                 if value in self._known and relative_error(known[value], self._known[value]) > self._tolerance:
                     return f"; it starts at %{value.name} = {_described(node)}"
-        node = after.producers().get(output)
+        node = next((node for node in nodes if output in node.results), None)
         return "" if node is None else f"; it is %{output.name} = {_described(node)}"
+
+
+def _run(graph: Graph, arrays: Arrays) -> tuple[dict[Value, np.ndarray], Arrays]:
+    """Every value of the graph, and its outputs by name; `arrays` may have more than its inputs."""
+    graph = Autodiff().apply(graph)
+    names = {entry.name for entry in graph.inputs}
+    given = {name: np.asarray(array) for name, array in arrays.items() if name in names}
+    symbols = bind_symbols(graph, given)
+    known = run_nodes(graph.nodes, {entry.value: given[entry.name] for entry in graph.inputs}, symbols)
+    return known, {output.name: known[output.value] for output in graph.outputs}
 
 
 def _described(node: Node) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, users
@@ -84,7 +85,9 @@ class _Fusion:
                 self._place(i)
         merge_groups(self)
         nodes = self._emit()
-        return Graph(self.graph.name, self.graph.inputs, tuple(nodes), self.graph.outputs)
+        if len(nodes) == len(self.nodes) and all(map(operator.is_, nodes, self.nodes)):
+            return self.graph
+        return replace(self.graph, nodes=tuple(nodes))
 
     def _read_outside(self) -> set[Value]:
         """The outputs, and what is needed in memory to compute an output that is a duplicated node."""

@@ -26,6 +26,10 @@ class Observer:
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
         """One pass has run; `after is before` where it changed nothing."""
 
+    def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
+        """`split_prepare` has cut the graph in two; returns the observers of the passes on `prepare` and on `main`."""
+        return self, self
+
 
 class Observers(Observer):
     """Several observers as one, asked in order."""
@@ -46,6 +50,10 @@ class Observers(Observer):
                 stop = request
         if stop is not None:
             raise stop
+
+    def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
+        halves = [observer.split(before, prepare, main) for observer in self.observers]
+        return Observers(*(first for first, _ in halves)), Observers(*(second for _, second in halves))
 
 
 def apply_everywhere(pass_: Pass, graph: Graph) -> Graph:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from lepton_jit.errors import ArgumentError, GraphError
@@ -11,12 +13,13 @@ from lepton_jit.ir.printer import print_graph
 from lepton_jit.ir.verifier import verify
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.manager import Observer, StopPipeline
+from lepton_jit.passes.split_prepare import SPLIT
 
 __all__ = ["Dump", "Stages", "StopAfter", "Timing", "VerifyStructure"]
 
 
 class VerifyStructure(Observer):
-    """Run the verifier on the first graph and after every pass that changed something.
+    """Run the verifier on the first graph, after every pass that changed something, and on both halves of the split.
 
     Raises GraphError that names the pass.
     """
@@ -25,22 +28,34 @@ class VerifyStructure(Observer):
         verify(graph)
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
-        if after is before:
-            return
-        try:
-            verify(after)
-        except GraphError as error:
-            raise GraphError(f"pass {pass_.name}: {error}") from error
+        if after is not before:
+            _verify_after(pass_.name, after)
+
+    def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
+        for half in (prepare, main):
+            _verify_after(SPLIT, half)
+        return self, self
+
+
+def _verify_after(name: str, graph: Graph) -> None:
+    try:
+        verify(graph)
+    except GraphError as error:
+        raise GraphError(f"pass {name}: {error}") from error
 
 
 class Dump(Observer):
-    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory; an unchanged stage is one line."""
+    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory; an unchanged stage is one line.
+
+    The split writes `prepare` and `main`; what passes make of `prepare` after it is called `prepare-fuse`, ...
+    """
 
     def __init__(self, directory: str | Path, *, layer: str | None = None, first: str = "traced") -> None:
         self._directory = Path(directory)
         self._layer = layer
         self._first = first
-        self._number = 0
+        self._prefix = ""
+        self._numbers: Iterator[int] = count()
 
     def start(self, graph: Graph) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -48,11 +63,18 @@ class Dump(Observer):
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
         text = "// unchanged\n" if after is before else print_graph(after, layer=self._layer)
-        self._write(pass_.name, text)
+        self._write(f"{self._prefix}{pass_.name}", text)
+
+    def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
+        return self._half("prepare", "prepare-"), self._half("main", "")
+
+    def _half(self, first: str, prefix: str) -> Dump:
+        half = Dump(self._directory, layer=self._layer, first=first)
+        half._prefix, half._numbers = prefix, self._numbers
+        return half
 
     def _write(self, name: str, text: str) -> None:
-        (self._directory / f"{self._number:02d}-{name}.ir").write_text(text, encoding="utf-8")
-        self._number += 1
+        (self._directory / f"{next(self._numbers):02d}-{name}.ir").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -87,22 +109,33 @@ class Timing(Observer):
 class Stages(Observer):
     """Keep every stage's graph by the name of the pass that made it; the first one as `traced`.
 
-    Of a pass that runs more than once, the runs are called `name`, `name-2`, `name-3`.
+    Of a pass that runs more than once, the runs are called `name`, `name-2`, `name-3`. The split gives `prepare` and
+    `main`; what passes make of `prepare` after it is called `prepare-fuse`, ...
     """
 
     def __init__(self, first: str = "traced") -> None:
         self._first = first
+        self._prefix = ""
         self.graphs: dict[str, Graph] = {}
 
     def start(self, graph: Graph) -> None:
         self.graphs[self._first] = graph
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
-        name, run = pass_.name, 1
+        name = first = f"{self._prefix}{pass_.name}"
+        run = 1
         while name in self.graphs:
             run += 1
-            name = f"{pass_.name}-{run}"
+            name = f"{first}-{run}"
         self.graphs[name] = after
+
+    def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
+        return self._half("prepare", "prepare-"), self._half("main", "")
+
+    def _half(self, first: str, prefix: str) -> Stages:
+        half = Stages(first)
+        half._prefix, half.graphs = prefix, self.graphs
+        return half
 
     def __getitem__(self, name: str) -> Graph:
         if name not in self.graphs:

@@ -8,7 +8,10 @@ from lepton_jit.ir.graph import Graph, Input, Output, Value
 from lepton_jit.passes.facts import of_parameters_alone
 from lepton_jit.passes.rewrite import without_dead_nodes
 
-__all__ = ["split_prepare"]
+__all__ = ["SPLIT", "split_prepare"]
+
+# What observers call the stage; it is no pass, which gives one graph.
+SPLIT = "split-prepare"
 
 
 def split_prepare(graph: Graph) -> tuple[Graph, Graph]:
