@@ -12,6 +12,7 @@ from lepton_jit import arguments, optimizers
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.feeding import Rows, as_rows, by_name, check_weights, class_weights, split_validation
 from lepton_jit.ir.graph import Graph
+from lepton_jit.layers.trainable import Trainable
 from lepton_jit.objective import Objective
 from lepton_jit.optimizers.optimizer import Optimizer
 from lepton_jit.programs import Program
@@ -75,6 +76,7 @@ class Runner:
         self._optimizer: Optimizer | None = None
         self._objective: Objective | None = None
         self._compile_arguments: dict[str, Any] | None = None
+        self._trained: Trainable | None = None
         self._programs: dict[Any, Program] = {}
         self._seed = np.zeros((), np.uint64)
         self._forward_step = np.zeros((), np.int64)
@@ -95,7 +97,10 @@ class Runner:
         run_eagerly: bool = False,
         jit_compile: Any = "auto",
     ) -> None:
-        """Choose optimizer, loss and metrics. Native code is made when it is first needed."""
+        """Choose optimizer, loss and metrics, and train what is `trainable` now, until the next `compile`.
+
+        Native code is made when it is first needed.
+        """
         if run_eagerly or jit_compile is False:
             raise UnsupportedError(f"{self._model.label}: compile: training is always compiled")
         chosen = optimizers.get(optimizer)
@@ -107,6 +112,7 @@ class Runner:
         }
         objective = self._make_objective(wanted) if self._model.built else None
         self._optimizer, self._objective, self._compile_arguments = chosen, objective, wanted
+        self._trained = Trainable(self._model)
         self._seed[...] = next_seed()
         self.forget_programs()
 
@@ -125,6 +131,13 @@ class Runner:
         self._require_compiled()
         assert self._optimizer is not None
         return self._optimizer
+
+    @property
+    def trained(self) -> Trainable:
+        """What training changes, as the flags were when `compile` was called."""
+        self._require_compiled()
+        assert self._trained is not None
+        return self._trained
 
     @property
     def objective(self) -> Objective:
@@ -160,7 +173,7 @@ class Runner:
 
     def _forward_program(self) -> Program:
         return self._program(
-            ("forward", self._trained()),
+            ("forward", *Trainable(self._model).frozen),
             lambda: trace_forward(self._model),
             lambda: {"step": self._forward_step, "seed": self._seed},
         )
@@ -174,18 +187,21 @@ class Runner:
             return {**slots, **self.objective.state(), "step": self.optimizer.iterations, "seed": self._seed}
 
         def trace() -> Graph:
-            trained = set(self._model.trainable_weights)
-            self.optimizer.build({p: w for p, w in self._model.weight_paths().items() if w in trained})
-            return trace_training_step(self._model, self.optimizer, self.objective, data.targets, weighted=weighted)
+            self.optimizer.build(self.trained.weight_paths)
+            return trace_training_step(
+                self._model, self.optimizer, self.objective, data.targets, weighted=weighted, trainable=self.trained
+            )
 
-        return self._program(("train", data.targets, weighted, self._trained()), trace, state)
+        return self._program(("train", data.targets, weighted), trace, state)
 
     def _test_program(self, data: Data) -> Program:
         self.objective.resolve(data.labels)
         weighted = data.sample_weight is not None
         return self._program(
-            ("test", data.targets, weighted, self._trained()),
-            lambda: trace_test_step(self._model, self.objective, data.targets, weighted=weighted),
+            ("test", data.targets, weighted),
+            lambda: trace_test_step(
+                self._model, self.objective, data.targets, weighted=weighted, trainable=self.trained
+            ),
             self.objective.state,
         )
 
@@ -194,10 +210,6 @@ class Runner:
             graph = trace()
             self._programs[key] = Program(graph, self._model.weight_paths(), state())
         return self._programs[key]
-
-    def _trained(self) -> tuple[int, ...]:
-        """Which weights are trained, as a key: freezing a layer needs another program."""
-        return tuple(id(w) for w in self._model.trainable_weights)
 
     # Data
 

@@ -58,6 +58,7 @@ class Saveable:
             config["compile"] = {
                 **model.objective.get_config(),
                 "optimizer": {"class_name": type(optimizer).__name__, "config": optimizer.get_config()},
+                "frozen": model.trained.frozen,
             }
             tensors |= {f"optimizer/{name}": array for name, array in optimizer.slots.items()}
             tensors |= {"state/step": optimizer.iterations, "state/seed": model._seed}
@@ -235,13 +236,16 @@ def _expect(what: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtyp
 
 
 def _restore_training(model: Model, config: Any, tensors: Tensors) -> None:
-    keys = ("loss", "loss_weights", "metrics", "weighted_metrics", "optimizer")
+    per_output = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    keys = (*per_output, "optimizer", "frozen")
     if not isinstance(config, Mapping) or set(config) != set(keys):
         raise FileFormatError(f"compile: expected {', '.join(keys)}, got {config!r}")
-    for key in keys[:-1]:
+    for key in (*per_output, "frozen"):
         arguments.sequence("compile", key, config[key])
     several = len(model.outputs) > 1
-    model.compile(**{key: config[key] if several or key == "optimizer" else _only(key, config[key]) for key in keys})
+    wanted = {key: config[key] if several else _only(key, config[key]) for key in per_output}
+    model.compile(config["optimizer"], **wanted)
+    model.trained.frozen = config["frozen"]
     slots = {name.removeprefix("optimizer/"): a for name, a in tensors.items() if name.startswith("optimizer/")}
     paths = model.weight_paths()
     for name, array in slots.items():

@@ -10,6 +10,7 @@ from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import DTYPES, Dim, Poly, TensorType, dtype_of
+from lepton_jit.layers.trainable import Trainable
 from lepton_jit.objective import Objective
 from lepton_jit.optimizers.optimizer import Optimizer, Step
 from lepton_jit.targets import Target
@@ -48,13 +49,20 @@ def trace_forward(model: Model) -> Graph:
 
 
 def trace_training_step(
-    model: Model, optimizer: Optimizer, objective: Objective, targets: Sequence[Target], *, weighted: bool
+    model: Model,
+    optimizer: Optimizer,
+    objective: Objective,
+    targets: Sequence[Target],
+    *,
+    weighted: bool,
+    trainable: Trainable | None = None,
 ) -> Graph:
-    """Forward, loss, gradient, the optimizer's update of every weight, and the metrics' sums.
+    """Forward, loss, gradient, the optimizer's update of every weight that is trained, and the metrics' sums.
 
     Inputs: the model's, `target/<output>`, `sample_weight` if weighted, `learning_rate`. State: the weights that
     change, the optimizer's slots, `step`, `seed` if something is random, the metrics' sums. Result: `loss`.
     """
+    trainable = trainable or Trainable(model)
     b = Builder("training_step")
     inputs = _declare_inputs(b, model)
     labels = _declare_targets(b, targets, inputs)
@@ -62,10 +70,11 @@ def trace_training_step(
     learning_rate = b.input("learning_rate", TensorType(DTYPES["f32"], _SCALAR))
     weights = _declare_weights(b, model)
     step = b.input("step", TensorType(DTYPES["i64"], _SCALAR))
-    t = _training_tracer(b, weights, step)
+    t = _training_tracer(b, weights, step, trainable)
     outputs = model.trace_network(t, inputs)
-    loss = _trace_loss(t, model, objective, labels, outputs, sample_weight)
-    _trace_updates(t, model, optimizer, loss, Step(t, learning_rate, step))
+    trained = trainable.weight_paths
+    loss = _trace_loss(t, model, trained, objective, labels, outputs, sample_weight)
+    _trace_updates(t, trained, optimizer, loss, Step(t, learning_rate, step))
     _trace_metrics(t, objective, labels, outputs, sample_weight, loss)
     b.output(t("add", step, 1), "step", donates="step")
     _write_back(t, model)
@@ -73,15 +82,23 @@ def trace_training_step(
     return _finished(b)
 
 
-def trace_test_step(model: Model, objective: Objective, targets: Sequence[Target], *, weighted: bool) -> Graph:
+def trace_test_step(
+    model: Model,
+    objective: Objective,
+    targets: Sequence[Target],
+    *,
+    weighted: bool,
+    trainable: Trainable | None = None,
+) -> Graph:
     """The inference pass with loss and metrics; the weights are parameters."""
+    trainable = trainable or Trainable(model)
     b = Builder("test_step")
     inputs = _declare_inputs(b, model)
     labels = _declare_targets(b, targets, inputs)
     sample_weight = _declare_sample_weight(b, model, inputs) if weighted else None
-    t = Tracer(b, weights=_declare_weights(b, model))
+    t = Tracer(b, weights=_declare_weights(b, model), trainable=trainable)
     outputs = model.trace_network(t, inputs)
-    loss = _trace_loss(t, model, objective, labels, outputs, sample_weight)
+    loss = _trace_loss(t, model, trainable.weight_paths, objective, labels, outputs, sample_weight)
     _trace_metrics(t, objective, labels, outputs, sample_weight, loss)
     b.output(loss, "loss")
     return _finished(b)
@@ -120,7 +137,9 @@ def _declare_sample_weight(b: Builder, model: Model, inputs: Sequence[Value]) ->
     return b.input("sample_weight", TensorType(dtype, inputs[0].type.shape[:1]))
 
 
-def _training_tracer(b: Builder, weights: dict[Weight, Value], step: Value) -> Tracer:
+def _training_tracer(
+    b: Builder, weights: dict[Weight, Value], step: Value, trainable: Trainable | None = None
+) -> Tracer:
     seed: list[Value] = []
 
     def randomness() -> tuple[Value, Value]:
@@ -128,12 +147,13 @@ def _training_tracer(b: Builder, weights: dict[Weight, Value], step: Value) -> T
             seed.append(b.input("seed", TensorType(DTYPES["u64"], _SCALAR), "state"))
         return seed[0], step
 
-    return Tracer(b, training=True, weights=weights, randomness=randomness)
+    return Tracer(b, training=True, weights=weights, randomness=randomness, trainable=trainable)
 
 
 def _trace_loss(
     t: Tracer,
     model: Model,
+    trained: Mapping[str, Weight],
     objective: Objective,
     labels: Mapping[str, Value],
     outputs: Sequence[Value],
@@ -149,7 +169,7 @@ def _trace_loss(
             if output.name in objective.parts:
                 _accumulate_mean(t, f"{output.name}_loss", loss, y_pred)
             terms.append(loss if output.weight == 1 else t("multiply", loss, output.weight))
-    terms += [*t.losses, *_penalties(t, model)]
+    terms += [*t.losses, *_penalties(t, trained)]
     if not terms:
         raise ArgumentError(f"{model.label}: expected a loss for some output; give one to compile")
     total = terms[0]
@@ -158,19 +178,17 @@ def _trace_loss(
     return total
 
 
-def _penalties(t: Tracer, model: Model) -> list[Value]:
-    trained = set(model.trainable_weights)
+def _penalties(t: Tracer, trained: Mapping[str, Weight]) -> list[Value]:
     values = []
-    for path, weight in model.weight_paths().items():
-        if weight.regularizer is not None and weight in trained:
+    for path, weight in trained.items():
+        if weight.regularizer is not None:
             with t.b.layer(path.rpartition("/")[0]):
                 values.append(weight.regularizer.trace(t, t.weight(weight)))
     return values
 
 
-def _trace_updates(t: Tracer, model: Model, optimizer: Optimizer, loss: Value, step: Step) -> None:
-    trained = set(model.trainable_weights)
-    named = {path: w for path, w in model.weight_paths().items() if w in trained and w.size}
+def _trace_updates(t: Tracer, trained: Mapping[str, Weight], optimizer: Optimizer, loss: Value, step: Step) -> None:
+    named = {path: weight for path, weight in trained.items() if weight.size}
     if not named:
         return
     gradients = t.b.emit("gradient", loss, *(t.weight(w) for w in named.values()))

@@ -15,6 +15,8 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, Dim, DType, Shape, TensorType, dtype_of, element_count
 
 if TYPE_CHECKING:
+    from lepton_jit.layers.layer import Layer
+    from lepton_jit.layers.trainable import Trainable
     from lepton_jit.layers.weight import Weight
 
 __all__ = ["Tracer", "evaluate"]
@@ -35,6 +37,7 @@ class Tracer:
         training: bool = False,
         weights: Mapping[Weight, Value] | None = None,
         randomness: Callable[[], tuple[Value, Value]] | None = None,
+        trainable: Trainable | None = None,
     ) -> None:
         self.b = builder
         self.training = training
@@ -44,6 +47,7 @@ class Tracer:
         self._masks: dict[Value, Value] = {}
         self._weights = weights or {}
         self._randomness = randomness
+        self._trainable = trainable
         self._streams = 0
 
     def __call__(self, op: str, *operands: Value | int | float | bool, **attributes: Any) -> Value:
@@ -71,6 +75,10 @@ class Tracer:
             raise UnsupportedError(f"layer {self.b.current_layer!r}: random numbers outside of training")
         self._streams += 1
         return *self._randomness(), self._streams - 1
+
+    def trains(self, layer: Layer) -> bool:
+        """Whether the layer is trained, and not frozen, where the trace is one of training."""
+        return layer.trainable if self._trainable is None else self._trainable.holds(layer)
 
     @contextmanager
     def mode(self, training: bool | None) -> Iterator[None]:

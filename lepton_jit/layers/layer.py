@@ -18,6 +18,7 @@ from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
 from lepton_jit.layers.calling import CallSignature, as_array, leaves, map_leaves, signature_of
 from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
+from lepton_jit.layers.trainable import Trainable
 from lepton_jit.layers.weight import Weight
 from lepton_jit.naming import auto_name
 from lepton_jit.tracing import Tracer
@@ -94,6 +95,7 @@ class Layer:
         self.built = False
         self.compute_dtype: DType = DTYPES["f32"] if self.dtype is None else dtype_of(self.dtype)
         self._weights: list[Weight] = []
+        self._statistics: list[Weight] = []
         self.calls: list[Call] = []
 
     @property
@@ -120,7 +122,7 @@ class Layer:
             regularizer=regularizers.get(regularizer),
             trainable=trainable,
         )
-        self._weights.append(weight)
+        (self._weights if trainable else self._statistics).append(weight)
         return weight
 
     @property
@@ -129,22 +131,21 @@ class Layer:
         return ()
 
     def own_weights(self) -> list[Weight]:
-        """This layer's weights without those of the layers inside: trainable ones first."""
-        return sorted(self._weights, key=lambda w: not w.trainable)
+        """This layer's weights without those of the layers inside: those made to be trained first."""
+        return [*self._weights, *self._statistics]
 
-    def named_weights(self, prefix: str = "", trainable: bool = True) -> Iterator[tuple[str, Weight, bool]]:
-        """Path, weight and whether training changes it, in Keras' order; paths leave out the outermost name."""
-        trainable = trainable and self.trainable
-        for weight in self.own_weights():
-            yield f"{prefix}{weight.name}", weight, trainable and weight.trainable
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and those inside, in Keras' order, with what their weights' paths begin with: `block/dense/`."""
+        yield prefix, self
         for layer in self.sublayers:
-            yield from layer.named_weights(f"{prefix}{layer.name}/", trainable)
+            yield from layer.named_layers(f"{prefix}{layer.name}/")
 
     def weight_paths(self) -> dict[str, Weight]:
-        """The weights under their paths; a shared one under the first."""
-        paths = {}
-        for path, weight, _ in self.named_weights():
-            paths.setdefault(weight, path)
+        """The weights under their paths, which leave out this layer's own name; a shared one under the first."""
+        paths: dict[Weight, str] = {}
+        for prefix, layer in self.named_layers():
+            for weight in layer.own_weights():
+                paths.setdefault(weight, f"{prefix}{weight.name}")
         return {path: weight for weight, path in paths.items()}
 
     @property
@@ -154,7 +155,8 @@ class Layer:
 
     @property
     def trainable_weights(self) -> list[Weight]:
-        return list(dict.fromkeys(w for _, w, trainable in self.named_weights() if trainable))
+        """The weights that a `compile` at this moment would have trained."""
+        return Trainable(self).weights
 
     @property
     def non_trainable_weights(self) -> list[Weight]:
@@ -163,7 +165,10 @@ class Layer:
 
     @property
     def trainable(self) -> bool:
-        """Whether training changes the weights; setting it sets it for the layers inside too."""
+        """Whether training changes the weights; setting it sets it for the layers inside too.
+
+        A model trains as the flags were when it was compiled: set them first, or compile again.
+        """
         return self._trainable
 
     @trainable.setter

@@ -22,8 +22,9 @@ class BatchNormalization(Layer):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` per entry of `axis`.
 
     Mean and variance are the batch's in training, where they also move the moving averages
-    (`moving = moving * momentum + batch * (1 - momentum)`), and the moving averages in inference. Positions that a
-    mask leaves out do not count in the batch's.
+    (`moving = moving * momentum + batch * (1 - momentum)`), and the moving averages in inference. With `trainable`
+    False it behaves as in inference while the others train. Positions that a mask leaves out do not count in the
+    batch's.
     """
 
     supports_masking = True
@@ -103,7 +104,7 @@ class BatchNormalization(Layer):
         gamma = t.b.full(1.0, vector) if self.gamma is None else t.weight(self.gamma)
         beta = t.b.full(0.0, vector) if self.beta is None else t.weight(self.beta)
         options = {"epsilon": self.epsilon, "axis": self.axis % x.type.rank}
-        if not (t.training and self.trainable):
+        if not (t.training and t.trains(self)):
             moments = t.weight(self.moving_mean), t.weight(self.moving_variance)
             return t("batch_norm_inference", x, gamma, beta, *moments, **options)
         if mask is None:

@@ -167,32 +167,6 @@ def test_a_wrong_argument_of_compile_is_named() -> None:
         lpt.Sequential([lpt.Dense(1, input_shape=(2,))]).fit(X, LABELS)
 
 
-def test_a_frozen_layer_does_not_change_and_can_be_thawed() -> None:
-    model = classifier()
-    model.get_layer("a").trainable = False
-    before = model.get_layer("a").get_weights()
-    model.train_on_batch(X, LABELS)
-    assert all((a == b).all() for a, b in zip(model.get_layer("a").get_weights(), before, strict=True))
-
-    model.get_layer("a").trainable = True
-    model.train_on_batch(X, LABELS)
-
-    assert not (model.get_layer("a").get_weights()[0] == before[0]).all()
-
-
-def test_statistics_of_a_frozen_batch_normalization_stay() -> None:
-    model = lpt.Sequential([lpt.BatchNormalization(input_shape=(4,), name="n"), lpt.Dense(1)])
-    model.compile("sgd", "mse")
-    model.train_on_batch(X, LABELS)
-    moved = model.get_layer("n").moving_mean.numpy()
-    assert (moved != 0).all()
-    model.get_layer("n").trainable = False
-
-    model.train_on_batch(X, LABELS)
-
-    np.testing.assert_array_equal(model.get_layer("n").moving_mean.numpy(), moved)
-
-
 def test_the_learning_rate_can_be_set_between_steps_without_compiling_again() -> None:
     model = classifier()
     model.train_on_batch(X, LABELS)
