@@ -18,7 +18,7 @@ from lepton_jit.codegen.emit_dims import Symbols
 from lepton_jit.codegen.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, pointer_at, slot_of
 from lepton_jit.codegen.emit_primitives import I32_TYPE, I64_TYPE, POINTER, Builder, Value, allocate, memory_type
 from lepton_jit.codegen.lowered import Alternate, Except, Launch, Lowered, Scan, Slot, Step, memory_of
-from lepton_jit.ir.types import THREADS_NAME, Poly
+from lepton_jit.ir.types import THREADS_NAME, Poly, symbols_of
 
 TURNS_TYPE = ir.FunctionType(I32_TYPE, [POINTER])
 
@@ -51,7 +51,7 @@ class ScanUnit:
         _, begin, end = function.args
         with counted(builder, begin, end) as block:
             first, last = (builder.udiv(builder.mul(builder.add(block, I64_TYPE(i)), batch), blocks) for i in (0, 1))
-            emitter.enter_rows(scan.rows.symbol, first, builder.sub(last, first))
+            emitter.enter_rows(scan.rows.symbol, block, first, builder.sub(last, first))
             emitter.scan(scan)
         builder.ret_void()
         return function
@@ -105,17 +105,18 @@ class _ScanEmitter:
         self.symbols = Symbols(self.builder, self.dims, unit.lowered.kernel_symbols)
         self.frames = {id(x): allocate(self.builder, POINTER, FRAME_BUFFERS + len(x.buffers)) for x in scan.launches}
         self.turns: dict[int, _Turn] = {}
-        # of a block of rows: its symbol, its first row, and the symbols as its kernels see them
+        # of a block of rows: its symbol, its number, its first row, and the symbols as its kernels see them
         self.batch = ""
+        self.block: Value = None
         self.first: Value = None
         self.kernel_symbols = self.symbols
         self.kernel_dims = self.dims
         if scan.rows is not None and function.function_type is KERNEL_TYPE:
             self.kernel_dims = allocate(self.builder, I64_TYPE, len(unit.lowered.kernel_symbols))
 
-    def enter_rows(self, symbol: str, first: Value, count: Value) -> None:
-        """From here on kernels see `count` rows from row `first`."""
-        self.batch, self.first = symbol, first
+    def enter_rows(self, symbol: str, block: Value, first: Value, count: Value) -> None:
+        """From here on kernels see the `count` rows of a block, from row `first` on."""
+        self.batch, self.block, self.first = symbol, block, first
         for i, name in enumerate(self.unit.lowered.kernel_symbols):
             slot = self.builder.gep(self.kernel_dims, [I64_TYPE(i)], source_etype=I64_TYPE)
             alone = {symbol: count, THREADS_NAME: I64_TYPE(1)}
@@ -182,13 +183,15 @@ class _ScanEmitter:
         return {view.scan}.union(*(self._scans(n) for n in view.buffers)) if view else set()
 
     def _pointer(self, number: int) -> Value:
-        """What a kernel gets: the buffer at this turn, from the first row of the block."""
-        pointer = self._place(number)
-        elements = self.buffers[number].elements
-        if not self.batch or not isinstance(elements, Poly):
+        """What a kernel gets: the buffer at this turn, from the first row of the block, or the block's own part."""
+        pointer, buffer = self._place(number), self.buffers[number]
+        if not self.batch or self.batch not in symbols_of((buffer.elements,)):
             return pointer
-        row = elements // Poly.symbol(self.batch) if self.batch in {s for m, _ in elements.terms for s in m} else 0
-        return self._offset(pointer, self.builder.mul(self.first, self.symbols.value(row)), number) if row else pointer
+        if buffer.block:
+            index, size = self.block, buffer.block
+        else:
+            index, size = self.first, buffer.elements // Poly.symbol(self.batch)
+        return self._offset(pointer, self.builder.mul(index, self.symbols.value(size)), number)
 
     def _place(self, number: int) -> Value:
         view = self.buffers[number].view

@@ -15,7 +15,7 @@ from lepton_jit.codegen.chain import (
     written_by,
 )
 from lepton_jit.codegen.loop_ir import THREADS, Contract, Kernel, Let, Load, Report, Store, slices_of, walk
-from lepton_jit.codegen.lower_scan import lower_scan
+from lepton_jit.codegen.lower_scan import give_blocks_scratch, lower_scan
 from lepton_jit.codegen.lowered import (
     BufferKind,
     Launch,
@@ -128,6 +128,9 @@ class Lowering:
         self._chain_steps()
         self.steps = over_residuals(self.steps, self._launched, self.buffers, self.target)
         self._join_slices()
+        for step in self.steps:
+            if isinstance(step, Scan):
+                give_blocks_scratch(step, self.buffers)
         steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
         return Lowered(
             graph.name, symbols_of_graph(graph), steps, self._lifetimes(), graph.inputs, graph.outputs, errors

@@ -9,7 +9,7 @@ from lepton_jit.codegen.independent_rows import rows_of
 from lepton_jit.codegen.lowered import Alternate, BufferKind, Except, ProgramBuffer, Scan, Slot, Step, View, When
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.types import Dim
+from lepton_jit.ir.types import Dim, Poly, with_value
 
 
 class Lowering(Protocol):
@@ -34,6 +34,20 @@ class Lowering(Protocol):
 def lower_scan(outer: Lowering, node: Node, body: Lowering) -> None:
     """Append the steps of a scan; `body` is to lower its region, and shares its buffers with `outer`."""
     _ScanLowering(outer, node, body).run()
+
+
+def give_blocks_scratch(scan: Scan, buffers: list[ProgramBuffer]) -> None:
+    """Blocks of rows run side by side: each gets the scratch memory of its kernels for itself, one behind the other.
+
+    B = ceil(N / block) blocks of S elements are at most N * ceil(S / block) + S. All rows at once need no more.
+    """
+    if scan.rows is None:
+        return
+    symbol, most = scan.rows.symbol, scan.rows.block
+    for number in scan.scratch:
+        size = with_value(buffers[number].elements, symbol, most)
+        each = -(-size // most) if isinstance(size, int) else size
+        buffers[number] = replace(buffers[number], elements=Poly.symbol(symbol) * each + size, block=size)
 
 
 class _ScanLowering:

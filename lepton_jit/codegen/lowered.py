@@ -77,6 +77,7 @@ class ProgramBuffer:
     value: tuple = ()  # of a constant: its elements
     view: View | None = None
     per_thread: bool = False
+    block: Dim = 0  # elements that each block of a scan's rows has for itself, where they do not go by rows
 
     @property
     def bytes(self) -> Dim:
@@ -89,6 +90,11 @@ class Launch:
 
     kernel: Kernel
     buffers: tuple[int, ...]
+
+    @property
+    def scratch(self) -> tuple[int, ...]:
+        """What the kernels of its node alone use."""
+        return tuple(n for b, n in zip(self.kernel.buffers, self.buffers, strict=True) if b.name.startswith("s"))
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,11 @@ class Scan:
     @property
     def buffers(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(b for step in self.body for b in step.buffers))
+
+    @property
+    def scratch(self) -> tuple[int, ...]:
+        """What kernels have for themselves."""
+        return tuple(dict.fromkeys(n for launch in self.launches for n in launch.scratch))
 
     @property
     def flops(self) -> Dim:

@@ -217,6 +217,19 @@ def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
     return dim.terms if isinstance(dim, Poly) else (((), dim),)
 
 
+def with_value(dim: Dim, symbol: str, value: int) -> Dim:
+    """The dimension with a number in place of one of its symbols.
+
+    >>> with_value(128 * Poly.symbol("N") + 4, "N", 2)
+    260
+    """
+    total: Dim = 0
+    for monomial, coefficient in _terms(dim):
+        left = tuple(s for s in monomial if s != symbol)
+        total = Poly.of({left: coefficient * value ** monomial.count(symbol)}) + total
+    return total
+
+
 def dim_value(dim: Dim, symbols: Mapping[str, int]) -> int:
     """The number that a dimension is, for given symbols."""
     return dim if isinstance(dim, int) else dim.value(symbols)

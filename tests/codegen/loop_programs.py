@@ -49,7 +49,7 @@ class _Machine:
             np.full(m.size, kind not in ("arena", "output")) for m, kind in zip(self.memory, kinds, strict=True)
         ]
         self.turns: dict[int, tuple[int, int, bool]] = {}
-        self.rows: tuple[str, int, int] | None = None  # of a block: symbol, first row, count
+        self.rows: tuple[str, int, int, int] | None = None  # of a block: symbol, its number, first row, count
 
     def run(self, steps: Iterable[Step | Scan]) -> None:
         for step in steps:
@@ -66,7 +66,7 @@ class _Machine:
         blocks = -(-count // scan.rows.block)
         for block in np.random.default_rng(0).permutation(blocks).tolist():
             first, last = (count * (block + i) // blocks for i in (0, 1))
-            self.rows = (scan.rows.symbol, first, last - first)
+            self.rows = (scan.rows.symbol, block, first, last - first)
             self._turns(scan)
             self.rows = None
 
@@ -78,7 +78,7 @@ class _Machine:
             self.run(s for s in scan.body if isinstance(s, Scan) or ends.get(s.when, True))
 
     def _step(self, step: Step) -> None:
-        symbols = {**self.symbols, self.rows[0]: self.rows[2], THREADS_NAME: 1} if self.rows else self.symbols
+        symbols = {**self.symbols, self.rows[0]: self.rows[3], THREADS_NAME: 1} if self.rows else self.symbols
         if step.turn:
             self._chain(step, symbols)
             return
@@ -89,6 +89,10 @@ class _Machine:
         names = [b.name for b in launch.kernel.buffers]
         frame = {name: self._view(self.memory, n) for name, n in zip(names, launch.buffers, strict=True)}
         known = {name: self._view(self.defined, n) for name, n in zip(names, launch.buffers, strict=True)}
+        for b in launch.kernel.buffers:
+            if b.name.startswith("s"):  # which may be larger than these rows need
+                size = dim_value(b.size, symbols)
+                frame[b.name], known[b.name] = frame[b.name][:size], known[b.name][:size]
         undefined = [name for name in names if not known[name].all()]
         run_kernel(launch.kernel, frame, symbols, undefined=undefined, fused=self.fused, iterations=iterations)
         for name in names:
@@ -132,8 +136,10 @@ class _Machine:
         whole = self._place(arrays, number)
         if self.rows is None:
             return whole
-        symbol, first, count = self.rows
-        elements = self.buffers[number].elements
+        symbol, block, first, count = self.rows
+        elements, own = self.buffers[number].elements, dim_value(self.buffers[number].block, self.symbols)
+        if own:
+            return whole[block * own : (block + 1) * own]
         row = dim_value(elements, {**self.symbols, symbol: 1}) - dim_value(elements, {**self.symbols, symbol: 0})
         return whole[first * row : (first + count) * row] if row else whole
 

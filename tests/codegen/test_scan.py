@@ -8,19 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lepton_jit.codegen import contraction_tiles
 from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.loop_parser import parse_kernels
 from lepton_jit.codegen.lowered import Scan
 from lepton_jit.codegen.step_printer import print_steps
-from lepton_jit.codegen.target import Target, native_target
+from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.loops import scan
 from lepton_jit.ir.types import THREADS_NAME, Dim, TensorType, dim_value
 from lepton_jit.passes.lower_contractions import LowerContractions
-from tests.codegen.programs import RUNNABLE, differences, linked, run_loops, run_native
+from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops, run_native
 from tests.ir.loops import MATMUL, arrays_for, lstm, running_sum
 
 Values = Sequence[Value]
@@ -202,6 +203,34 @@ def test_a_row_has_the_same_bits_in_every_batch_and_on_any_number_of_threads() -
     for batch in (1, 2, 15, 16, 17, 33, 65):
         expected = [y.tobytes() for y in (h[:batch], c[:batch], every[:, :batch])]
         assert [results(batch, threads) for threads in programs] == [expected] * 3, batch
+
+
+def wide_product(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, Values]:
+    """Its left side is packed first where the right side does not stay in a cache."""
+    y = product(b, c[0], w[0])
+    return [b("add", b("slice", y, start=(0, 0), limit=c[0].type.shape, strides=(1, 1)), s[0])], []
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+def test_blocks_that_run_side_by_side_have_scratch_memory_of_their_own(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contraction_tiles, "RESIDENT_BYTES", 0)
+    b = Builder("loop")
+    carry, array = (b.input(n, TensorType.of("f32", *s)) for n, s in (("c", ("N", 64)), ("x", (2, "N", 64))))
+    (last,), _ = scan(b, wide_product, [carry], [array], [b.input("w", TensorType.of("f32", 64, 128))])
+    b.output(last, "y")
+    graph = b.build()
+    made = fused(graph, target)
+
+    (scratch,) = (made.lowered.buffers[n] for n in scan_of(made).scratch)
+    assert isinstance(scratch.block, int)
+    assert all(dim_value(scratch.elements, {"N": n}) >= -(-n // 16) * scratch.block for n in range(1, 100))
+    arrays = arrays_for(graph, N=17)
+    assert differences(run_loops(made.lowered, arrays, {"N": 17}), run_graph(graph, arrays)) == []
+    if target in RUNNABLE:
+        arrays = arrays_for(graph, N=65)
+        assert differences(run_native(made, arrays, threads=2), run_graph(graph, arrays)) == []
 
 
 def rows_of_numbers(turns: int = 7) -> Graph:
