@@ -1,4 +1,4 @@
-"""What every test shares: the peer's back end, the Hypothesis profile and the length of random searches."""
+"""What every test shares: the peer's back end, the host's level, the Hypothesis profile, the length of searches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 
 import pytest
 from hypothesis import settings
+
+from lepton_jit.codegen import target
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -20,13 +22,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help=f"examples per test marked fuzz (default {DEFAULT_FUZZ_EXAMPLES}, always the same; N draws anew)",
     )
+    parser.addoption(
+        "--target",
+        choices=[name for name in target.TARGETS if name.startswith("x86-64")],
+        help="run the tests as if this machine had no level above that one; processes that tests start see it as it is",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    pretended = config.getoption("--target")
+    if pretended is not None:
+        pretend(target.TARGETS[pretended])
     given = config.getoption("--fuzz-examples")
     settings.register_profile("suite", deadline=None, derandomize=True, database=None)
     settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=True)
     settings.load_profile("suite" if given is None else "fuzz")
+
+
+def pretend(level: target.Target) -> None:
+    """Make `level` the host's best: before any test module asks for it."""
+    if not target.host_features().issuperset(level.required):
+        raise pytest.UsageError(f"--target {level.name}: this machine is {target.native_target().name}")
+    features = frozenset(level.required)
+    target.host_features = lambda: features
+    target.native_target.cache_clear()
 
 
 @pytest.fixture(scope="session")

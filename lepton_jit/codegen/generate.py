@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import cached_property
 
 from lepton_jit.codegen.emit_program import KernelUnit, emit_program
 from lepton_jit.codegen.lower import lower, symbols_of_graph
@@ -32,6 +33,10 @@ class Generated:
         return joined(self.parts)
 
     def objects(self) -> tuple[bytes, ...]:
+        return self._objects
+
+    @cached_property
+    def _objects(self) -> tuple[bytes, ...]:
         if self.started:
             return tuple(future.result() for future in self.started)
         return tuple(_object(part, self.target, self.effort) for part in self.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ from lepton_jit.ir.types import Dim, DType, dim_value
 __all__ = ["iteration_count", "run_kernel"]
 
 NOBODY = -1
+# Indices into the flat memory of a buffer; a slice is checked by its ends.
+Place = np.ndarray | slice
 
 
 def run_kernel(
@@ -99,12 +102,20 @@ def _enter_slice(kernel: Kernel, slices: Slices, memories: Mapping[str, _Memory]
 
 
 @dataclass
+class _Writers:
+    """For each element of some memory the iteration that wrote it."""
+
+    iterations: np.ndarray
+    some: bool = False  # anything has been written
+
+
+@dataclass
 class _Memory:
-    """A buffer, and for each element the iteration that wrote it."""
+    """A buffer, and who wrote its elements."""
 
     array: np.ndarray
     dtype: DType
-    writers: np.ndarray
+    writers: _Writers
     undefined: bool
     readable: range
     writable: range
@@ -121,12 +132,12 @@ def _memory(
         raise GraphError(
             f"kernel {kernel.name}: {name}: expected a flat array of {size} {dtype}, got {array.dtype} {array.shape}"
         )
-    return _Memory(array, dtype, np.full(size, NOBODY), undefined, range(size), range(size))
+    return _Memory(array, dtype, _Writers(np.full(size, NOBODY)), undefined, range(size), range(size))
 
 
 def _share_writers(memories: Iterable[_Memory]) -> None:
     """An operand that a result replaces in place is the same memory under two names."""
-    known: dict[int, np.ndarray] = {}
+    known: dict[int, _Writers] = {}
     for memory in memories:
         memory.writers = known.setdefault(memory.array.ctypes.data, memory.writers)
 
@@ -152,9 +163,7 @@ class _Iteration:
                 case Let():
                     self.values[stmt.var.name] = self.expression(stmt.var, stmt.expr)
                 case Store():
-                    lanes = self.affine(stmt.index) + np.arange(stmt.lanes)
-                    value = np.broadcast_to(self.atom(stmt.value), stmt.lanes)
-                    self.write(stmt.buffer, lanes, value, self.mask(stmt.mask, stmt.lanes))
+                    self.store(stmt)
                 case Loop():
                     self.loop(stmt)
                 case If():
@@ -174,7 +183,7 @@ class _Iteration:
         for i in range(self.affine(loop.start), self.affine(loop.stop), loop.step):
             self.values[loop.var] = np.asarray(i)
             self.run(loop.body)
-            following = [np.broadcast_to(self.atom(c.next), _shape(c.var.lanes)) for c in loop.carries]
+            following = [_spread(self.atom(c.next), _shape(c.var.lanes)) for c in loop.carries]
             self.values.update(zip((c.var.name for c in loop.carries), following, strict=True))
 
     # Memory
@@ -183,52 +192,63 @@ class _Iteration:
         text = print_statement(self.stmt).splitlines()[0] if self.stmt is not None else ""
         return GraphError(f"kernel {self.kernel}: `{text}` with %t = {self.t}: {message}")
 
-    def checked(self, buffer: str, indices: np.ndarray, active: np.ndarray, allowed: range) -> np.ndarray:
-        """The indices of the lanes that exist."""
-        memory = self.memories[buffer]
-        used = indices[active]
-        outside = used[(used < allowed.start) | (used >= allowed.stop)]
-        if outside.size:
+    def check(self, buffer: str, place: Place, allowed: range) -> None:
+        """Every element of the place may be touched."""
+        memory, (low, high) = self.memories[buffer], _bounds(place)
+        if low < allowed.start or high >= allowed.stop:
+            indices = np.r_[place]
+            outside = indices[(indices < allowed.start) | (indices >= allowed.stop)]
             part = f" from {allowed.start} on" if allowed.start else ""
             raise self.fail(f"index {outside[0]} is outside the {len(allowed)} elements of {buffer}{part}")
-        others = used[(memory.writers[used] != NOBODY) & (memory.writers[used] != self.t)]
-        if others.size:
-            writer = memory.writers[others[0]]
-            raise self.fail(f"{buffer}[{others[0]}] is also written by the iteration %t = {writer}")
-        return used
+        if memory.writers.some:
+            writers = memory.writers.iterations[place]
+            others = (writers != NOBODY) & (writers != self.t)
+            if others.any():
+                index, writer = np.r_[place][others][0], writers[others][0]
+                raise self.fail(f"{buffer}[{index}] is also written by the iteration %t = {writer}")
 
-    def read(
-        self, buffer: str, indices: np.ndarray, active: np.ndarray | None = None, other: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The elements at the indices; lanes that do not exist are `other`, or zero."""
-        active = np.ones(indices.shape, bool) if active is None else active
+    def read(self, buffer: str, place: Place) -> np.ndarray:
         memory = self.memories[buffer]
-        used = self.checked(buffer, indices, active, memory.readable)
-        if memory.undefined and (memory.writers[used] == NOBODY).any():
-            first = used[memory.writers[used] == NOBODY][0]
-            raise self.fail(f"{buffer}[{first}] is read, but nothing wrote it")
-        result = np.zeros(indices.shape, memory.dtype.numpy)
-        if other is not None:
-            result[...] = other
-        result[active] = memory.array[used]
+        self.check(buffer, place, memory.readable)
+        if memory.undefined and (unwritten := memory.writers.iterations[place] == NOBODY).any():
+            raise self.fail(f"{buffer}[{np.r_[place][unwritten][0]}] is read, but nothing wrote it")
+        return memory.array[place].copy()
+
+    def read_lanes(self, load: Load, place: Place, lanes: int) -> np.ndarray:
+        """The elements; lanes that the mask leaves out are `other`, or zero."""
+        if load.mask is None:
+            return self.read(load.buffer, place)
+        active = _spread(self.atom(load.mask), (lanes,))
+        result = np.zeros(lanes, self.memories[load.buffer].dtype.numpy)
+        if load.other is not None:
+            result[...] = self.atom(load.other)
+        result[active] = self.read(load.buffer, np.r_[place][active])
         return result
 
-    def write(self, buffer: str, indices: np.ndarray, value: np.ndarray, active: np.ndarray) -> None:
+    def write(self, buffer: str, place: Place, value: np.ndarray) -> None:
         memory = self.memories[buffer]
-        used = self.checked(buffer, indices, active, memory.writable)
-        memory.array[used] = value[active]
-        memory.writers[used] = self.t
+        self.check(buffer, place, memory.writable)
+        memory.array[place] = value
+        memory.writers.iterations[place] = self.t
+        memory.writers.some = True
 
-    def mask(self, mask: Atom | None, lanes: int) -> np.ndarray:
-        return np.broadcast_to(True if mask is None else self.atom(mask), lanes)
+    def store(self, store: Store) -> None:
+        place, value = _lanes(self.affine(store.index), 1, store.lanes), _spread(self.atom(store.value), (store.lanes,))
+        if store.mask is not None:
+            active = _spread(self.atom(store.mask), (store.lanes,))
+            place, value = np.r_[place][active], value[active]
+        self.write(store.buffer, place, value)
 
     # Values
 
     def dim(self, dim: Dim) -> int:
-        return dim_value(dim, self.symbols)
+        return dim if isinstance(dim, int) else dim_value(dim, self.symbols)
 
     def affine(self, index: Affine) -> int:
-        return self.dim(index.constant) + sum(self.dim(c) * int(self.values[n]) for n, c in index.terms)
+        total = self.dim(index.constant)
+        for name, coefficient in index.terms:
+            total += self.dim(coefficient) * int(self.values[name])
+        return total
 
     def atom(self, atom: Atom) -> np.ndarray:
         if isinstance(atom, Var):
@@ -240,11 +260,12 @@ class _Iteration:
             case Apply():
                 return self.apply(var, expr, _shape(var.lanes))
             case Load():
-                steps = np.arange(var.lanes) * self.dim(expr.step) if expr.offsets is None else self.atom(expr.offsets)
-                indices = self.affine(expr.index) + np.broadcast_to(steps, var.lanes)
-                other = None if expr.other is None else self.atom(expr.other)
-                loaded = self.read(expr.buffer, indices, self.mask(expr.mask, var.lanes), other)
-                return loaded.reshape(_shape(var.lanes))
+                first = self.affine(expr.index)
+                if expr.offsets is None:
+                    place = _lanes(first, self.dim(expr.step), var.lanes)
+                else:
+                    place = first + _spread(self.atom(expr.offsets), (var.lanes,))
+                return self.read_lanes(expr, place, var.lanes).reshape(_shape(var.lanes))
             case Index():
                 lanes = self.affine(expr.index) + np.arange(var.lanes) * self.dim(expr.step)
                 return lanes.astype(np.int64).reshape(_shape(var.lanes))
@@ -264,7 +285,7 @@ class _Iteration:
         return value.reshape(())
 
     def apply(self, var: Var, expr: Apply, shape: tuple[int, ...]) -> np.ndarray:
-        args = [np.broadcast_to(self.atom(a), shape) for a in expr.args]
+        args = [_spread(self.atom(a), shape) for a in expr.args]
         return _primitive(expr.op, args, expr.detail, var.dtype, self.fused)
 
     # Micro-kernels
@@ -281,13 +302,13 @@ class _Iteration:
             total = self.read(stmt.out[0], out)
         lhs = self.affine(stmt.lhs[1]) + self.row_offsets(stmt, rows)
         rhs = self.affine(stmt.rhs[1]) + self.column_offsets(stmt, columns)
-        for left, right in self.steps(stmt.sums):
-            a = self.read(stmt.lhs[0], lhs + left)[:, None]
-            b = self.read(stmt.rhs[0], rhs + right)
-            total = _multiply_add(a, b, total, self.fused)
+        left, right = self.steps(stmt.sums)
+        a = self.read(stmt.lhs[0], left[:, None] + lhs)
+        b = self.read(stmt.rhs[0], right[:, None] + rhs)
+        total = _sums_of_products(a, b, total, self.fused)
         if stmt.tile.epilogue is not None:
             total = self.epilogue(stmt, stmt.tile.epilogue, total)
-        self.write(stmt.out[0], out, total, np.ones(out.shape, bool))
+        self.write(stmt.out[0], out, total)
 
     def row_offsets(self, stmt: Contract, rows: int) -> np.ndarray:
         if not isinstance(stmt.rows_apart, tuple):
@@ -307,18 +328,16 @@ class _Iteration:
         panel, within = np.divmod(columns, lanes * tile.panel_vectors)
         return panel * self.dim(stmt.rhs_panel) + within
 
-    def steps(self, sums: Sequence[tuple[Affine, Dim, Dim]]) -> Iterable[tuple[int, int]]:
+    def steps(self, sums: Sequence[tuple[Affine, Dim, Dim]]) -> tuple[np.ndarray, np.ndarray]:
         """How far both sides have moved, for each product in order."""
-        if not sums:
-            yield 0, 0
-            return
-        (extent, lhs, rhs), *inner = sums
-        count = self.affine(extent)
-        if count < 1:
-            raise self.fail(f"a tile sums at least one product, got the extent {count}")
-        for k in range(count):
-            for left, right in self.steps(inner):
-                yield k * self.dim(lhs) + left, k * self.dim(rhs) + right
+        left = right = np.zeros(1, np.int64)
+        for extent, lhs, rhs in sums:
+            count = self.affine(extent)
+            if count < 1:
+                raise self.fail(f"a tile sums at least one product, got the extent {count}")
+            turns = np.arange(count)
+            left, right = ((at[:, None] + turns * self.dim(step)).ravel() for at, step in ((left, lhs), (right, rhs)))
+        return left, right
 
     def epilogue(self, stmt: Contract, epilogue: Epilogue, total: np.ndarray) -> np.ndarray:
         inner = _Iteration(self.kernel, self.memories, self.symbols, self.t, self.fused)
@@ -335,10 +354,29 @@ class _Iteration:
         return np.broadcast_to(inner.atom(epilogue.result), total.shape)
 
 
+def _lanes(first: int, step: int, lanes: int) -> Place:
+    """Where the lanes of a vector lie."""
+    if step > 0:
+        return slice(first, first + (lanes - 1) * step + 1, step)
+    return first + np.arange(lanes) * step
+
+
+def _bounds(place: Place) -> tuple[int, int]:
+    """The lowest and the highest index."""
+    if isinstance(place, slice):
+        return place.start, place.stop - 1
+    return (int(place.min()), int(place.max())) if place.size else (0, -1)
+
+
+def _spread(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return value if value.shape == shape else np.broadcast_to(value, shape)
+
+
 def _shape(lanes: int) -> tuple[int, ...]:
     return () if lanes == 1 else (lanes,)
 
 
+@functools.cache
 def _constant(const: Const) -> np.ndarray:
     dtype = const.dtype
     if dtype.is_float or dtype.kind == "bool":
@@ -372,5 +410,17 @@ def _multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray, fused: bool) -> n
     """a*b + c rounded once, in the next wider format: for f32 the product is exact there, for f64 nearly."""
     if not fused:
         return a * b + c
-    wide = np.float64 if a.dtype == np.float32 else np.longdouble
+    wide = _wider(a.dtype)
     return (a.astype(wide) * b.astype(wide) + c).astype(a.dtype)
+
+
+def _sums_of_products(a: np.ndarray, b: np.ndarray, total: np.ndarray, fused: bool) -> np.ndarray:
+    """total[rows, columns] + a[k, rows] * b[k, columns] for each k in order, by multiply-adds."""
+    wide = _wider(a.dtype) if fused else a.dtype
+    for products in a.astype(wide)[:, :, None] * b.astype(wide)[:, None, :]:
+        total = (products + total).astype(a.dtype, copy=False)
+    return total
+
+
+def _wider(dtype: np.dtype) -> type[np.floating]:
+    return np.float64 if dtype == np.float32 else np.longdouble

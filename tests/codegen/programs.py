@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lepton_jit.codegen.generate import Generated, generate
+from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.lowered import Lowered
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.compiler import optimize
@@ -30,6 +32,7 @@ __all__ = [
     "fused",
     "joined",
     "linked",
+    "lowered",
     "run_loops",
     "run_native",
     "support_object",
@@ -55,6 +58,12 @@ def fused(graph: Graph, target: Target) -> Generated:
     """The program that the compiler makes; the graph has no parameters, so nothing is prepared."""
     _, main = optimize(graph, target)
     return generate(main, target)
+
+
+def lowered(graph: Graph, target: Target) -> Lowered:
+    """The kernels of that program, which any machine can make for any target."""
+    _, main = optimize(graph, target)
+    return lower(main, target)
 
 
 def linked(generated: Generated, threads: int = 1) -> Program:
