@@ -194,6 +194,8 @@ class _Iteration:
 
     def check(self, buffer: str, place: Place, allowed: range) -> None:
         """Every element of the place may be touched."""
+        if isinstance(place, np.ndarray) and not place.size:
+            return
         memory, (low, high) = self.memories[buffer], _bounds(place)
         if low < allowed.start or high >= allowed.stop:
             indices = np.r_[place]
@@ -365,7 +367,7 @@ def _bounds(place: Place) -> tuple[int, int]:
     """The lowest and the highest index."""
     if isinstance(place, slice):
         return place.start, place.stop - 1
-    return (int(place.min()), int(place.max())) if place.size else (0, -1)
+    return int(place.min()), int(place.max())
 
 
 def _spread(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.lower import lower
-from lepton_jit.codegen.lowered import Lowered
+from lepton_jit.codegen.lowered import Lowered, Step
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.compiler import optimize
@@ -24,21 +25,25 @@ from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 from tests.codegen.loop_programs import run_loops
 from tests.ir.cases import SYMBOLS, Case
-from tests.levels import RUNNABLE
+from tests.levels import NAMED, RUNNABLE
 
 __all__ = [
     "RUNNABLE",
     "differences",
+    "everywhere",
     "fused",
     "joined",
     "linked",
     "lowered",
+    "lowered_unfused",
     "run_loops",
     "run_native",
+    "step_ops",
     "support_object",
     "unfused",
 ]
 
+T = TypeVar("T")
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -50,8 +55,11 @@ def support_object() -> bytes:
 
 def unfused(graph: Graph, target: Target) -> Generated:
     """The program with one kernel an operation: only what code generation cannot do without has been lowered."""
-    lowered = LowerContractions(target.vector_bytes * target.tile_vectors).apply(ExpandComposites().apply(graph))
-    return generate(lowered, target)
+    return generate(_with_contractions(graph, target), target)
+
+
+def _with_contractions(graph: Graph, target: Target) -> Graph:
+    return LowerContractions(target.vector_bytes * target.tile_vectors).apply(ExpandComposites().apply(graph))
 
 
 def fused(graph: Graph, target: Target) -> Generated:
@@ -61,9 +69,27 @@ def fused(graph: Graph, target: Target) -> Generated:
 
 
 def lowered(graph: Graph, target: Target) -> Lowered:
-    """The kernels of that program, which any machine can make for any target."""
+    """The kernels of `fused`, which any machine can make for any target."""
     _, main = optimize(graph, target)
     return lower(main, target)
+
+
+def lowered_unfused(graph: Graph, target: Target) -> Lowered:
+    """The kernels of `unfused`."""
+    return lower(_with_contractions(graph, target), target)
+
+
+def everywhere(graph: Graph, of: Callable[[Lowered], T], make: Callable[[Graph, Target], Lowered] = lowered) -> T:
+    """What `of` finds in the program, which has to be the same for all targets that have a name."""
+    first, *others = ({target.name: of(make(graph, target))} for target in NAMED)
+    ((_, found),) = first.items()
+    assert others == [dict.fromkeys(other, found) for other in others]
+    return found
+
+
+def step_ops(program: Lowered) -> list[str]:
+    """What each step computes."""
+    return [step.op for step in program.steps if isinstance(step, Step)]
 
 
 def linked(generated: Generated, threads: int = 1) -> Program:

@@ -10,7 +10,7 @@ import pytest
 
 from lepton_jit.codegen.generate import Generated
 from lepton_jit.codegen.loop_ir import Contract, walk
-from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.lowered import Lowered, Step
 from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -18,7 +18,18 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, Poly, TensorType
 from lepton_jit.runtime.program import Program
 from tests.codegen.models import SHAPES, arrays_of, convolution, dense, model, softmax
-from tests.codegen.programs import differences, fused, linked, lowered, run_loops, run_native, unfused
+from tests.codegen.programs import (
+    differences,
+    everywhere,
+    fused,
+    linked,
+    lowered,
+    lowered_unfused,
+    run_loops,
+    run_native,
+    step_ops,
+    unfused,
+)
 from tests.levels import RUNNABLE, at_every_level, for_every_target, level
 
 BATCHES = (0, 1, 7, 64)
@@ -171,10 +182,9 @@ def test_a_long_sum_in_blocks_ends_with_its_epilogue(length: int) -> None:
     sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
     y = b("add", b("dot_general", x, w, **sums), other)
     b.output(b("maximum", y, b("negate", y)), "y")
-    generated = fused(b.build(), native_target())
-    steps = [s.op for s in generated.lowered.steps]
-    assert steps == ["pack", *["affine_contraction+add+negate+maximum"] * 2]  # the left side is packed first
-    made = linked(generated, threads=2)
+    # the left side is packed first
+    assert everywhere(b.build(), step_ops) == ["pack", *["affine_contraction+add+negate+maximum"] * 2]
+    made = linked(fused(b.build(), level(length)), threads=2)
     rng = np.random.default_rng(length)
     shapes = ((rows, length), (length, columns), (rows, columns))
     x, w, z = (rng.integers(-3, 3, shape).astype(np.float32) for shape in shapes)
@@ -188,8 +198,8 @@ def test_a_left_side_that_many_panels_read_is_packed(rows: int | str, length: in
     x, w = b.input("x", TensorType.of("f32", rows, length)), b.input("w", TensorType.of("f32", length, columns))
     sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
     b.output(b("negate", b("dot_general", x, w, **sums)), "y")
+    assert everywhere(b.build(), step_ops)[-2:] == ["affine_contraction+negate"] * 2
     generated = fused(b.build(), native_target())
-    assert [s.op for s in generated.lowered.steps][-2:] == ["affine_contraction+negate"] * 2
     made = [linked(generated, threads) for threads in (1, 2, 3)]
     rng = np.random.default_rng(length)
     w = rng.integers(-3, 3, (length, columns)).astype(np.float32)
@@ -208,11 +218,11 @@ def test_threads_share_out_rows_or_panels(rows: int | str, count: int, threads: 
     x, w = b.input("x", TensorType.of("f32", rows, length)), b.input("w", TensorType.of("f32", length, columns))
     sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
     b.output(b("dot_general", x, w, **sums), "y")
-    made = fused(b.build(), native_target())
-    assert len(made.lowered.steps) == 3  # packs of both sides, and the product
+    assert len(everywhere(b.build(), step_ops)) == 3  # packs of both sides, and the product
+    made = lowered(b.build(), level(count + threads))
     rng = np.random.default_rng(length)
     x, w = (rng.integers(-3, 3, shape).astype(np.float32) for shape in ((count, length), (length, columns)))
-    assert np.array_equal(run_loops(made.lowered, {"x": x, "w": w}, {"N": count}, threads=threads)["y"], x @ w)
+    assert np.array_equal(run_loops(made, {"x": x, "w": w}, {"N": count}, threads=threads)["y"], x @ w)
 
 
 @pytest.mark.parametrize("rows", [140, 256, 270])
@@ -222,8 +232,8 @@ def test_packed_left_sides_of_a_batch_do_not_touch(rows: int) -> None:
     x, w = (b.input(name, TensorType.of("f32", "N", length, n)) for name, n in (("x", rows), ("w", columns)))
     sums = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (1,), "rhs_contracting": (1,)}
     b.output(b("dot_general", x, w, **sums), "y")
-    made = fused(b.build(), native_target())
-    assert [s.op for s in made.lowered.steps] == ["pack | affine_contraction | affine_contraction"]
+    assert everywhere(b.build(), step_ops) == ["pack | affine_contraction | affine_contraction"]
+    made = fused(b.build(), level(rows))
     rng = np.random.default_rng(rows)
     x, w = (rng.integers(-3, 3, (batch, length, n)).astype(np.float32) for n in (rows, columns))
     expected = np.matmul(x.transpose(0, 2, 1), w)
@@ -231,9 +241,9 @@ def test_packed_left_sides_of_a_batch_do_not_touch(rows: int) -> None:
     assert np.array_equal(linked(made, 2)(x, w)[0], expected)
 
 
-def asked_ahead(made: Generated) -> list[str]:
+def asked_ahead(made: Lowered) -> list[str]:
     """The buffers that tiles of a program ask for before they are due."""
-    kernels = [launch.kernel for step in made.lowered.steps for launch in step.launches]
+    kernels = [launch.kernel for step in made.steps for launch in step.launches]
     contracts = [s for kernel in kernels for s in walk(kernel.body) if isinstance(s, Contract)]
     return sorted({s.ahead[0] for s in contracts if s.ahead})
 
@@ -243,13 +253,12 @@ def asked_ahead(made: Generated) -> list[str]:
     [(128, 64, ["a0"]), (128, 96, ["a0"]), (128, 97, []), (100, 64, [])],
 )
 def test_tiles_ask_ahead_for_rows_that_few_panels_read(length: int, columns: int, expected: list[str]) -> None:
-    target = native_target()
     b = Builder("ahead")
     x = b.input("x", TensorType.of("f32", 14 * 640, length))
     w = b.input("w", TensorType.of("f32", length, columns))
     sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
     b.output(b("dot_general", x, w, **sums), "y")
-    assert asked_ahead(fused(b.build(), target)) == expected
+    assert everywhere(b.build(), asked_ahead) == expected
 
 
 @pytest.mark.parametrize(("count", "expected"), [("N", ["a0", "a2"]), (8, ["a0", "a2"]), (7, ["a1"])])
@@ -259,8 +268,8 @@ def test_tiles_of_a_product_a_sample_ask_ahead_for_both_sides(count: int | str, 
     x, w = (b.input(name, TensorType.of("f32", count, 256, 256)) for name in "xw")
     where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
     b.output(b("dot_general", x, w, **where), "y")
+    assert everywhere(b.build(), asked_ahead) == expected
     made = fused(b.build(), native_target())
-    assert asked_ahead(made) == expected
     rng = np.random.default_rng(0)
     x, w = (rng.integers(-3, 3, (7 if count == 7 else 8, 256, 256)).astype(np.float32) for _ in "xw")
     assert np.array_equal(linked(made, 2)(x, w)[0], np.matmul(x, w))
@@ -271,8 +280,8 @@ def test_a_product_with_itself_asks_ahead_for_the_one_side_there_is() -> None:
     x = b.input("x", TensorType.of("f32", "N", 256, 256))
     where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (2,)}
     b.output(b("dot_general", x, x, **where), "y")
+    assert everywhere(b.build(), asked_ahead) == ["a0"]
     made = fused(b.build(), native_target())
-    assert asked_ahead(made) == ["a0"]
     x = np.random.default_rng(0).integers(-3, 3, (3, 256, 256)).astype(np.float32)
     assert np.array_equal(linked(made, 2)(x)[0], np.matmul(x, x.transpose(0, 2, 1)))
 
@@ -291,9 +300,8 @@ def test_lines_of_a_strided_convolution_are_packed() -> None:
         "window_reversal": (False, False),
     }
     b.output(b("convolution", x, w, **where, **plain, feature_group_count=1, batch_group_count=1), "y")
-    generated = fused(b.build(), native_target())
-    assert [len(s.launches) for s in generated.lowered.steps if s.op == "affine_contraction"] == [1, 1]
-    made, rng = linked(generated, threads=2), np.random.default_rng(0)
+    assert everywhere(b.build(), step_ops).count("affine_contraction") == 2
+    made, rng = linked(fused(b.build(), native_target()), threads=2), np.random.default_rng(0)
     w = rng.integers(-3, 3, (1, 1, channels, 512)).astype(np.float32)
     for batch in (1, 3):
         x = rng.integers(-3, 3, (batch, 20, 20, channels)).astype(np.float32)
@@ -326,9 +334,8 @@ def test_the_left_side_of_a_weights_gradient_is_packed(rows: int) -> None:
     x, dy = b.input("x", TensorType.of("f32", "N", rows)), b.input("dy", TensorType.of("f32", "N", columns))
     sums = {"lhs_contracting": (0,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
     b.output(b("dot_general", x, dy, **sums), "dw")
-    generated = fused(b.build(), native_target())
-    assert [s.op for s in generated.lowered.steps] == ["pack", *["affine_contraction"] * 2]
-    made = linked(generated, threads=2)
+    assert everywhere(b.build(), step_ops) == ["pack", *["affine_contraction"] * 2]
+    made = linked(fused(b.build(), level(rows)), threads=2)
     rng = np.random.default_rng(rows)
     for batch in (1, 7, 300, 1000):
         x, dy = (rng.integers(-3, 3, (batch, width)).astype(np.float32) for width in (rows, columns))
@@ -346,7 +353,7 @@ def test_one_row_times_large_weights_has_the_same_bits_in_either_direction() -> 
 
     results = [loaded(arrays["x"], arrays["w"])[0] for _ in range(4)]
 
-    assert [k.turning for s in made.lowered.steps for k in (x.kernel for x in s.launches)][-1] == Poly.symbol("N")
+    assert everywhere(b.build(), lambda made: made.steps[-1].launches[-1].kernel.turning) == Poly.symbol("N")
     assert {r.tobytes() for r in results} == {results[0].tobytes()}
     np.testing.assert_allclose(results[0], expected, rtol=1e-4, atol=1e-4)
 
@@ -360,7 +367,7 @@ def test_a_reader_of_large_slices_runs_with_their_producer() -> None:
     y = b("slice", x, start=(0, 0, 1), limit=(*x.type.shape[:2], 9), strides=(1, 1, 1))
     b.output(y, "y")
     b.output(b("transpose", y, permutation=(0, 2, 1)), "z")
-    assert [step.op for step in agree(b.build()).lowered.steps] == ["slice | transpose"]
+    assert everywhere(agree(b.build()), step_ops, lowered_unfused) == ["slice | transpose"]
 
 
 def test_a_reader_that_overwrites_what_the_producer_still_reads_runs_alone() -> None:
@@ -445,34 +452,41 @@ def states(*names: str) -> tuple[Builder, list[Value]]:
     return b, [b.input(name, TensorType.of("f32", 5, 5), "state") for name in names]
 
 
-def kinds(made: Generated) -> list[str]:
+def kinds(made: Lowered) -> list[str]:
     """What the buffers of all steps are."""
-    launches = [launch for step in made.lowered.steps for launch in step.launches]
-    return [made.lowered.buffers[number].kind for launch in launches for number in launch.buffers]
+    launches = [launch for step in made.steps for launch in step.launches]
+    return [made.buffers[number].kind for launch in launches for number in launch.buffers]
 
 
-def agree(graph: Graph, make: Callable[[Graph, Target], Generated] = unfused) -> Generated:
-    """The program, which gives what the graph's interpreter gives."""
+def agree(graph: Graph, make: Callable[[Graph, Target], Generated] = unfused) -> Graph:
+    """The graph, whose program gives what its interpreter gives."""
     made = make(graph, native_target())
     for batch in (4, 9):  # few samples, and enough to run two kernels slice by slice
         arrays = arrays_of(graph, batch)
         expected = run_graph(graph, arrays)
         assert differences(run_native(made, arrays, threads=2), expected) == []
         assert differences(run_loops(made.lowered, arrays, {"N": batch}), expected) == []
-    return made
+    return graph
 
 
 def test_a_donated_state_is_updated_in_place() -> None:
     b, (w,) = states("w")
     b.output(b("subtract", w, b.input("g", w.type)), "w", donates="w")
-    assert kinds(agree(b.build())) == ["state", "input", "state"]
+    assert everywhere(agree(b.build()), kinds, lowered_unfused) == ["state", "input", "state"]
 
 
 def test_a_state_that_is_still_read_is_overwritten_last() -> None:
     b, (w,) = states("w")
     b.output(b("negate", w), "w", donates="w")
     b.output(b("exponential", w), "y")
-    assert kinds(agree(b.build())) == ["state", "arena", "state", "output", "arena", "state"]
+    assert everywhere(agree(b.build()), kinds, lowered_unfused) == [
+        "state",
+        "arena",
+        "state",
+        "output",
+        "arena",
+        "state",
+    ]
 
 
 @pytest.mark.parametrize("size", [4096, 4099, 8195])
@@ -490,20 +504,25 @@ def test_each_element_of_a_long_state_is_updated_once(size: int) -> None:
 def test_a_state_whose_elements_change_places_is_not_updated_in_place() -> None:
     b, (w,) = states("w")
     b.output(b("transpose", w, permutation=(1, 0)), "w", donates="w")
-    assert kinds(agree(b.build())) == ["state", "arena", "arena", "state"]
+    assert everywhere(agree(b.build()), kinds, lowered_unfused) == ["state", "arena", "arena", "state"]
 
 
 def test_a_state_of_rows_is_normalized_in_place() -> None:
     """A row is read to its end before it is written."""
     b, (w,) = states("w")
     b.output(softmax(b, w), "w", donates="w")
-    assert kinds(agree(b.build(), fused)) == ["state", "state"]
+    assert everywhere(agree(b.build(), fused), kinds) == ["state", "state"]
 
 
 def test_a_state_whose_rows_change_places_is_not_normalized_in_place() -> None:
     b, (w,) = states("w")
     b.output(softmax(b, b("reverse", w, dimensions=(0,))), "w", donates="w")
-    assert kinds(agree(b.build(), fused))[:2] == ["state", "arena"]
+    assert everywhere(agree(b.build(), fused), kinds)[:2] == ["state", "arena"]
+
+
+def copies_of_left_sides(made: Lowered) -> int:
+    contractions = [step for step in made.steps if step.op == "affine_contraction"]
+    return sum(not step.launches[0].kernel.flops for step in contractions)
 
 
 @pytest.mark.parametrize(("between", "expected"), [(False, 1), (True, 2)])
@@ -519,9 +538,8 @@ def test_products_of_one_left_side_share_its_copy(between: bool, expected: int) 
     if between:
         b.output(later, "x", donates="x")
     graph = b.build()
+    assert everywhere(graph, copies_of_left_sides) == expected
     made = fused(graph, native_target())
-    copies = [s for s in made.lowered.steps if s.op == "affine_contraction" and not s.launches[0].kernel.flops]
-    assert len(copies) == expected
     rng = np.random.default_rng(0)
     arrays = {e.name: rng.integers(-3, 3, e.value.type.shape).astype(np.float32) for e in graph.inputs}
     assert differences(run_native(made, arrays, threads=2), run_graph(graph, arrays)) == []
@@ -566,7 +584,7 @@ def test_a_dying_operand_is_replaced_by_the_result() -> None:
     for _ in range(3):
         value = b("tanh", value)
     b.output(b("reduce", value, dimensions=(1,), kind="add"), "y")
-    assert len(agree(b.build()).lowered.arena()) == 1
+    assert everywhere(agree(b.build()), lambda made: len(made.arena()), lowered_unfused) == 1
 
 
 def test_an_operand_that_is_read_again_stays() -> None:
@@ -669,8 +687,7 @@ def test_what_stands_side_by_side_is_computed_by_one_kernel(width: int) -> None:
     total = b("add", x, y)
     b.output(b("concatenate", b("negate", x), total, b("multiply", total, y), total, dimension=1), "z")
     b.output(total, "t")
-    made = agree(b.build(), fused)
-    assert len(made.lowered.steps) == 1 or width == 1
+    assert len(everywhere(agree(b.build(), fused), step_ops)) == 1 or width == 1
 
 
 def test_a_program_in_many_parts_is_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
