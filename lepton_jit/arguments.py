@@ -97,8 +97,8 @@ def boolean(owner: str, name: str, value: Any) -> bool:
 
 
 def text(owner: str, name: str, value: Any) -> str:
-    """A string that is not empty."""
-    if not isinstance(value, str) or not value:
+    """A string of Unicode that is not empty."""
+    if not isinstance(value, str) or not value or any("\ud800" <= c <= "\udfff" for c in value):
         raise ArgumentError(f"{owner}: {name}: expected a name, got {value!r}")
     return value
 

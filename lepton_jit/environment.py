@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lepton_jit.errors import ArgumentError
 
-__all__ = ["Environment", "read_environment"]
+__all__ = ["Environment", "expanded_path", "read_environment"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Environment:
 
     - `threads` (`LEPTON_JIT_THREADS`): the default number of threads, at least 1.
     - `cache` (`LEPTON_JIT_CACHE`): the directory of the object cache, by default `$XDG_CACHE_HOME/lepton_jit` or
-      `~/.cache/lepton_jit`; `None` if the variable is `off`.
+      `~/.cache/lepton_jit`; `None` if the variable is `off`, or there is no home directory.
     - `data` (`LEPTON_JIT_DATA`): the directory with data sets.
     - `dump` (`LEPTON_JIT_DUMP`): a directory into which each compilation writes its stages.
     - `verify` (`LEPTON_JIT_VERIFY`): what to check while compiling, `passes` for every pass.
@@ -53,10 +53,13 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
 def _cache_directory(variables: Mapping[str, str]) -> Path | None:
     text = variables.get("LEPTON_JIT_CACHE", "").strip()
     if text:
-        return None if text == "off" else Path(text).expanduser()
+        return None if text == "off" else _path(variables, "LEPTON_JIT_CACHE")
     # The specification of XDG directories: a relative path is invalid and must be ignored.
     base = variables.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "lepton_jit"
+    if base.startswith("/"):
+        return Path(base) / "lepton_jit"
+    home = os.path.expanduser("~")  # itself where HOME is unset and the user has no entry, as in some containers
+    return None if home == "~" else Path(home) / ".cache" / "lepton_jit"
 
 
 def _integer(variables: Mapping[str, str], name: str, *, least: int) -> int | None:
@@ -70,7 +73,15 @@ def _integer(variables: Mapping[str, str], name: str, *, least: int) -> int | No
 
 def _path(variables: Mapping[str, str], name: str) -> Path | None:
     text = variables.get(name, "").strip()
-    return Path(text).expanduser() if text else None
+    return expanded_path(f"environment variable {name}", text) if text else None
+
+
+def expanded_path(owner: str, path: str | os.PathLike[str]) -> Path:
+    """A path whose `~` or `~user` is replaced by a home directory; ArgumentError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ArgumentError(f"{owner}: expected a path, got {os.fspath(path)!r}: {error}") from None
 
 
 def _choice(variables: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str | None:

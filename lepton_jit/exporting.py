@@ -16,6 +16,7 @@ from lepton_jit.compiler import build, support_object
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.executable import Executable
 from lepton_jit.runtime.export import export
+from lepton_jit.writing import file_path
 
 __all__ = ["export_program"]
 
@@ -24,6 +25,7 @@ def export_program(
     path: str | os.PathLike[str], executable: Executable, weights: Mapping[str, np.ndarray], target_name: str
 ) -> tuple[Path, Path]:
     """Write library and header; the weights go in as `prepare` leaves them, so it has to run on this machine."""
+    path = file_path("export", path)
     target = get_target(target_name)
     if target != executable.target:
         if target.vector_bytes > native_target().vector_bytes or target.name == "aarch64":
@@ -36,7 +38,7 @@ def export_program(
     parts = executable.parts
     return export(
         path,
-        replace(parts.main_manifest, name=Path(path).stem),
+        replace(parts.main_manifest, name=path.stem),
         program=parts.main_objects,
         support=support_object(target),
         compile_text=partial(compile_object, target=target),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from lepton_jit.errors import FileFormatError
+from lepton_jit.writing import file_path
 
 __all__ = ["load"]
 
@@ -18,7 +18,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Raises FileFormatError for anything else. Loading a library imports neither LLVM nor the layers.
     """
-    with Path(path).open("rb") as file:
+    path = file_path("load", path)
+    with path.open("rb") as file:
         head = file.read(9)
     if head.startswith(_ELF):
         from lepton_jit.runtime.module import load_module  # so that a library starts without what models need
@@ -29,4 +30,4 @@ def load(path: str | os.PathLike[str]) -> Any:
         from lepton_jit.saving import load_model  # and a model without what libraries need
 
         return load_model(path)
-    raise FileFormatError(f"{os.fspath(path)}: expected a model or an exported program, got {head[:8]!r}...")
+    raise FileFormatError(f"{path}: expected a model or an exported program, got {head[:8]!r}...")

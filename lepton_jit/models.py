@@ -48,7 +48,7 @@ class Model(Trainer, Saveable, Layer):
         if inputs is not None:
             if isinstance(outputs, Mapping):
                 raise UnsupportedError(f"{self.label}: outputs: expected a tensor or a list of them, got a dict")
-            keys = list(inputs) if isinstance(inputs, Mapping) else None
+            keys = [arguments.text(self.label, "inputs", k) for k in inputs] if isinstance(inputs, Mapping) else None
             tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
             self._set_network(Network(self.label, tensors, as_list(outputs)))
             self._input_keys = keys
@@ -210,6 +210,11 @@ class Model(Trainer, Saveable, Layer):
 
     # Configuration
 
+    def _with_trainable(self, trainable: Any) -> Self:
+        """The model with this flag of its own; its layers have theirs, which may have been set after it."""
+        self._trainable = arguments.boolean(self.label, "trainable", trainable)
+        return self
+
     def get_config(self) -> dict[str, Any]:
         """Layers, and which of them is called on what, as JSON values.
 
@@ -236,12 +241,13 @@ class Model(Trainer, Saveable, Layer):
             "inputs": [x.name for x in self.network.inputs],
             "calls": [described(c) for c in calls],
             "outputs": [reference(x) for x in self.network.outputs],
+            "input_keys": self._input_keys,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A new model from what `get_config` returned; weights get first values."""
-        expect_keys("Model", config, ("name", "trainable", "layers", "inputs", "calls", "outputs"))
+        expect_keys("Model", config, ("name", "trainable", "layers", "inputs", "calls", "outputs", "input_keys"))
         layers = _named_layers(config["layers"])
         inputs = [_input_named(layers, name) for name in arguments.sequence("Model", "inputs", config["inputs"])]
         produced = [[x] for x in inputs]
@@ -269,7 +275,12 @@ class Model(Trainer, Saveable, Layer):
             given = {str(name): map_leaves(resolve_leaf, value) for name, value in named.items()}
             produced.append(as_list(layers[call["layer"]](tensors, **given)))
         outputs = [resolve(r) for r in arguments.sequence("Model", "outputs", config["outputs"])]
-        return cls(inputs, outputs, name=config["name"], trainable=config["trainable"])
+        if config["input_keys"] is not None:
+            keys = arguments.sequence("Model", "input_keys", config["input_keys"])
+            if len(set(keys)) != len(inputs):
+                raise ArgumentError(f"Model: expected {len(inputs)} different input_keys, got {keys!r}")
+            inputs = dict(zip(keys, inputs, strict=True))
+        return cls(inputs, outputs, name=config["name"])._with_trainable(config["trainable"])
 
 
 class Sequential(Model):
@@ -381,7 +392,7 @@ class Sequential(Model):
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         expect_keys("Sequential", config, ("name", "trainable", "layers"))
         layers = [registry.deserialize(c) for c in arguments.sequence("Sequential", "layers", config["layers"])]
-        return cls(layers, name=config["name"], trainable=config["trainable"])
+        return cls(layers, name=config["name"])._with_trainable(config["trainable"])
 
 
 def expect_keys(owner: str, config: Any, keys: Sequence[str]) -> None:

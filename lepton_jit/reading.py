@@ -6,6 +6,7 @@ import re
 
 from lepton_jit.codegen.loop_ir import Kernel
 from lepton_jit.codegen.loop_parser import parse_kernels
+from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.parser import parse_graph
 
@@ -20,6 +21,8 @@ def parse(text: str) -> Graph | Kernel | list[Kernel]:
     >>> parse('graph @id(%x: f32[N] input "x") {\\n  return %x "y"\\n}').name
     'id'
     """
+    if not isinstance(text, str):
+        raise ArgumentError(f"parse: expected a text, got {text!r}")
     first = re.search(r"^\s*(graph|kernel)\b", text, re.MULTILINE)
     if first is None or first.group(1) == "graph":
         return parse_graph(text)

@@ -110,10 +110,14 @@ class Runner:
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
         }
-        objective = self._make_objective(wanted) if self._model.built else None
-        self._optimizer, self._objective, self._compile_arguments = chosen, objective, wanted
-        self._trained = Trainable(self._model)
+        self.set_training(chosen, wanted)
         self._seed[...] = next_seed()
+
+    def set_training(self, optimizer: Optimizer, wanted: dict[str, Any]) -> None:
+        """What `compile` does, with a checked optimizer and a seed that stays."""
+        objective = self._make_objective(wanted) if self._model.built else None
+        self._optimizer, self._objective, self._compile_arguments = optimizer, objective, wanted
+        self._trained = Trainable(self._model)
         self.forget_programs()
 
     def _make_objective(self, wanted: dict[str, Any]) -> Objective:

@@ -16,11 +16,32 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["fresh_file", "whole_file", "work_folder"]
+from lepton_jit.errors import ArgumentError
+
+__all__ = ["file_path", "fresh_file", "whole_file", "work_folder"]
 
 _TEMPORARY = re.compile(r"\.lepton-[0-9a-f]{16}\.tmp")
+
+
+def file_path(owner: str, path: Any) -> Path:
+    """An argument that names a file, new or old."""
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not Path(text).name or "\0" in text or not _encodes(text):
+        raise ArgumentError(f"{owner}: expected the path of a file, got {path!r}")
+    if os.path.isdir(text):
+        raise ArgumentError(f"{owner}: expected the path of a file, got the directory {text}")
+    return Path(text)
+
+
+def _encodes(text: str) -> bool:
+    """Whether the system can be told of it: a lone surrogate that stands for no byte has no encoding."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

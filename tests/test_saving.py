@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import os
+import pickle
+import pickletools
 import random
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +22,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 import lepton_jit as lpt
-from lepton_jit import saving
+from lepton_jit import model_file, writing
 from lepton_jit.layers import registry
 from lepton_jit.layers.weight import without_values
 
@@ -144,7 +151,7 @@ def test_saving_leaves_the_old_file_if_it_fails(trained: Any, tmp_path: Path, mo
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(saving.os, "fsync", fail)
+    monkeypatch.setattr(writing.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         trained.save(tmp_path / "m")
 
@@ -162,7 +169,7 @@ def rewritten(source: Path, target: Path, change: Any) -> Path:
     config = json.loads(metadata["config"])
     change(config, tensors)
     document = json.dumps(config)
-    crc = str(saving._checksum(document, tensors))
+    crc = str(model_file._checksum(document, tensors))
     save_file(tensors, target, {**metadata, "config": document, "crc32": crc})
     return target
 
@@ -256,7 +263,7 @@ def test_a_thousand_mutated_files_raise_our_errors_or_load(
     trained.save(tmp_path / "m")
     data, path, rng = (tmp_path / "m").read_bytes(), tmp_path / "n", random.Random(3)
     if not checked:
-        monkeypatch.setattr(saving, "_compare_checksum", lambda *_: None)
+        monkeypatch.setattr(model_file, "_compare_checksum", lambda *_: None)
     refused = loaded = 0
     for _ in range(500):
         # Half of the changes fall into the header, which is a small part of the file.
@@ -300,3 +307,178 @@ def test_a_thread_that_builds_while_another_loads_gets_values() -> None:
         built.set()
 
     assert np.any(model.get_weights()[0])
+
+
+WRITER = """
+import sys
+import lepton_jit as lpt
+lpt.set_random_seed(3)
+x = lpt.Input((4,), name="x")
+h = lpt.Dense(8, name="h")(x)
+outputs = [lpt.Dense(n, name=f"y{n}")(h) for n in (1, 2, 3)]
+model = lpt.Model(x, outputs, name="m")
+model.compile("adam", {f"y{n}": "mse" for n in (3, 1, 2)})
+model.optimizer.build(model.weight_paths())
+model.save(sys.argv[1])
+"""
+
+
+def test_the_same_model_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    for seed in "123":
+        command = [sys.executable, "-c", WRITER, tmp_path / seed]
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+
+    assert len({(tmp_path / seed).read_bytes() for seed in "123"}) == 1
+
+
+def nested(levels: int) -> Any:
+    model = lpt.Sequential([lpt.Dense(2, input_shape=(2,))], name="m0")
+    for level in range(1, levels):
+        model = lpt.Sequential([model], name=f"m{level}")
+    return model
+
+
+@pytest.mark.parametrize("levels", [19, 60])
+def test_models_in_models_come_back(tmp_path: Path, levels: int) -> None:
+    model = nested(levels)
+    model.save(tmp_path / "m")
+
+    assert registry.serialize(lpt.load(tmp_path / "m")) == registry.serialize(model)
+
+
+def test_a_model_that_no_file_could_describe_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_file, "_MAX_JSON", 3000)
+
+    with pytest.raises(lpt.UnsupportedError, match="save: the model is too large or too deeply nested"):
+        nested(19).save(tmp_path / "m")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+NAMES = ["[" * 22, "]" * 30 + "{" * 70, '"', "\\", "weights", "état ☃", "a b", "optimizer", "%x", "0", "." * 300]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_of_any_name_comes_back(tmp_path: Path, name: str) -> None:
+    model = lpt.Sequential([lpt.Dense(2, input_shape=(3,), name=name)], name=name)
+    model.compile("adam", "mse")
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+    model.save(tmp_path / "m")
+
+    loaded = lpt.load(tmp_path / "m")
+
+    assert (loaded.name, loaded.layers[0].name) == (name, name)
+    assert_same_weights(loaded, model)
+    assert sorted(loaded.optimizer.slots) == sorted(model.optimizer.slots)
+
+
+def test_a_name_that_is_no_text_is_refused_when_it_is_given() -> None:
+    with pytest.raises(lpt.ArgumentError, match=r"Dense: name: expected a name, got '\\ud800'"):
+        lpt.Dense(1, name="\ud800")
+
+
+@pytest.mark.parametrize("path", [None, 3, "", "a\0b", "\ud800", b"m", "."])
+@pytest.mark.parametrize("method", ["save", "save_weights", "load_weights"])
+def test_what_is_no_path_of_a_file_is_refused(trained: Any, method: str, path: Any) -> None:
+    with pytest.raises(lpt.ArgumentError, match="expected the path of a file, got "):
+        getattr(trained, method)(path)
+    with pytest.raises(lpt.ArgumentError, match="load: expected the path of a file, got "):
+        lpt.load(path)
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_an_export_to_what_is_no_path_of_a_file_is_refused(path: str) -> None:
+    fast = lpt.compile(lpt.Sequential([lpt.Dense(1, input_shape=(1,))]))
+
+    with pytest.raises(lpt.ArgumentError, match="export: expected the path of a file, got "):
+        fast.export(path)
+
+
+# Copies
+
+
+def by_pickle(model: Any) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, by_pickle])
+def test_a_copy_goes_on_training_as_the_original_does_and_apart_from_it(copied: Any) -> None:
+    model = small()
+    model.fit(X, Y, batch_size=5, epochs=1, verbose=0)
+    before = model.get_weights()
+
+    other = copied(model)
+    for _ in range(3):
+        other.train_on_batch(X, Y)
+
+    for weights, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, old)
+    for _ in range(3):
+        model.train_on_batch(X, Y)
+    assert_same_weights(other, model)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle])
+def test_a_model_without_weights_or_training_can_be_copied(copied: Any) -> None:
+    built = copied(lpt.Sequential([lpt.Dense(2, input_shape=(3,))]))
+    unbuilt = copied(lpt.Sequential([lpt.Dense(2, name="d")], name="s"))
+
+    assert (built.built, built.compiled) == (True, False)
+    assert (unbuilt.built, unbuilt.name, unbuilt.layers[0].name) == (False, "s", "d")
+    unbuilt.build((None, 3))
+    assert unbuilt.count_params() == 8
+
+
+def test_a_model_in_a_container_is_copied_with_it(trained: Any) -> None:
+    original = {"model": trained, "again": trained, "scores": [1.0]}
+
+    copied = copy.deepcopy(original)
+
+    assert copied["model"] is copied["again"] is not trained
+    assert_same_weights(copied["model"], trained)
+
+
+def test_a_pickle_names_one_function_of_this_package_and_holds_data(trained: Any) -> None:
+    names = [a for op, a, _ in pickletools.genops(pickle.dumps(trained, protocol=3)) if op.name == "GLOBAL"]
+
+    assert names == ["lepton_jit.saving model_of_bytes"]
+
+
+def test_a_damaged_pickle_is_refused(trained: Any) -> None:
+    function, (data,) = trained.__reduce__()
+
+    with pytest.raises(lpt.FileFormatError, match="the checksum does not fit"):
+        function(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+Keys = tuple[Any, ...]
+STRANGE = (
+    None, True, 0, -1, 3, 10**6, 2**31, 2**62, 10**30, -0.5, 1e308, "", "relu", "Adam", "float64", [], [1], [2, 2, 2],
+    [[1, 2], [3, 4]], {}, {"class_name": "Dense", "config": {}}, [0] * 1000,
+)  # fmt: skip
+
+
+def places(value: Any, keys: Keys = ()) -> list[Keys]:
+    """Where the parts of a JSON value stand."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, child in children for place in [(*keys, key), *places(child, (*keys, key))]]
+
+
+def at(value: Any, keys: Keys) -> Any:
+    return functools.reduce(lambda part, key: part[key], keys, value)
+
+
+def test_a_configuration_with_strange_values_raises_our_errors_or_loads(trained: Any, tmp_path: Path) -> None:
+    (data,) = trained.__reduce__()[1]
+    config, tensors = model_file.decode(data)
+    rng, refused, count = random.Random(5), 0, 120
+    for _ in range(count):
+        changed = json.loads(json.dumps(config))
+        *keys, last = rng.choice(places(changed))
+        at(changed, tuple(keys))[last] = rng.choice([*STRANGE, at(changed, rng.choice(places(changed)))])
+        (tmp_path / "m").write_bytes(b"".join(model_file.encode(changed.pop("kind", "model"), changed, tensors)))
+        try:
+            lpt.load(tmp_path / "m").count_params()
+        except lpt.LeptonError:
+            refused += 1
+    assert count / 2 < refused < count

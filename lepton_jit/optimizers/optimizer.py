@@ -125,6 +125,10 @@ class Optimizer(Configurable):
             raise UnsupportedError(f"{self.name}: exclude_from_weight_decay: expected var_names, got var_list")
         self._undecayed = [re.compile(pattern) for pattern in var_names or ()]
 
+    def decays(self, path: str) -> bool:
+        """Whether weight decay, if there is any, applies to the weight of this path."""
+        return not any(pattern.search(path) for pattern in self._undecayed)
+
     def build(self, weights: Mapping[str, Weight]) -> None:
         """Slots of 0 for weights that have none yet."""
         for path, weight in weights.items():
@@ -159,7 +163,7 @@ class Optimizer(Configurable):
     ) -> tuple[Value, dict[str, Value]]:
         """The new value of a weight and of its slots."""
         dtype = weight.type.dtype
-        if self.weight_decay is not None and not any(p.search(path) for p in self._undecayed):
+        if self.weight_decay is not None and self.decays(path):
             decay = t("multiply", weight, self.weight_decay)
             weight = t("subtract", weight, t("multiply", decay, step.learning_rate(dtype)))
         value, updated = self.rule(t, weight, t.convert(gradient, dtype), slots, step)

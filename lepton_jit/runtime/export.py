@@ -18,7 +18,7 @@ from lepton_jit.runtime.cpu import host_architecture
 from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.module_file import seal
 from lepton_jit.runtime.wrapper import c_identifier, header_text, version_script, weights_assembly, wrapper_text
-from lepton_jit.writing import whole_file, work_folder
+from lepton_jit.writing import file_path, whole_file, work_folder
 
 __all__ = ["export", "find_linker"]
 
@@ -44,7 +44,7 @@ def export(
     file. Each file is replaced in one step; one of the old pair does not link with one of a new pair that has another
     interface. LeptonError if there is no linker, or if it fails.
     """
-    path = Path(path)
+    path = file_path("export", path)
     if manifest.donations:
         raise UnsupportedError(f"{manifest.name}: a program that overwrites its parameters cannot be exported yet")
     check_parameters(manifest, parameters)

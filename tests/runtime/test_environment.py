@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,30 @@ def test_where_the_cache_is(variables: dict[str, str], expected: Path | None) ->
 def test_a_bad_value_names_its_variable(name: str, value: str, expected: str) -> None:
     with pytest.raises(ArgumentError, match=f"environment variable {name}: expected {expected}, got '{value}'"):
         read_environment({name: value})
+
+
+NO_HOME = """
+import os
+os.environ.pop("HOME", None)
+os.environ.pop("XDG_CACHE_HOME", None)
+os.environ.pop("LEPTON_JIT_CACHE", None)
+import pwd
+def unknown(_):
+    raise KeyError("no such user")
+pwd.getpwuid = unknown
+import lepton_jit as lpt
+from lepton_jit.datasets import digits
+from lepton_jit.environment import read_environment
+print(read_environment().cache, digits._download_once())
+try:
+    read_environment({"LEPTON_JIT_DATA": "~/digits"})
+except lpt.ArgumentError as error:
+    print(error)
+"""
+
+
+def test_without_a_home_directory_nothing_is_cached_and_a_path_in_it_is_refused() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_HOME], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("None could not determine the home directory")
+    assert "environment variable LEPTON_JIT_DATA: expected a path, got '~/digits'" in done.stdout
