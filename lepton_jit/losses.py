@@ -69,10 +69,9 @@ class Loss(Configurable):
         if self.reduction == "mean_with_sample_weight" and weights is not None:
             if mask is not None:
                 weights = t("multiply", t.b.broadcast(weights, mask.type.shape, dimensions=(0,)), mask)
-            return t("divide", total, t.sum(weights))
+            return ratio(t, total, t.sum(weights))
         if mask is not None:
-            # An entirely masked batch costs 0 / 1.
-            return t("divide", total, t("maximum", t.sum(mask), 1.0))
+            return ratio(t, total, t.sum(mask))
         return t("divide", total, t.size(element_count(values.type.shape), total.type.dtype))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> np.ndarray:
@@ -255,6 +254,12 @@ def mask_of_values(owner: str, t: Tracer, y_pred: Value, values: Value) -> Value
     if shape[: mask.type.rank] != mask.type.shape:
         raise UnsupportedError(f"{owner}: values of shape {shape} do not fit the mask {mask.type} of the output")
     return t.convert(t.b.broadcast(mask, shape, dimensions=tuple(range(mask.type.rank))), values.type.dtype)
+
+
+def ratio(t: Tracer, total: Value, count: Value) -> Value:
+    """`total / count`, and 0 where nothing counts: where all weights are 0, or a mask leaves nothing."""
+    nothing = t("compare", count, 0.0, direction="EQ")
+    return t("select", nothing, 0.0, t("divide", total, t("select", nothing, 1.0, count)))
 
 
 def last_mean(t: Tracer, x: Value) -> Value:

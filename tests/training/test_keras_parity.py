@@ -34,15 +34,15 @@ LOSSES: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = [
 
 @pytest.mark.parametrize("name, arguments, y_pred, y_true", LOSSES)
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
-def test_a_loss_is_keras_loss(
+def test_a_loss_is_keras_loss_where_all_weights_are_zero_too(
     name: str, arguments: dict[str, Any], y_pred: np.ndarray, y_true: np.ndarray, reduction: str
 ) -> None:
     peer = getattr(keras.losses, name)(reduction=reduction, **arguments)
     ours = getattr(lpt.losses, name)(reduction=reduction, **arguments)
-    weights = np.array([1, 2, 0, 0.5, 1, 3], "float32")
-
     assert relative_error(ours(y_true, y_pred), peer(y_true, y_pred)) < 2e-6
-    assert relative_error(ours(y_true, y_pred, weights), peer(y_true, y_pred, sample_weight=weights)) < 2e-6
+    for numbers in ([1, 2, 0, 0.5, 1, 3], [0] * 6, [0, 1, -1, 0, 0, 0]):
+        weights = np.array(numbers, "float32")
+        assert relative_error(ours(y_true, y_pred, weights), peer(y_true, y_pred, sample_weight=weights)) < 2e-6
 
 
 METRICS: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = [
@@ -239,6 +239,41 @@ def test_validation_is_weighted_by_samples_as_in_keras_and_never_by_classes(how:
     assert list(histories[1]) == list(histories[0])
     for key in histories[0]:
         assert histories[1][key] == pytest.approx(histories[0][key], rel=1e-5), key
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_a_batch_in_which_nothing_counts_costs_nothing_and_changes_nothing(reduction: str) -> None:
+    model = lpt.Sequential(
+        [lpt.Input((5,), dtype="int32"), lpt.Embedding(6, 3, mask_zero=True), lpt.LayerNormalization(), lpt.Dense(2)]
+    )
+    loss = lpt.losses.MeanSquaredError(reduction=reduction)
+    model.compile(lpt.optimizers.SGD(0.1), loss, metrics=["mae"], weighted_metrics=["mse"])
+    before = model.get_weights()
+    rng = np.random.default_rng(5)
+    tokens, padding, y = rng.integers(1, 6, (8, 5)), np.zeros((8, 5), "int32"), rng.normal(size=(8, 5, 2))
+    for x, weights in ((tokens, np.zeros(8)), (padding, None), (padding, np.ones(8))):
+        history = model.fit(x, y, batch_size=4, sample_weight=weights, verbose=0).history
+        assert [history["loss"], history["mse"]] == [[0.0], [0.0]]
+
+    assert [w.tobytes() for w in model.get_weights()] == [w.tobytes() for w in before]
+
+
+def test_a_batch_that_is_padding_alone_goes_through_a_normalization_as_in_keras() -> None:
+    def make(layers: Any) -> list[Any]:
+        return [layers.Embedding(6, 3, mask_zero=True), layers.BatchNormalization(momentum=0.5), layers.Dense(2)]
+
+    peer = keras.Sequential([keras.Input((5,), dtype="int32"), *make(keras.layers)])
+    ours = lpt.Sequential([lpt.Input((5,), dtype="int32"), *make(lpt.layers)])
+    copy_weights(peer, ours)
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 6, (8, 5)).astype("int32"), rng.normal(size=(8, 5, 2)).astype("float32")
+    x[:4] = 0
+    for model in (peer, ours):
+        model.compile("sgd", "mse")
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+
+    for actual, expected in zip(ours.get_weights(), peer.get_weights(), strict=True):
+        assert relative_error(actual, expected) < 2e-5
 
 
 def test_the_first_weights_have_keras_distribution() -> None:
