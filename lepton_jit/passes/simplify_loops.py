@@ -62,6 +62,8 @@ def _simplify(rewriter: Rewriter, node: Node) -> None:
     sink_products(rewriter, loop)
     # A sum may read what a product has just taken the place of.
     behind = [*rewriter.take_since(mark), *sums]
+    # What was hoisted has left slices that rounds pass on as they are.
+    _join_operands(rewriter, loop)
     rewriter.append(node if loop == Loop.of(node) else loop.node())
     for after in behind:
         rewriter.append(rewriter.renamed(after))

@@ -27,7 +27,7 @@ from lepton_jit.passes.base import PASSES, Pass
 from lepton_jit.passes.check_numerics import CheckNumerics
 from lepton_jit.passes.manager import Observers, run_pipeline
 from lepton_jit.passes.observers import VerifyStructure
-from lepton_jit.passes.split_prepare import split_prepare
+from lepton_jit.passes.split_prepare import SPLIT, split_prepare
 
 DIRECTORY = Path(__file__).parent / "golden"
 _CASE, _RESULT, _UNCHANGED = "// ==== ", "// ----\n", "// unchanged\n"
@@ -49,7 +49,7 @@ class Golden:
     def run(self) -> str:
         """The text that the pipeline gives, verified, and checked against the interpreter."""
         graph = parse_graph(self.before)
-        if self.pipeline == "split-prepare":
+        if self.pipeline == SPLIT:
             parts = split_prepare(graph)
             for part in parts:
                 verify(part)

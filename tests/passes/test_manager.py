@@ -20,9 +20,7 @@ from lepton_jit.ir.types import DTYPES, TensorType
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.canonicalize import Canonicalize
 from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays, relative_error
-from lepton_jit.passes.cse import EliminateCommonSubexpressions
 from lepton_jit.passes.dce import EliminateDeadCode
-from lepton_jit.passes.expand_composites import ExpandComposites
 from lepton_jit.passes.manager import Observer, Observers, run_pipeline
 from lepton_jit.passes.observers import Dump, Stages, StopAfter, Timing, VerifyStructure
 
@@ -159,15 +157,6 @@ def test_a_pipeline_can_stop_after_a_pass_and_all_observers_have_seen_it() -> No
     result = run_pipeline(GRAPH, [Canonicalize(), Replace()], Observers(StopAfter("canonicalize"), stages))
     assert [node.op for node in result.nodes] == ["tanh", "exponential"]
     assert list(stages.graphs) == ["traced", "canonicalize"]
-
-
-IDLE = [Canonicalize(), EliminateCommonSubexpressions(), EliminateDeadCode(), ExpandComposites()]
-
-
-@pytest.mark.parametrize("pass_", IDLE)
-def test_a_pass_with_nothing_to_do_returns_the_same_object(pass_: Pass) -> None:
-    graph = Canonicalize().apply(GRAPH)
-    assert pass_.apply(graph) is graph
 
 
 def test_an_observer_alone_does_nothing() -> None:
