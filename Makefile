@@ -6,6 +6,7 @@ JOBS ?= 2
 TESTS ?=
 CASE ?=
 FUZZ_EXAMPLES ?= 20000
+MUTANTS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -17,13 +18,13 @@ SOURCES := lepton_jit tests benchmarks examples conftest.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test tiny soak check format fuzz bench clean distclean
+.PHONY: help demo test tiny soak check format fuzz mutants bench clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV), JOBS=n the test processes, TESTS='...' the pytest arguments,"
-	@echo "  CASE=name one benchmark, FUZZ_EXAMPLES=n the length of a fuzz run."
+	@echo "  CASE=name one benchmark, FUZZ_EXAMPLES=n the length of a fuzz run, MUTANTS='...' its arguments."
 
 demo: $(STAMPS)/demo  ## train, compile, export and run the digits model, from nothing
 	$(BIN)/lepton-jit demo
@@ -48,6 +49,9 @@ format: $(STAMPS)/check  ## let ruff mend what it can
 
 fuzz: $(STAMPS)/test  ## the random tests for as long as you like
 	$(PYTEST) -m fuzz -n $(JOBS) --fuzz-examples $(FUZZ_EXAMPLES) tests $(TESTS)
+
+mutants: $(STAMPS)/test  ## which of 300 small changes of the compiler the tests notice; resumable, an hour or two
+	$(BIN)/python -m tests.mutants --jobs $(JOBS) $(MUTANTS)
 
 # The two variables force an OpenBLAS kernel; a peer measured under them would not be at its best.
 bench: $(STAMPS)/bench  ## side by side with PyTorch and ONNX Runtime

@@ -1,0 +1,86 @@
+"""What is mutated, and the tests that should notice it, the quickest and likeliest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["SUITES", "Suite"]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The files of one part of the compiler, and stages of pytest's arguments: each runs if those before passed."""
+
+    name: str
+    files: tuple[str, ...]  # patterns
+    stages: tuple[tuple[str, ...], ...]
+
+    def paths(self, root: Path) -> list[str]:
+        found = {path for pattern in self.files for path in root.glob(pattern)}
+        return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+_RANDOM = ("tests/passes/test_random.py",)
+_SAMPLES = ("tests/codegen/test_samples.py",)
+_PROGRAMS = ("tests/codegen/test_programs.py",)
+_KERNELS = ("tests/codegen/test_golden.py",)
+
+
+def _golden(word: str) -> tuple[str, ...]:
+    return ("tests/passes/test_golden.py", "-k", word)
+
+
+def _schedules(*families: str, tests: tuple[str, ...] = ()) -> Suite:
+    """Code generation of some families of operations, with what is tested of them alone."""
+    files = tuple(f"lepton_jit/codegen/{family}.py" for family in families)
+    own = tuple(f"tests/codegen/{name}.py" for name in tests)
+    return Suite("lowering", files, tuple(filter(None, (_KERNELS, own, _SAMPLES, _PROGRAMS))))
+
+
+SUITES = (
+    Suite(
+        "rules",
+        ("lepton_jit/passes/rules_*.py", "lepton_jit/passes/algebra*.py", "lepton_jit/passes/canonicalize.py"),
+        (
+            _golden("canonicalize or algebra"),
+            ("tests/passes/test_rules.py", "tests/passes/test_special_values.py"),
+            _RANDOM,
+        ),
+    ),
+    Suite(
+        "fusion",
+        ("lepton_jit/passes/fuse*.py",),
+        (
+            (*_golden("fuse"), "tests/passes/test_fuse_merge.py", "tests/passes/test_fuse_siblings.py"),
+            _KERNELS,
+            _RANDOM,
+            _PROGRAMS,
+        ),
+    ),
+    Suite(
+        "lowering", ("lepton_jit/passes/lower_contractions.py",), (_golden("contraction"), _KERNELS, _RANDOM, _PROGRAMS)
+    ),
+    _schedules("lower", tests=("test_parts", "test_chains")),
+    _schedules("lower_scan", tests=("test_scan",)),
+    _schedules("schedule", "schedule_vectors", "schedule_map", "schedule_rows", "schedule_reduce", "schedule_moments"),
+    _schedules("schedule_contraction", "schedule_pack", tests=("test_packed_rows",)),
+    _schedules("schedule_movement", "schedule_indexing", "schedule_scatter", tests=("test_indexing",)),
+    _schedules("schedule_window", tests=("test_windows",)),
+    _schedules("schedule_winograd*", tests=("test_winograd_kernel", "test_winograd_blocks")),
+    Suite(
+        "split",
+        ("lepton_jit/passes/split_prepare.py", "lepton_jit/passes/facts.py"),
+        (_golden("split or algebra"), ("tests/passes/test_split_prepare.py",), _RANDOM),
+    ),
+    Suite(
+        "planner",
+        ("lepton_jit/passes/liveness.py", "lepton_jit/passes/schedule_updates.py"),
+        (_golden("schedule"), ("tests/passes/test_schedule_updates.py",), _RANDOM),
+    ),
+    Suite(
+        "planner",
+        ("lepton_jit/runtime/plan.py", "lepton_jit/runtime/support/planner.ll"),
+        (("tests/runtime/test_planner.py",), ("tests/test_compiler.py",)),
+    ),
+)
