@@ -8,6 +8,7 @@ __all__ = [
     "FileFormatError",
     "GraphError",
     "LeptonError",
+    "OutOfMemoryError",
     "OutOfRangeError",
     "ParseError",
     "ShapeError",
@@ -29,6 +30,10 @@ class ArgumentError(LeptonError, ValueError):
 
 class OutOfRangeError(ArgumentError, IndexError):
     """An index or a label in the data names no row or class; the message has its position and the allowed range."""
+
+
+class OutOfMemoryError(LeptonError, MemoryError):
+    """The memory that this process may have is not enough; the message says how much is needed."""
 
 
 class DTypeError(LeptonError, TypeError):

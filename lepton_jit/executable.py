@@ -56,8 +56,7 @@ class Executable:
         self._prepare = None
         if parts.prepare_manifest.outputs:
             self._prepare = _program(parts.prepare_manifest, parts.prepare_objects, support, threads)
-        self.arrays: dict[str, np.ndarray] = {}
-        self._parameters: Parameters | None = None
+        self._bound: tuple[dict[str, np.ndarray], Parameters] | None = None  # one value: both change, or neither
 
     def bind(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Use these arrays from now on: a snapshot of parameters, the very arrays of state."""
@@ -70,26 +69,31 @@ class Executable:
             given |= {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
         params = self.parts.main_manifest.params
         kept = {p.name for p in params if p.role == "state" or p.name.startswith("prepared/")}
-        self.arrays = {p.name: given[p.name] if p.name in kept else aligned_copy(given[p.name]) for p in params}
-        self._parameters = self.program.bind(self.arrays)
+        held = {p.name: given[p.name] if p.name in kept else aligned_copy(given[p.name]) for p in params}
+        self._bound = held, self.program.bind(held)
 
     def run(self, *inputs: Any) -> tuple[np.ndarray, ...]:
         """One call, inputs by position or one mapping by name; fresh arrays for the outputs that donate nothing."""
-        return self.program(*inputs, parameters=self._parameters)
+        return self.program(*inputs, parameters=self.parameters)
 
     def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int], batches: Batches | None = None) -> None:
         """One call on addresses, which the caller vouches for, or one for each of `batches`, whose columns are the
         first inputs; every symbol has the value `batch`."""
-        assert self._parameters is not None
-        self.program.run_at((batch,) * self._symbols, self._parameters, inputs, outputs, batches)
+        assert self._bound is not None
+        self.program.run_at((batch,) * self._symbols, self._bound[1], inputs, outputs, batches)
 
     def allocate(self, batch: int) -> list[np.ndarray]:
         """Fresh arrays for the outputs of `run_at`."""
         return self.program.allocate((batch,) * self._symbols)
 
     @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """What the program's parameters are, by name; nothing before `bind`."""
+        return {} if self._bound is None else self._bound[0]
+
+    @property
     def parameters(self) -> Parameters | None:
-        return self._parameters
+        return None if self._bound is None else self._bound[1]
 
 
 def _program(manifest: Manifest, objects: Sequence[bytes], support: bytes, threads: int | None) -> Program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import weakref
 from types import FrameType, TracebackType
 
 __all__ = ["DeferredInterrupt"]
@@ -21,9 +22,9 @@ class DeferredInterrupt:
 
     def __enter__(self) -> DeferredInterrupt:
         in_main = threading.current_thread() is threading.main_thread()
-        self._active = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._active = in_main and _is_default(signal.getsignal(signal.SIGINT))
         if self._active:
-            signal.signal(signal.SIGINT, self._remember)
+            signal.signal(signal.SIGINT, _Handler(self))
         return self
 
     def __exit__(
@@ -40,7 +41,28 @@ class DeferredInterrupt:
             self._pending = False
             raise KeyboardInterrupt
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def remember(self) -> None:
+        """SIGINT came."""
         if self._pending:
             raise KeyboardInterrupt
         self._pending = True
+
+
+class _Handler:
+    """Tells a DeferredInterrupt of SIGINT; once that is gone, it does what Python's own handler does.
+
+    An exception from another signal can come before the block has begun, or before it has set the old handler again.
+    """
+
+    def __init__(self, told: DeferredInterrupt) -> None:
+        self.told = weakref.ref(told)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        told = self.told()
+        if told is None:
+            raise KeyboardInterrupt
+        told.remember()
+
+
+def _is_default(handler: object) -> bool:
+    return handler is signal.default_int_handler or (isinstance(handler, _Handler) and handler.told() is None)

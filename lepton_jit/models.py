@@ -306,7 +306,7 @@ class Sequential(Model):
         self._push(layer)
         try:
             self._extend()
-        except Exception:
+        except BaseException:
             del self._stack[height:]
             raise
 

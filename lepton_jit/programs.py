@@ -30,10 +30,10 @@ class Program:
     def run(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         """The graph's results for its inputs, in their order."""
         self._bind()
-        try:
-            return self._executable.run(*inputs)
-        finally:
-            self._count_writes()
+        self._count_writes()
+        results = self._executable.run(*inputs)
+        self._count_writes()
+        return results
 
     def run_at(self, batch: int, inputs: Sequence[int], outputs: Sequence[int], batches: Batches | None = None) -> None:
         """The same for `batch` rows on addresses that the caller vouches for, and nothing is checked.
@@ -41,10 +41,9 @@ class Program:
         With `batches` once for each of them, without Python in between; their columns come before `inputs`.
         """
         self._bind()
-        try:
-            self._executable.run_at(batch, inputs, outputs, batches)
-        finally:
-            self._count_writes()
+        self._count_writes()
+        self._executable.run_at(batch, inputs, outputs, batches)
+        self._count_writes()
 
     def allocate(self, batch: int) -> list[np.ndarray]:
         """Arrays for the results of `batch` rows."""
@@ -61,5 +60,6 @@ class Program:
             self._versions = versions
 
     def _count_writes(self) -> None:
+        """Before a run, which an exception may follow at once, and after it: who reads meanwhile is to read again."""
         for weight in self._written:
             weight.version += 1

@@ -116,9 +116,10 @@ class Runner:
     def set_training(self, optimizer: Optimizer, wanted: dict[str, Any]) -> None:
         """What `compile` does, with a checked optimizer and a seed that stays."""
         objective = self._make_objective(wanted) if self._model.built else None
-        self._optimizer, self._objective, self._compile_arguments = optimizer, objective, wanted
-        self._trained = Trainable(self._model)
+        self._compile_arguments = None  # until all is as it should be, whatever comes between two lines
         self.forget_programs()
+        self._optimizer, self._objective, self._trained = optimizer, objective, Trainable(self._model)
+        self._compile_arguments = wanted
 
     def _make_objective(self, wanted: dict[str, Any]) -> Objective:
         model = self._model

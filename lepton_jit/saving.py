@@ -20,7 +20,7 @@ import numpy as np
 from lepton_jit import arguments, optimizers
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, UnsupportedError
 from lepton_jit.layers import registry
-from lepton_jit.layers.weight import without_values
+from lepton_jit.layers.weight import assign_all, without_values
 from lepton_jit.model_file import Tensors, decode, encode
 from lepton_jit.runtime.arguments import aligned_copy
 from lepton_jit.writing import file_path, whole_file
@@ -78,8 +78,7 @@ def model_of_bytes(data: bytes) -> Model:
     config, tensors = decode(data)
     if config["kind"] != "model" or "model" not in config:
         raise FileFormatError(f"expected a model, got a file of {config['kind']}; use model.load_weights")
-    with without_values():
-        model = cast("Model", registry.deserialize(config["model"]))
+    model = cast("Model", without_values(lambda: registry.deserialize(config["model"])))
     if not isinstance(model, models.Model):
         raise FileFormatError(f"expected a model, got the configuration of a {type(model).__name__}")
     _assign_weights(model, tensors)
@@ -166,8 +165,7 @@ def _assign_weights(model: Model, tensors: Tensors) -> None:
         raise FileFormatError(f"expected the model's weights: missing {missing}, not known {extra}")
     for path, weight in wanted.items():
         _expect(f"weight {path!r}", given[path], weight.shape, weight.dtype.numpy)
-    for path, weight in wanted.items():
-        weight.assign(given[path])
+    assign_all(list(wanted.values()), [given[path] for path in wanted])
 
 
 def _expect(what: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> None:

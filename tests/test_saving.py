@@ -294,14 +294,13 @@ def test_threads_that_load_at_once_leave_later_models_with_values(trained: Any, 
 def test_a_thread_that_builds_while_another_loads_gets_values() -> None:
     entered, built = threading.Event(), threading.Event()
 
-    def load() -> Any:
-        with without_values():
-            entered.set()
-            built.wait(10)
-            return lpt.Dense(4, input_shape=(4,))
+    def make() -> Any:
+        entered.set()
+        built.wait(10)
+        return lpt.Dense(4, input_shape=(4,))
 
     with ThreadPoolExecutor(1) as threads:
-        threads.submit(load)
+        threads.submit(without_values, make)
         entered.wait(10)
         model = lpt.Sequential([lpt.Dense(8, input_shape=(8,))])
         built.set()

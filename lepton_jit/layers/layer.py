@@ -19,7 +19,7 @@ from lepton_jit.layers.calling import CallSignature, as_array, leaves, map_leave
 from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.layers.trainable import Trainable
-from lepton_jit.layers.weight import Weight
+from lepton_jit.layers.weight import Weight, assign_all
 from lepton_jit.naming import auto_name
 from lepton_jit.tracing import Tracer
 
@@ -187,8 +187,7 @@ class Layer:
         if len(weights) != len(own):
             raise ArgumentError(f"{self.label}: expected {len(own)} weight arrays, got {len(weights)}")
         arrays = [w.check(v, f"{self.label}, weight {w.name!r}") for w, v in zip(own, weights, strict=True)]
-        for weight, array in zip(own, arrays, strict=True):
-            weight.assign(array)
+        assign_all(own, arrays)
 
     def count_params(self) -> int:
         """The number of elements of all weights."""
@@ -215,6 +214,7 @@ class Layer:
         self._check_rank(inputs)
         if not self.built:
             self.compute_dtype = self._resolve_dtype([d for _, d in inputs])
+            self._weights.clear()  # those of a build that an exception ended
             self.build(self._shapes(inputs))
             self.built = True
 

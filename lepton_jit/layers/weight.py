@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,19 +16,22 @@ from lepton_jit.ir.types import DType, TensorType
 from lepton_jit.regularizers import Regularizer
 from lepton_jit.runtime.arguments import aligned_empty
 
-__all__ = ["Weight", "without_values"]
+__all__ = ["Weight", "assign_all", "without_values"]
+
+T = TypeVar("T")
 
 _allocate: ContextVar[bool] = ContextVar("allocate", default=True)  # of this thread alone: others build meanwhile
 
 
-@contextmanager
-def without_values() -> Iterator[None]:
-    """Weights made inside get a shape but no array: a file's values follow, whose shapes are compared first."""
-    token = _allocate.set(False)
-    try:
-        yield
-    finally:
-        _allocate.reset(token)
+def without_values(make: Callable[[], T]) -> T:
+    """What `make` returns. Weights that it makes get a shape but no array: a file's values follow, whose shapes are
+    compared first.
+
+    It runs in a context of its own, so that nothing has to be set back, however it ends.
+    """
+    context = copy_context()
+    context.run(_allocate.set, False)
+    return context.run(make)
 
 
 class Weight:
@@ -58,8 +62,9 @@ class Weight:
     def array(self) -> np.ndarray:
         """The array itself, not a copy; it stays the same object for the weight's life."""
         if self._array is None:
-            self._array = aligned_empty(self.shape, self.dtype.numpy)
-            self._array[...] = 0
+            zeros = aligned_empty(self.shape, self.dtype.numpy)
+            zeros[...] = 0
+            self._array = zeros
         return self._array
 
     @property
@@ -81,8 +86,7 @@ class Weight:
 
     def assign(self, value: Any) -> None:
         """Overwrite the values, in place."""
-        self.array[...] = self.check(value, f"weight {self.name!r}")
-        self.version += 1
+        assign_all([self], [self.check(value, f"weight {self.name!r}")])
 
     def numpy(self) -> np.ndarray:
         """A copy of the values."""
@@ -93,3 +97,18 @@ class Weight:
 
     def __repr__(self) -> str:
         return f"<Weight {self.name}: {self.type}>"
+
+
+def assign_all(weights: Sequence[Weight], values: Sequence[np.ndarray]) -> None:
+    """Overwrite the values of weights with arrays of their shapes: of all, or of none if a signal handler raises.
+
+    No line of Python runs between two of them; versions grow before as well, since nothing after is certain to run.
+    """
+    _count_change(weights)
+    deque(map(np.ndarray.__setitem__, [w.array for w in weights], itertools.repeat(...), values), maxlen=0)
+    _count_change(weights)
+
+
+def _count_change(weights: Sequence[Weight]) -> None:
+    for weight in weights:
+        weight.version += 1

@@ -136,8 +136,9 @@ class Optimizer(Configurable):
                 raise ArgumentError(f"{self.name}: optimizes another model, whose {path!r} it knows; make a new one")
             for slot in self.slot_names:
                 if f"{path}/{slot}" not in self.slots:
-                    self.slots[f"{path}/{slot}"] = array = aligned_empty(weight.shape, weight.dtype.numpy)
-                    array[...] = 0
+                    zeros = aligned_empty(weight.shape, weight.dtype.numpy)
+                    zeros[...] = 0
+                    self.slots[f"{path}/{slot}"] = zeros
 
     @property
     def variables(self) -> list[np.ndarray]:

@@ -11,8 +11,10 @@ __all__ = ["Batches", "Code", "ColumnRecord", "ContextRecord", "StepRecord", "Su
 _POINTER = ctypes.c_void_p
 _COUNT = ctypes.c_int64
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER)
+# PyInstanceMethod wraps a native function as a method: an attribute of a class that is called with the object.
+_as_method = ctypes.pythonapi.PyInstanceMethod_New
+_as_method.argtypes, _as_method.restype = (ctypes.py_object,), ctypes.py_object
 _SIGNATURES: dict[str, Callable[[int], Callable]] = {
-    "lpt_context_create": ctypes.CFUNCTYPE(_POINTER, ctypes.c_int32),
     "lpt_context_destroy": ctypes.CFUNCTYPE(None, _POINTER),
     "lpt_context_set_threads": ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_int32),
     "lpt_context_profile": ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, ctypes.c_int32),
@@ -72,8 +74,7 @@ class Batches:
 class Support:
     """The support functions that Python calls."""
 
-    context_create: Callable[[int], int | None]
-    context_destroy: Callable[[int], None]
+    context_create: Callable[[int], ctypes.c_void_p]  # a null pointer without memory
     context_set_threads: Callable[[int, int], None]
     context_profile: Callable[[int, int], int]
     plan: Callable[..., int]
@@ -85,7 +86,17 @@ class Support:
     def at(addresses: Mapping[str, int]) -> Support:
         """From addresses by the functions' names."""
         found = {n.removeprefix("lpt_"): make(addresses[n]) for n, make in _SIGNATURES.items() if n in addresses}
-        return Support(**found)
+        context = _context_type(found.pop("context_destroy"))
+        return Support(ctypes.CFUNCTYPE(context, ctypes.c_int32)(addresses["lpt_context_create"]), **found)
+
+
+def _context_type(destroy: Callable[[object], None]) -> type[ctypes.c_void_p]:
+    """A pointer to a context, which goes when its last reference does.
+
+    Both ends are native code: between two lines of a destructor in Python, or between a call that returns an address
+    and a line that keeps it, a signal handler could raise, and the context would stay for ever.
+    """
+    return type("Context", (ctypes.c_void_p,), {"__del__": _as_method(destroy)})
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lepton_jit.errors import ShapeError
+from lepton_jit.errors import OutOfMemoryError, ShapeError
 from lepton_jit.runtime.dimensions import dim_value
 from lepton_jit.runtime.manifest import Manifest
 
@@ -87,7 +87,7 @@ def plan_offsets(
     offsets = (ctypes.c_int64 * n)()
     total = plan(n, (ctypes.c_int64 * n)(*sizes), (ctypes.c_int32 * n)(*first), (ctypes.c_int32 * n)(*last), offsets)
     if total < 0:
-        raise MemoryError("memory plan: no memory for the planner")
+        raise OutOfMemoryError("memory plan: no memory for the planner")
     return total, list(offsets)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, OutOfRangeError, ShapeError
+from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, OutOfMemoryError, OutOfRangeError, ShapeError
 from lepton_jit.runtime import threads as thread_settings
 from lepton_jit.runtime.arguments import Results, Signature, address_of, check_parameters
 from lepton_jit.runtime.dimensions import dim_value
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest
-from lepton_jit.runtime.native import Batches, Code, ContextRecord, StepRecord, Support
+from lepton_jit.runtime.native import Batches, Code, ContextRecord, StepRecord
 from lepton_jit.runtime.plan import MemoryPlan, plan_memory
 from lepton_jit.runtime.profile import Profile, StepTime
 
@@ -49,7 +48,6 @@ class Program:
         self._results = Results(returned, manifest.symbols)
         self._empty = Parameters((), None)
         self._idle: list[_Call] = []
-        weakref.finalize(self, _destroy, self._idle, code.support, code).atexit = False
 
     def __call__(self, *inputs: Any, parameters: Parameters | None = None) -> tuple[np.ndarray, ...]:
         """Inputs by position, or one mapping by name -> fresh arrays for the outputs that are not donated.
@@ -92,17 +90,17 @@ class Program:
         """`run` on addresses; with `batches` once for each of them, without Python in between.
 
         Their rows are the first inputs, `inputs` the others; each call's outputs overwrite the ones before.
+        A context is idle again when its call has ended well. One that an exception left, from a signal handler perhaps,
+        between any two lines of Python, is dropped with the exception: what it holds may contradict itself.
         """
         try:
             call = self._idle.pop()
         except IndexError:
             call = _Call(self.manifest, self._code)
-        try:
-            threads = self._threads or thread_settings.current_threads()
-            if call.run(threads, dims, parameters, inputs, outputs, batches):
-                raise self._error(call, dims)
-        finally:
-            self._idle.append(call)
+        threads = self._threads or thread_settings.current_threads()
+        if call.run(threads, dims, parameters, inputs, outputs, batches):
+            raise self._error(call, dims)
+        self._idle.append(call)
 
     def gather_rows(self, source: int, rows: int, count: int, row_bytes: int, destination: int) -> None:
         """destination[i] = source[rows[i]], rows of `row_bytes`, numbers i64[count]; all by address, unchecked."""
@@ -133,15 +131,12 @@ class Program:
         addresses = [address_of(a) for a in arrays], [address_of(a) for a in results]
         threads = self._threads or thread_settings.current_threads()
         call = _Call(self.manifest, self._code)
-        try:
-            if call.run(threads, dims, parameters or self._empty, *addresses):
-                raise self._error(call, dims)
-            records = call.start_profile(len(self.manifest.steps))
-            for _ in range(calls):
-                call.run(threads, dims, parameters or self._empty, *addresses)
-            seconds = [r.nanoseconds * 1e-9 / max(1, calls) for r in records]
-        finally:
-            call.destroy()
+        if call.run(threads, dims, parameters or self._empty, *addresses):
+            raise self._error(call, dims)
+        records = call.start_profile(len(self.manifest.steps))
+        for _ in range(calls):
+            call.run(threads, dims, parameters or self._empty, *addresses)
+        seconds = [r.nanoseconds * 1e-9 / max(1, calls) for r in records]
         values = dict(zip(self.manifest.symbols, dims, strict=True))
         steps = tuple(
             StepTime(s.kernel, s.layer, t, dim_value(s.flops, values), dim_value(s.bytes, values))
@@ -159,7 +154,7 @@ class Program:
             message = f"{name}: {step.layer or step.kernel}: {message}"
             return OutOfRangeError(message + self._found(step.checked, index, dims, inputs))
         if code == -1:
-            return LeptonError(f"{name}: out of memory: the arena needs {index:,} bytes")
+            return OutOfMemoryError(f"{name}: out of memory: the arena needs {index:,} bytes")
         if code in (-2, -3):
             return ShapeError(f"{name}: a dimension is too large: its buffers are beyond any memory")
         return FileFormatError(f"{name}: error {code}: the program was built for another version of the runtime")
@@ -180,9 +175,10 @@ class _Call:
     """A native context with the arrays of pointers for one call at a time."""
 
     def __init__(self, manifest: Manifest, code: Code) -> None:
-        address = code.support.context_create(1)
+        self._context = code.support.context_create(1)
+        address = self._context.value
         if address is None:
-            raise MemoryError(f"{manifest.name}: no memory for a context")
+            raise OutOfMemoryError(f"{manifest.name}: no memory for a context")
         self._address = address
         self._run = code.run
         self._run_at = code.run_at
@@ -247,14 +243,5 @@ class _Call:
     def start_profile(self, steps: int) -> ctypes.Array[StepRecord]:
         """The table that the runtime adds to from now on."""
         if self._support.context_profile(self._address, max(1, steps)):
-            raise MemoryError("no memory for a profile")
+            raise OutOfMemoryError(f"{self._manifest.name}: no memory for a profile")
         return (StepRecord * steps).from_address(self.record.profile)
-
-    def destroy(self) -> None:
-        self._support.context_destroy(self._address)
-
-
-def _destroy(idle: list[_Call], support: Support, _code: Code) -> None:
-    """Free a program's contexts; `_code` keeps the native code until then."""
-    for call in idle:
-        call.destroy()

@@ -32,8 +32,12 @@ define i32 @lpt_context_threads(ptr %ctx) {
   ret i32 %threads
 }
 
+; Null is no context.
 define void @lpt_context_destroy(ptr %ctx) {
 entry:
+  %none = icmp eq ptr %ctx, null
+  br i1 %none, label %exit, label %free
+free:
   %arena = load ptr, ptr %ctx
   call void @free(ptr %arena)
   %profile.at = getelementptr %lpt_context, ptr %ctx, i32 0, i32 6
@@ -43,7 +47,7 @@ entry:
   %count = load i32, ptr %count.at
   br label %next
 next:
-  %i = phi i32 [ 0, %entry ], [ %i.next, %body ]
+  %i = phi i32 [ 0, %free ], [ %i.next, %body ]
   %more = icmp slt i32 %i, %count
   br i1 %more, label %body, label %done
 body:
@@ -54,6 +58,8 @@ body:
   br label %next
 done:
   call void @free(ptr %ctx)
+  br label %exit
+exit:
   ret void
 }
 
