@@ -77,6 +77,9 @@ class Activation:
             return self.name
         return {"class_name": self.name, "config": dict(self.options)}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return get, (self.to_config(),)
+
     def __repr__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
         return f"<activation {self.name}{options}>"
