@@ -10,14 +10,15 @@ import pytest
 
 from lepton_jit.codegen import chain, lower
 from lepton_jit.codegen.loop_ir import Buffer, CeilDiv, Kernel, Progress, Reach
-from lepton_jit.codegen.lowered import Launch, Step
+from lepton_jit.codegen.lowered import Launch, Lowered, Step
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, Poly, TensorType, dim_value
 from tests.codegen.loop_programs import chain_turns, iteration_count, walk_of
-from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops
+from tests.codegen.programs import differences, everywhere, fused, linked, lowered, run_loops
+from tests.levels import at_every_level, for_every_target, level
 
 CHANNELS_LAST = {"lhs_spec": (0, 3, 1, 2), "rhs_spec": (3, 2, 0, 1), "out_spec": (0, 3, 1, 2)}
 
@@ -59,6 +60,10 @@ def blocks(size: int, stride: int, images: int | str = "N") -> Graph:
     return b.build()
 
 
+def has_chains(made: Lowered) -> bool:
+    return any(isinstance(step, Step) and step.turn > 0 for step in made.steps)
+
+
 def arrays_of(graph: Graph, batch: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(batch)
     shapes = {i.name: [dim_value(d, {"N": batch}) for d in i.value.type.shape] for i in graph.inputs}
@@ -66,12 +71,12 @@ def arrays_of(graph: Graph, batch: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@at_every_level
 def test_chains_compute_what_their_steps_do(target: Target, stride: int) -> None:
     for size in (5, 16):
         graph = blocks(size, stride)
         made = fused(graph, target)
-        assert any(isinstance(s, Step) and s.turn for s in made.lowered.steps)
+        assert everywhere(graph, has_chains)
         for batch in (1, 3):
             arrays = arrays_of(graph, batch)
             expected = run_graph(graph, arrays)
@@ -90,14 +95,13 @@ def test_what_lies_between_in_one_program_is_as_large_as_in_one_sample(
     chains = []
     for between in (33 * 30 * 30 * 4 - 1, 33 * 30 * 30 * 4, 3 * 33 * 30 * 30 * 4):  # of one image, in bytes
         monkeypatch.setattr(lower, "CHAINED_BYTES", between)
-        steps = fused(graph := blocks(30, 1, images), native_target()).lowered.steps
-        chains.append(any(isinstance(s, Step) and s.turn for s in steps))
+        chains.append(everywhere(graph := blocks(30, 1, images), has_chains))
     assert chains == [True, images == 3, False]
     arrays = arrays_of(graph, 3 if images == 3 else 1)
     monkeypatch.setattr(lower, "CHAINED_BYTES", 0)
-    expected = run_graph(graph, arrays)
+    made, expected = fused(graph, native_target()), run_graph(graph, arrays)
     for threads in (1, 2, 5):
-        (y,) = linked(fused(graph, native_target()), threads)(*arrays.values())
+        (y,) = linked(made, threads)(*arrays.values())
         assert differences({"y": y}, expected, {"float32": 1e-5}) == []
 
 
@@ -119,15 +123,15 @@ def test_a_chain_leaves_no_bit_to_how_it_is_cut(monkeypatch: pytest.MonkeyPatch)
     (found,) = linked(fused(graph, native_target()))(*arrays.values())
     monkeypatch.setattr(lower, "CHAINED_BYTES", 1 << 40)
     alone = fused(graph, native_target())
-    assert not any(isinstance(s, Step) and s.turn for s in alone.lowered.steps)
+    assert not has_chains(alone.lowered)
     assert linked(alone)(*arrays.values())[0].tobytes() == found.tobytes()
 
 
+@for_every_target
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [30, 61])
-def test_what_a_turn_needs_fits_into_the_windows_of_a_thread(size: int, stride: int) -> None:
-    lowered = fused(blocks(size, stride), native_target()).lowered
-    (step,) = (s for s in lowered.steps if isinstance(s, Step) and s.turn)
+def test_what_a_turn_needs_fits_into_the_windows_of_a_thread(size: int, stride: int, target: Target) -> None:
+    (step,) = (s for s in lowered(blocks(size, stride), target).steps if isinstance(s, Step) and s.turn)
     for batch, parts in itertools.product((1, 2, 20), (1, 2, 3, 5)):
         walk = walk_of(step.launches, {"N": batch})
         turns = [t for part in range(parts) for t in chain_turns(walk, step.turn, part, parts)]
@@ -187,7 +191,7 @@ def test_a_result_that_others_read_too_is_whole_behind_a_chain() -> None:
     b.output(z, "z")
     graph = b.build()
     made, arrays = fused(graph, native_target()), arrays_of(graph, 2)
-    assert any(isinstance(s, Step) and s.turn for s in made.lowered.steps)
+    assert everywhere(graph, has_chains)
     expected = run_graph(graph, arrays)
     for threads in (1, 2, 5):
         y_found, z_found = linked(made, threads)(*arrays.values())
@@ -230,10 +234,11 @@ def random_network(rng: random.Random) -> Graph:
 def test_random_networks_have_the_same_bits_in_chains_and_without(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = random_network(random.Random(seed))
     monkeypatch.setattr(chain, "TURN_BYTES", 1 << random.Random(seed).randint(10, 16))
-    chained_one = fused(graph, native_target())
+    target = level(seed)
+    chained_one = fused(graph, target)
     with monkeypatch.context() as alone:
         alone.setattr(lower, "CHAINED_BYTES", 1 << 40)
-        plain = linked(fused(graph, native_target()))
+        plain = linked(fused(graph, target))
     programs = [linked(chained_one, threads) for threads in (1, 2, 3)]
     for batch in (1, 4):
         arrays = list(arrays_of(graph, batch).values())
@@ -242,19 +247,24 @@ def test_random_networks_have_the_same_bits_in_chains_and_without(seed: int, mon
             assert [y.tobytes() for y in program(*arrays)] == expected
 
 
+def joined_steps(made: Lowered) -> list[tuple[bool, int]]:
+    """Whether each step of several kernels is a chain, and how many there are."""
+    steps = [s for s in made.steps if isinstance(s, Step) and len(s.launches) > 1]
+    return sorted((s.turn > 0, len(s.launches)) for s in steps)
+
+
 def test_a_chain_of_three_kernels_and_a_pair_in_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lower, "CHAINED_BYTES", 1 << 12)
     b = Builder("both")
     x = b.input("x", TensorType.of("f32", "N", 20, 20, 8))
     y = convolved(b, b("relu", convolved(b, x, "depthwise", 3, 8, groups=8)), "project", 1, 8)
-    b.output(convolved(b, y, "expand", 1, 16), "y")
+    b.output(convolved(b, y, "expand", 1, 8), "y")
     narrow = b.input("narrow", TensorType.of("f32", "N", 6, 9))
     z = b("slice", narrow, start=(0, 0, 1), limit=(*narrow.type.shape[:2], 9), strides=(1, 1, 1))
     b.output(z, "z")
     b.output(b("transpose", z, permutation=(0, 2, 1)), "transposed")
     graph = b.build()
-    steps = [s for s in fused(graph, native_target()).lowered.steps if isinstance(s, Step)]
-    assert sorted((bool(s.turn), len(s.launches)) for s in steps if len(s.launches) > 1) == [(False, 2), (True, 3)]
+    assert everywhere(graph, joined_steps) == [(False, 2), (True, 3)]
     arrays = arrays_of(graph, 9)
     found = dict(
         zip((o.name for o in graph.outputs), linked(fused(graph, native_target()))(*arrays.values()), strict=True)

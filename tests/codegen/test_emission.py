@@ -10,8 +10,9 @@ import pytest
 
 from lepton_jit.codegen.loop_interpreter import run_kernel
 from lepton_jit.codegen.loop_parser import parse_kernel
-from lepton_jit.codegen.target import native_target
+from lepton_jit.codegen.target import Target, native_target
 from tests.codegen.kernels import emitted, run_emitted
+from tests.levels import for_every_target
 
 
 def both(text: str, arrays: dict[str, np.ndarray], **symbols: int) -> dict[str, np.ndarray]:
@@ -24,9 +25,9 @@ def both(text: str, arrays: dict[str, np.ndarray], **symbols: int) -> dict[str, 
     return native
 
 
-def blocks(text: str) -> dict[str, list[str]]:
+def blocks(text: str, target: Target) -> dict[str, list[str]]:
     """The instructions of the emitted kernel by basic block."""
-    body = emitted(parse_kernel(text)).split("{\n", 1)[1].split("\n}")[0]
+    body = emitted(parse_kernel(text), target=target).split("{\n", 1)[1].split("\n}")[0]
     labels = re.split(r"^([\w.]+):\n", body, flags=re.MULTILINE)[1:]
     return {label: lines.split("\n") for label, lines in zip(labels[::2], labels[1::2], strict=True)}
 
@@ -212,14 +213,16 @@ kernel @nested(a0: f32[N*N*N], o0: f32[N*N*N]) parallel %t in 0 to N grain 1 {
 """
 
 
-def test_indices_are_formed_where_their_variables_first_exist() -> None:
+@for_every_target
+def test_indices_are_formed_where_their_variables_first_exist(target: Target) -> None:
     """N*N before all loops, N*N*t in the loop over t, N*i in the loop over i: no product is left in the innermost."""
-    products = {label: sum(" mul " in line for line in lines) for label, lines in blocks(NESTED).items()}
+    products = {label: sum(" mul " in line for line in lines) for label, lines in blocks(NESTED, target).items()}
     assert [(label, n) for label, n in products.items() if n] == [("entry", 1), ("body", 1), ("body.1", 1)]
 
 
-def test_equal_indices_are_computed_once() -> None:
-    adds = [line for line in blocks(NESTED)["body.2"] if " add " in line]
+@for_every_target
+def test_equal_indices_are_computed_once(target: Target) -> None:
+    adds = [line for line in blocks(NESTED, target)["body.2"] if " add " in line]
     # t-and-i part + j, for both arrays, and the step of j
     assert len(adds) == 2
 
@@ -229,7 +232,8 @@ def test_the_nested_kernel_computes() -> None:
     assert both(NESTED, {"a0": x, "o0": np.zeros_like(x)}, N=3)["o0"].tolist() == (2 * x).tolist()
 
 
-def test_a_scalar_that_vectors_use_is_repeated_once() -> None:
+@for_every_target
+def test_a_scalar_that_vectors_use_is_repeated_once(target: Target) -> None:
     text = """
     kernel @scale(a0: f32[64], a1: f32[1], o0: f32[64]) parallel %t in 0 to 8 grain 1 {
       %s: f32 = load a1[0]
@@ -238,7 +242,7 @@ def test_a_scalar_that_vectors_use_is_repeated_once() -> None:
       %z: f32x8 = add(%y, %s)
       store o0[8*%t] x8 = %z
     }"""
-    body = [line for lines in blocks(text).values() for line in lines]
+    body = [line for lines in blocks(text, target).values() for line in lines]
     assert sum("insertelement" in line for line in body) == 1
     x = np.arange(64, dtype=np.float32)
     assert both(text, {"a0": x, "a1": np.full(1, 3.0, np.float32), "o0": x})["o0"].tolist() == (x * 3 + 3).tolist()

@@ -15,8 +15,9 @@ from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.op import OPS, Family
-from tests.codegen.programs import RUNNABLE, differences, joined, run_loops, run_native, unfused
+from tests.codegen.programs import differences, joined, run_loops, run_native, unfused
 from tests.ir.cases import SYMBOLS, Case
+from tests.levels import RUNNABLE, at_every_level
 
 NAMES = [name for name, op in OPS.items() if op.family not in (Family.STRUCTURAL, Family.LOOP)]
 # Two roundings of a float64 multiply-add and signs of zero apart, loops and native code give the same bits.
@@ -36,7 +37,7 @@ def native_results(name: str, target: Target, samples: int | None = None) -> dic
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@at_every_level
 def test_native_code_agrees_with_the_interpreter_of_the_graph(target: Target, name: str) -> None:
     """One sample at each lower level: they differ in lanes and primitives only, and cost more to compile."""
     samples = None if target is native_target() else 1

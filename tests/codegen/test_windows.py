@@ -13,7 +13,8 @@ from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType, dim_value
 from lepton_jit.passes.autodiff import Autodiff
-from tests.codegen.programs import RUNNABLE, differences, fused, linked, run_loops, run_native
+from tests.codegen.programs import differences, everywhere, fused, linked, run_loops, run_native, step_ops
+from tests.levels import RUNNABLE, at_every_level, level
 
 # float32 sums of up to 49 products
 TOLERANCE = {"float32": 3e-6}
@@ -70,10 +71,8 @@ def arrays_of(graph: Graph, batch: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("seed", range(40))
 def test_depthwise_convolutions_of_many_shapes(seed: int) -> None:
     graph = drawn(seed)
-    target = RUNNABLE[seed % len(RUNNABLE)]
-    made = fused(graph, target)
-    (step,) = made.lowered.steps
-    assert step.op == "convolution+add+maximum+minimum"
+    assert everywhere(graph, step_ops) == ["convolution+add+maximum+minimum"]
+    made = fused(graph, level(seed))
     for batch in (1, 2):
         arrays = arrays_of(graph, batch)
         assert differences(run_native(made, arrays), run_graph(graph, arrays), TOLERANCE) == []
@@ -114,7 +113,7 @@ def test_pooling_of_many_shapes(seed: int) -> None:
     graph = b.build()
     arrays = arrays_of(graph, 2)
     arrays["x"][0, 0, 0, 0] = np.nan
-    made = fused(graph, RUNNABLE[seed % len(RUNNABLE)])
+    made = fused(graph, level(seed))
     expected = run_graph(graph, arrays)
     assert differences(run_native(made, arrays), expected, TOLERANCE) == []
 
@@ -127,7 +126,7 @@ def small(**changes: object) -> Graph:
     return b.build()
 
 
-@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@at_every_level
 @pytest.mark.parametrize(
     "changes",
     [

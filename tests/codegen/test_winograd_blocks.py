@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.generate import Generated
 from lepton_jit.codegen.loop_ir import Fetch, walk
-from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.lowered import Lowered
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType
-from tests.codegen.programs import RUNNABLE, differences, fused, run_loops, run_native
+from tests.codegen.programs import differences, everywhere, fused, run_loops, run_native, step_ops
+from tests.levels import at_every_level
 
 ONE_KERNEL = "winograd_input+affine_contraction+winograd_output"
 
@@ -62,16 +62,12 @@ def numbers(graph: Graph, batch: int) -> dict[str, np.ndarray]:
     return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def kernel_ops(made: Generated) -> list[str]:
-    return [step.op for step in made.lowered.steps if isinstance(step, Step)]
-
-
-@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@at_every_level
 @pytest.mark.parametrize("features", [32, 40])
 def test_it_is_the_convolution_whatever_lines_blocks_and_threads_have(target: Target, features: int) -> None:
     graph = residual(features=features)
     made = fused(graph, target)
-    assert any(op.startswith(ONE_KERNEL) for op in kernel_ops(made))
+    assert any(op.startswith(ONE_KERNEL) for op in everywhere(graph, step_ops))
     for batch, threads in ((1, 1), (1, 8), (3, 2), (4, 3)):
         arrays = numbers(graph, batch)
         expected = run_graph(graph, arrays)
@@ -91,19 +87,18 @@ def test_no_block_reads_what_it_has_not_written_and_no_thread_what_is_anothers(t
 
 
 def test_a_thread_needs_memory_for_one_block_whatever_the_batch_is() -> None:
-    lowered = fused(residual(), native_target()).lowered
-    scratch = [b for b in lowered.buffers if b.per_thread]
-    assert [b.elements for b in scratch] == [36 * 2 * 3 * 32] * 2
+    elements = everywhere(residual(), lambda made: [b.elements for b in made.buffers if b.per_thread])
+    assert elements == [36 * 2 * 3 * 32] * 2
 
 
 def test_far_images_are_asked_for_while_products_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetched(graph: Graph) -> list[str]:
-        (step,) = (s for s in fused(graph, native_target()).lowered.steps if s.op.startswith(ONE_KERNEL))
+    def fetched(made: Lowered) -> list[str]:
+        (step,) = (s for s in made.steps if s.op.startswith(ONE_KERNEL))
         return [s.buffer for s in walk(step.launches[0].kernel.body) if isinstance(s, Fetch)]
 
-    assert fetched(residual()) == []
+    assert everywhere(residual(), fetched) == []
     monkeypatch.setattr("lepton_jit.codegen.schedule_winograd_blocks.FAR_BYTES", 1)
-    assert fetched(residual()) == ["o0", "a0"]
+    assert everywhere(residual(), fetched) == ["o0", "a0"]
     graph = residual()
     arrays = numbers(graph, 3)
     found = run_native(fused(graph, native_target()), arrays, 2)
@@ -121,11 +116,14 @@ def transformed(b: Builder, name: str, tiles: Value) -> tuple[Value, Value]:
 
 def check_apart(graph: Graph) -> None:
     """The program, which has no such kernel and gives what the interpreter gives."""
-    made = fused(graph, native_target())
-    assert kernel_ops(made).count("winograd_input") == 1
-    assert not any(ONE_KERNEL in op for op in kernel_ops(made))
+    ops = everywhere(graph, step_ops)
+    assert ops.count("winograd_input") == 1
+    assert not any(ONE_KERNEL in op for op in ops)
     arrays = numbers(graph, 2)
-    assert differences(run_native(made, arrays, 2), run_graph(graph, arrays), {"float32": 1e-4}) == []
+    assert (
+        differences(run_native(fused(graph, native_target()), arrays, 2), run_graph(graph, arrays), {"float32": 1e-4})
+        == []
+    )
 
 
 def test_tiles_that_two_convolutions_read_are_made_once() -> None:
@@ -148,4 +146,4 @@ def test_what_leaves_the_program_is_made_whole(which: str) -> None:
 
 def test_a_kernel_too_large_to_be_read_for_each_block_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lepton_jit.passes.winograd.READ_AGAIN", 1.0)  # 32 * 32 / (2 * 6 * 64) is 1.33
-    assert kernel_ops(fused(residual(), native_target()))[-1].startswith("winograd_output")
+    assert everywhere(residual(), step_ops)[-1].startswith("winograd_output")

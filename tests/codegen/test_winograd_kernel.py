@@ -9,12 +9,14 @@ import pytest
 
 from lepton_jit.codegen.generate import generate
 from lepton_jit.codegen.loop_ir import Let, Load, walk
-from lepton_jit.codegen.target import Target, native_target
+from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.target import Target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType
-from tests.codegen.programs import RUNNABLE, differences, run_loops, run_native
+from tests.codegen.programs import differences, run_loops, run_native
+from tests.levels import at_every_level, for_every_target
 
 FORWARD, GRADIENT = (3, 2, 0, 1), (2, 3, 0, 1)  # where features and channels stand, then rows and columns
 
@@ -28,7 +30,7 @@ def transform(channels: int, features: int, spec: Sequence[int], tile: int, pane
     return b.build()
 
 
-@pytest.mark.parametrize("target", RUNNABLE, ids=lambda t: t.name)
+@at_every_level
 @pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize("spec", [FORWARD, GRADIENT])
 @pytest.mark.parametrize(("channels", "features", "panel"), [(32, 64, 32), (16, 48, 32), (32, 50, 32), (5, 32, 0)])
@@ -42,9 +44,10 @@ def test_it_is_what_the_interpreter_computes(
         assert differences(found, expected, {"float32": 1e-6}) == []
 
 
+@for_every_target
 @pytest.mark.parametrize(("channels", "gathers"), [(32, False), (17, True)])
-def test_features_that_lie_apart_are_transposed_in_registers(channels: int, gathers: bool) -> None:
+def test_features_that_lie_apart_are_transposed_in_registers(channels: int, gathers: bool, target: Target) -> None:
     graph = transform(channels, 64, GRADIENT, 4, 32)
-    (step,) = generate(graph, native_target()).lowered.steps
+    (step,) = lower(graph, target).steps
     loads = [s.expr for s in walk(step.launches[0].kernel.body) if isinstance(s, Let) and isinstance(s.expr, Load)]
     assert any(load.step != 1 for load in loads) == gathers
