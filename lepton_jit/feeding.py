@@ -135,8 +135,7 @@ def as_rows(owner: str, name: str, value: Any, x: SymbolicTensor, *, one_sample:
     `one_sample`: a sample without a batch axis becomes a batch of one.
     """
     array = _numeric(f"{owner}: input {name!r}", value)
-    if array.dtype.kind == "f" and np.dtype(x.dtype).kind in "iub" and (array != np.floor(array)).any():
-        raise ArgumentError(f"{owner}: input {name!r}: expected values of {x.dtype}, got fractions")
+    _check_integers(f"{owner}: input {name!r}", array, np.dtype(x.dtype))
     shape = x.shape
     sample = shape[1:]
     if array.shape[1:] == sample and array.ndim == len(shape):
@@ -164,6 +163,20 @@ def _numeric(what: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"{what}: expected an array of numbers, got {array.dtype}")
     return array
+
+
+def _check_integers(what: str, array: np.ndarray, wanted: np.dtype) -> None:
+    """ArgumentError unless every value keeps its value in an integer type; other types round."""
+    if wanted.kind not in "iub" or np.can_cast(array.dtype, wanted):
+        return
+    low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+    if array.dtype.kind == "f":
+        fits = (array >= low) & (array < high + 1.0) & (array == np.floor(array))  # NaN is not equal to itself
+    else:
+        fits = (array >= low) & (array <= high)
+    if not fits.all():
+        first = tuple(int(i) for i in np.argwhere(~fits)[0])
+        raise ArgumentError(f"{what}: expected integers that {wanted} can hold, got {array[first]} at {list(first)}")
 
 
 def check_weights(what: str, value: Any, count: int) -> np.ndarray:

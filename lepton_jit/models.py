@@ -337,9 +337,13 @@ class Sequential(Model):
         self._extend()
         return layer
 
+    @property
+    def implicit_dtype(self) -> str | None:
+        return next((d for d in (layer.implicit_dtype for layer in self._stack) if d is not None), None)
+
     def build(self, input_shape: Any) -> None:
         """Add the weights for inputs of this shape, whose first entry is the batch."""
-        self._build_for(tuple(input_shape), "float32" if self._stack[0].dtype is None else self._stack[0].dtype)
+        self._build_for(tuple(input_shape), self.implicit_dtype or "float32")
 
     def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
         if self._network is None and len(inputs) == 1:
@@ -423,7 +427,7 @@ def _start_of(layer: Layer) -> SymbolicTensor | None:
         return Input(x.shape[1:], x.shape[0], x.dtype)  # pyright: ignore[reportArgumentType]
     if layer.declared_input_shape is None:
         return None
-    return Input(layer.declared_input_shape, dtype=layer.dtype)
+    return Input(layer.declared_input_shape, dtype=layer.implicit_dtype)
 
 
 registry.LAYERS.register(Model)

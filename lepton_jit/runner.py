@@ -223,7 +223,7 @@ class Runner:
         model = self._model
         if not model.built and not isinstance(x, (dict, list, tuple)):
             array = np.asarray(x)
-            model.ensure_built([((None, *array.shape[1:]), "float32")])
+            model.build((None, *array.shape[1:]))
         entries = by_name(f"{owner}: x", x, model.input_keys)
         arrays = [
             as_rows(owner, name, entry, s, one_sample=one_sample)

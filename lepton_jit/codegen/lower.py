@@ -242,8 +242,14 @@ class Lowering:
         """The input with the same elements in the same order, however converted; "" if there is none."""
         nodes = [n for node in self.graph.nodes for n in (node.regions[0].nodes if node.op == "fusion" else (node,))]
         producers = {v: n for n in nodes for v in n.results}
-        while value in producers and producers[value].op in ("convert", "reshape"):
-            (value,) = producers[value].operands
+        while value in producers:
+            node = producers[value]
+            if node.op in ("convert", "reshape"):
+                (value,) = node.operands
+            elif node.op == "select" and _is_nan(producers.get(node.operands[0]), node.operands[2]):
+                value = node.operands[2]
+            else:
+                break
         buffer = self.buffers[self.home[value]] if value in self.home else None
         return buffer.name if buffer and buffer.kind == "input" else ""
 
@@ -438,3 +444,13 @@ def _samples(size: Dim) -> int:
 def _symbols(graph: Graph) -> set[str]:
     inner = (_symbols(region) for node in graph.nodes for region in node.regions)
     return symbols_of(d for v in graph.values() for d in v.type.shape).union(*inner)
+
+
+def _is_nan(test: Node | None, value: Value) -> bool:
+    """Whether `test` asks of each element of `value` if it is not a number."""
+    return (
+        test is not None
+        and test.op == "compare"
+        and test.attributes["direction"] == "NE"
+        and test.operands == (value, value)
+    )

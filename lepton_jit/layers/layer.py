@@ -103,6 +103,13 @@ class Layer:
         """How errors call this layer."""
         return f"layer {self.name!r}"
 
+    @property
+    def implicit_dtype(self) -> str | None:
+        """The element type of an input that nobody declares; None if the layers behind this one decide."""
+        if self.dtype is not None:
+            return self.dtype
+        return None if self.keeps_integers else "float32"
+
     # Weights
 
     def add_weight(

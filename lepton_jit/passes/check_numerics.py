@@ -23,7 +23,7 @@ Arrays = Mapping[str, np.ndarray]
 Range = tuple[int, int]  # both ends included
 
 _KEEPS_NUMBERS = frozenset({
-    "broadcast_in_dim", "check_indices", "concatenate", "convert", "reshape", "reverse", "slice", "transpose",
+    "broadcast_in_dim", "check_indices", "concatenate", "convert", "reshape", "reverse", "select", "slice", "transpose",
 })  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def _ranges(graph: Graph, checked: Mapping[Value, Range]) -> dict[Value, Range]:
                 if inner in inside:
                     _narrow(ranges, outer, inside[inner])
         elif node.op in _KEEPS_NUMBERS and node.results[0] in ranges:
-            for operand in node.operands:
+            for operand in node.operands[1:] if node.op == "select" else node.operands:
                 _narrow(ranges, operand, ranges[node.results[0]])
     return ranges
 
