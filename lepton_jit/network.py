@@ -24,6 +24,7 @@ class Network:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._check_ends(owner)
+        self.batch_size = _common_batch(owner, self.inputs)
         finished, met = _walk(owner, self.inputs, self.outputs)
         self.calls = tuple(c for c in finished if c.inputs)
         self.layers = _keras_order(finished, met, self.inputs)
@@ -42,6 +43,14 @@ class Network:
         for x in self.outputs:
             if not isinstance(x, SymbolicTensor):
                 raise ArgumentError(f"{owner}: outputs: expected symbolic tensors, got {x!r}")
+
+
+def _common_batch(owner: str, inputs: Sequence[SymbolicTensor]) -> int | None:
+    """The batch size that some input fixes for all of them; None if it may be any number."""
+    fixed = {x.name: x.shape[0] for x in inputs if x.shape[0] is not None}
+    if len(set(fixed.values())) > 1:
+        raise ArgumentError(f"{owner}: expected inputs of one batch size, got {fixed}")
+    return next(iter(fixed.values()), None)
 
 
 def _walk(

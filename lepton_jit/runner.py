@@ -263,7 +263,7 @@ class Runner:
 
     def _batch_size(self, owner: str, wanted: int | None, count: int) -> int:
         """The batch size: as asked for, else the model's own, else 32."""
-        fixed = self._model.inputs[0].shape[0]
+        fixed = self._model.network.batch_size
         if wanted is not None:
             wanted = arguments.integer(owner, "batch_size", wanted)
         if fixed is None:

@@ -105,11 +105,12 @@ def trace_test_step(
 
 
 def _declare_inputs(b: Builder, model: Model) -> list[Value]:
+    fixed = model.network.batch_size
+    batch: Dim = Poly.symbol("N") if fixed is None else fixed
     values = []
     for name, x in zip(model.input_names, model.inputs, strict=True):
         if name in _RESERVED:
             raise ArgumentError(f"{model.label}: an input cannot be called {name!r}; give it another name")
-        batch: Dim = Poly.symbol("N") if x.shape[0] is None else x.shape[0]
         values.append(b.input(name, TensorType(dtype_of(x.dtype), (batch, *_known(x.shape[1:])))))
     return values
 

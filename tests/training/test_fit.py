@@ -319,6 +319,23 @@ def test_a_model_with_a_fixed_batch_takes_multiples_of_it() -> None:
         model.predict(X, verbose=0)
 
 
+@pytest.mark.parametrize("sizes", [(4, None), (None, 4)])
+def test_a_batch_that_one_input_fixes_is_that_of_all(sizes: tuple[int | None, int | None]) -> None:
+    a, b = (lpt.Input((4,), batch_size=size) for size in sizes)
+    model = lpt.Model([a, b], [lpt.Dense(1, name="one")(a), lpt.Dense(1, name="other")(b)])
+    model.compile("sgd", "mse")
+
+    assert len(model.train_on_batch([X[:4], X[:4]], [X[:4, :1], X[:4, :1]])) == 3
+    with pytest.raises(lpt.ArgumentError, match="the model's input has the batch size 4"):
+        model.train_on_batch([X[:3], X[:3]], [X[:3, :1], X[:3, :1]])
+
+
+def test_two_inputs_cannot_fix_two_batch_sizes() -> None:
+    a, b = lpt.Input((4,), batch_size=4, name="a"), lpt.Input((4,), batch_size=5, name="b")
+    with pytest.raises(lpt.ArgumentError, match=r"expected inputs of one batch size, got \{'a': 4, 'b': 5\}"):
+        lpt.Model([a, b], [a, b])
+
+
 def test_an_optimizer_belongs_to_one_model() -> None:
     optimizer = lpt.optimizers.Adam()
     classifier(optimizer=optimizer).train_on_batch(X, LABELS)
