@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 # The peer's answers matter here, not its speed, and most of its time goes into compiling.
@@ -41,6 +42,32 @@ def sequential_pair(make: Any, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     ours = lpt.Sequential([lpt.Input(input_shape), *make(lpt.layers)])
     copy_weights(peer, ours)
     return peer, ours
+
+
+class _Function:
+    """A function of Keras, which takes options as ours do."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def with_options(self, **options: Any) -> Any:
+        return partial(self.function, **options)
+
+
+class _Functions:
+    """`activations.relu.with_options(...)`"""
+
+    def __getattr__(self, name: str) -> _Function:
+        return _Function(getattr(keras.activations, name))
+
+
+class Peer:
+    """Keras in the place of `lpt`: what a program with our names builds there."""
+
+    activations = _Functions()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(keras, name)
 
 
 def functional_pair(make: Any) -> tuple[Any, Any]:

@@ -15,8 +15,9 @@ from tests.random_draft import Choices
 
 # Where schedules, panels and vectors begin, end and leave something over, and what people use.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 20, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129)
-# How many percent of the optional arguments a call gives.
-GIVEN = 30
+# How many percent of the optional arguments a call gives, and of those that change most.
+GIVEN, OFTEN_GIVEN = 30, 60
+OFTEN = frozenset({"activation", "recurrent_activation", "return_sequences", "padding", "mask_zero", "learning_rate"})
 # The model gives these to its layers.
 OF_THE_MODEL = ("name", "input_shape")
 # Layers that hold layers: models of models are drawn in `random_models`.
@@ -326,7 +327,7 @@ LAYERS: dict[str, Entry] = {
         fit_convolution,
     ),
     "MaxPooling2D": Entry(POOLING, (), (3,), fit_pooling),
-    "AveragePooling2D": Entry(POOLING, (), (3,), fit_pooling),
+    "AveragePooling2D": Entry(POOLING, ("pool_size",), (3,), fit_pooling),  # Keras has no default
     "GlobalAveragePooling1D": Entry({"keepdims": one_of(True, False)}, (), (2,)),
     "GlobalAveragePooling2D": Entry({"keepdims": one_of(True, False)}, (), (3,)),
     "GlobalMaxPooling1D": Entry({"keepdims": one_of(True, False)}, (), (2,)),
@@ -553,5 +554,9 @@ def draw_object(choices: Choices, where: str, kind: str, place: Place | None = N
 
 
 def _drawn(choices: Choices, entry: Entry, place: Place) -> dict[str, Any]:
-    given: Sequence[str] = [n for n in entry.arguments if n in entry.required or choices.integer(0, 99) >= 100 - GIVEN]
+    def chosen(name: str) -> bool:
+        percent = OFTEN_GIVEN if name in OFTEN else GIVEN
+        return name in entry.required or choices.integer(0, 99) >= 100 - percent
+
+    given: Sequence[str] = [name for name in entry.arguments if chosen(name)]
     return {name: entry.arguments[name](choices, place) for name in given}
