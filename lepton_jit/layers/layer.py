@@ -221,9 +221,18 @@ class Layer:
         self._check_rank(inputs)
         if not self.built:
             self.compute_dtype = self._resolve_dtype([d for _, d in inputs])
-            self._weights.clear()  # those of a build that an exception ended
-            self.build(self._shapes(inputs))
+            self._build_or_undo(self._shapes(inputs))
+
+    def _build_or_undo(self, shape: Any) -> None:
+        """`build`, of which no weight stays if an exception ends it: the next one starts from where this one did."""
+        before = len(self._weights), len(self._statistics)
+        try:
+            self.build(shape)
             self.built = True
+        except BaseException:
+            self.built = False
+            del self._weights[before[0] :], self._statistics[before[1] :]
+            raise
 
     def check_input(self, what: str, expected: Any, got: Any, shape: Any) -> None:
         """ShapeError unless one dimension is what the weights were made for."""

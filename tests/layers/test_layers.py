@@ -155,6 +155,34 @@ def test_freezing_a_layer_leaves_the_order_of_its_weights() -> None:
     assert len(layer.non_trainable_weights) == 4
 
 
+class TwoParts(lpt.layers.Layer):
+    """One weight is made with the layer, two with its first input; `build` fails as often as `failures` says."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+        self.scale = self.add_weight("scale", (), initializer="ones")
+
+    def build(self, input_shape: Any) -> None:
+        self.add_weight("kernel", (input_shape[-1],))
+        self.add_weight("count", (), trainable=False)
+        self.failures -= 1
+        if self.failures >= 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_a_build_that_an_exception_ends_leaves_no_weights_for_the_next(failures: int) -> None:
+    layer = TwoParts(failures)
+    for _ in range(failures):
+        with pytest.raises(KeyboardInterrupt):
+            layer.ensure_built([((None, 3), "float32")])
+
+    layer.ensure_built([((None, 3), "float32")])
+
+    assert [w.name for w in layer.own_weights()] == ["scale", "kernel", "count"]
+
+
 def test_set_weights_changes_nothing_if_one_does_not_fit() -> None:
     layer = lpt.Dense(2, name="d")
     layer(lpt.Input((3,)))
