@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lepton_jit.codegen.blocked_fold import first_totals, fold_loop
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
 from lepton_jit.codegen.loop_ir import BOOL, I64, Affine, Atom, Const, Var
 from lepton_jit.errors import UnsupportedError
@@ -247,8 +248,20 @@ def _reduce_window(e: Evaluator, node: Node, indices: Indices, guard: Atom | Non
         for offsets in itertools.product(*(range(w) for w in window)):
             total = combine(total, [Affine.of(o) for o in offsets])
         return total
-    init = Const(first.value, first.dtype, e.lanes)
-    return _nested(e, list(window), init, combine)
+    kinds = [(kind, first.dtype)]
+
+    def level(extents: Sequence[int], totals: list[Atom], offsets: list[Affine]) -> list[Atom]:
+        if not extents:
+            return [combine(totals[0], offsets)]
+        extent, *rest = extents
+        if extent == 1:
+            return level(rest, totals, [*offsets, Affine()])
+        each = math.prod(rest)
+        return fold_loop(
+            e.kernel, kinds, (0, extent), 1, extent, totals, lambda i, t: level(rest, t, [*offsets, i]), each
+        )
+
+    return level(window, first_totals(kinds, e.lanes), [])[0]
 
 
 def inside_bounds(
@@ -263,23 +276,6 @@ def inside_bounds(
         if not isinstance(high, int) or high > 0:
             inside = e.both(inside, k.compare(e.position(index), k.index(Affine.of(size)), "LT"))
     return inside
-
-
-def _nested(
-    e: Evaluator, extents: Sequence[Dim], init: Atom, combine: Callable[[Atom, Sequence[Affine]], Atom]
-) -> Atom:
-    """Fold `combine` over all index tuples in row-major order, by loops."""
-
-    def level(d: int, total: Atom, offsets: list[Affine]) -> Atom:
-        if d == len(extents):
-            return combine(total, offsets)
-        if extents[d] == 1:
-            return level(d + 1, total, [*offsets, Affine()])
-        with e.kernel.carried_loop(0, extents[d], 1, [total]) as (i, (carried,), following):
-            following[0] = level(d + 1, carried, [*offsets, i])
-        return carried
-
-    return level(0, init, [])
 
 
 _RULES: dict[str, Callable[[Evaluator, Node, Indices, Atom | None], Atom]] = {

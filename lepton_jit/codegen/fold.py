@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+from lepton_jit.codegen.blocked_fold import Kinds, Totals, fold_loop
 from lepton_jit.codegen.evaluate import LANE, tail_mask
 from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
 from lepton_jit.codegen.loop_ir import Affine, Atom, Const
-from lepton_jit.ir.types import Dim, DType
+from lepton_jit.ir.types import Dim
 
 Elements = Callable[[Affine, Atom | None], Sequence[Atom]]  # (index with lanes, mask) -> a value for each reduction
-Kinds = Sequence[tuple[str, DType]]
-
-
-def first_totals(kinds: Kinds, lanes: int) -> list[Atom]:
-    """What reductions of these kinds start from."""
-    return [replace(identity_of(kind, dtype), lanes=lanes) for kind, dtype in kinds]
 
 
 def fold_row(
@@ -25,11 +19,15 @@ def fold_row(
     length: Affine | Dim,
     lanes: int,
     elements: Elements,
-    totals: list[Atom],
+    totals: Totals,
     *,
     held: bool = False,
-) -> list[Atom]:
-    """Combine `elements(inner, mask)` over 0..length into totals. `held`: written out, without a loop."""
+    most: Dim | None = None,
+) -> Totals:
+    """Combine `elements(inner, mask)` over 0..length into totals. `held`: written out, without a loop.
+
+    `most` bounds the length where that is computed.
+    """
     count = Affine.of(length)
     static = count.constant if not count.terms and isinstance(count.constant, int) else None
 
@@ -49,9 +47,8 @@ def fold_row(
         for start in range(0, static - static % lanes, lanes):
             totals = step(totals, Affine.of(start))
     elif whole != Affine():
-        with k.carried_loop(Affine(), whole, lanes, totals) as (i, carried, following):
-            following[:] = step(carried, i)
-        totals = list(carried)
+        bound = count.constant if most is None else most
+        totals = fold_loop(k, kinds, (Affine(), whole), lanes, bound, totals, lambda i, carried: step(carried, i))
     return totals if rest == Affine() else step(totals, whole, tail_mask(k, rest, lanes))
 
 

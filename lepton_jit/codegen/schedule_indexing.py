@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_jit.codegen.blocked_fold import first_totals
 from lepton_jit.codegen.cluster import (
     Axis,
     Cluster,
@@ -19,7 +20,7 @@ from lepton_jit.codegen.cluster import (
     vector_loop,
 )
 from lepton_jit.codegen.evaluate import LANE, Indices, linear, tail_mask
-from lepton_jit.codegen.fold import finished, first_totals, fold_row
+from lepton_jit.codegen.fold import finished, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Buffer, CeilDiv, Const, Kernel
 from lepton_jit.codegen.schedule_reduce import COLUMN_VECTORS, Planned

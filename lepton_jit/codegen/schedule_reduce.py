@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lepton_jit.codegen.blocked_fold import Kinds, combined, first_totals, fold_loop
 from lepton_jit.codegen.cluster import (
     SPLITS,
     Axis,
@@ -22,8 +23,8 @@ from lepton_jit.codegen.cluster import (
     vector_loop,
 )
 from lepton_jit.codegen.evaluate import LANE, Indices, Provider, linear, tail_mask
-from lepton_jit.codegen.fold import finished, first_totals, fold_row
-from lepton_jit.codegen.kernel_builder import KernelBuilder, identity_of
+from lepton_jit.codegen.fold import finished, fold_row
+from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import Affine, Atom, Buffer, Const
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.schedule_rows import is_row_cluster, schedule_rows
@@ -156,21 +157,16 @@ class _Reduction:
         assert self.columns is not None
         columns = [(self.columns, start + Affine.var(LANE)) for start in starts]
         masks = [None] * (len(starts) - 1) + [mask]
-        inits = [replace(identity_of(*kind), lanes=self.lanes) for _ in starts for kind in self.kinds]
+        kinds = list(self.kinds) * len(columns)
 
-        def level(depth: int, totals: list[Atom], inner: Located) -> list[Atom]:
-            if depth == len(self.reduced):
-                values = []
-                for column, own in zip(columns, masks, strict=True):
-                    values += self._values(k, [*located, *inner, column], self.lanes, own)
-                kinds = [kind for kind, _ in self.kinds] * len(columns)
-                return [k.apply(*step) for step in zip(kinds, totals, values, strict=True)]
-            axis = self.reduced[depth]
-            with k.carried_loop(*ranges[axis], 1, totals) as (i, carried, following):
-                following[:] = level(depth + 1, list(carried), [*inner, (axis, i)])
-            return list(carried)
+        def add_element(totals: list[Atom], inner: Located) -> list[Atom]:
+            values = []
+            for column, own in zip(columns, masks, strict=True):
+                values += self._values(k, [*located, *inner, column], self.lanes, own)
+            return combined(k, kinds, totals, values)
 
-        totals, count = level(0, list(inits), []), len(self.kinds)
+        totals = self._nested(k, kinds, self.reduced, ranges, first_totals(kinds, self.lanes), add_element)
+        count = len(self.kinds)
         for i, (column, own) in enumerate(zip(columns, masks, strict=True)):
             store(totals[i * count : (i + 1) * count], [*located, column], self.lanes, own)
 
@@ -180,21 +176,40 @@ class _Reduction:
             return self._values(k, located)
         *outer, last = self.reduced
         lanes = side_by_side(self.lanes, last.extent)
+        start, stop = ranges[last]
 
-        def level(depth: int, totals: list[Atom], inner: Located) -> list[Atom]:
-            if depth < len(outer):
-                axis = outer[depth]
-                with k.carried_loop(*ranges[axis], 1, totals) as (i, carried, following):
-                    following[:] = level(depth + 1, list(carried), [*inner, (axis, i)])
-                return list(carried)
-            start, stop = ranges[last]
-
+        def add_row(totals: list[Atom], inner: Located) -> list[Atom]:
             def elements(i: Affine, mask: Atom | None) -> list[Atom]:
                 return self._values(k, [*located, *inner, (last, start + i)], lanes, mask)
 
-            return fold_row(k, self.kinds, stop - start, lanes, elements, totals)
+            return fold_row(k, self.kinds, stop - start, lanes, elements, totals, most=last.extent)
 
-        return finished(k, self.kinds, level(0, first_totals(self.kinds, lanes), []))
+        terms = -(-typical(last.extent) // lanes)
+        totals = self._nested(k, self.kinds, outer, ranges, first_totals(self.kinds, lanes), add_row, terms)
+        return finished(k, self.kinds, totals)
+
+    def _nested(
+        self,
+        k: KernelBuilder,
+        kinds: Kinds,
+        axes: Sequence[Axis],
+        ranges: Ranges,
+        totals: list[Atom],
+        add: Callable[[list[Atom], Located], list[Atom]],
+        terms: int = 1,
+    ) -> list[Atom]:
+        """Fold `add(totals, inner)` over some axes; it adds `terms` numbers to a total, one after the other."""
+
+        def level(axes: Sequence[Axis], totals: list[Atom], inner: Located) -> list[Atom]:
+            if not axes:
+                return add(totals, inner)
+            axis, *rest = axes
+            each = terms * typical(element_count(a.extent for a in rest))
+            return fold_loop(
+                k, kinds, ranges[axis], 1, axis.extent, totals, lambda i, t: level(rest, t, [*inner, (axis, i)]), each
+            )
+
+        return level(axes, totals, [])
 
     def _store_outputs(self, k: KernelBuilder) -> Store:
         """Writes what the region makes of the reduced values."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lepton_jit.codegen.blocked_fold import first_totals
 from lepton_jit.codegen.cluster import Cluster, side_by_side, split_index, store_at, vector_loop
 from lepton_jit.codegen.evaluate import LANE, Evaluator, linear, tail_mask
-from lepton_jit.codegen.fold import finished, first_totals, fold_row
+from lepton_jit.codegen.fold import finished, fold_row
 from lepton_jit.codegen.kernel_builder import KernelBuilder
 from lepton_jit.codegen.loop_ir import Affine, Atom, Kernel
 from lepton_jit.codegen.target import Target

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lepton_jit.codegen.blocked_fold import BLOCK, combined, first_totals, fold_loop
 from lepton_jit.codegen.cluster import Cluster, Planned, is_whole, slice_count, split_index, store_at, vector_loop
 from lepton_jit.codegen.evaluate import Evaluator, Indices, linear
-from lepton_jit.codegen.kernel_builder import identity_of
 from lepton_jit.codegen.loop_ir import I64, Affine, Atom, Const, Kernel, Progress, Reach, Slices
 from lepton_jit.codegen.schedule_map import schedule_map
 from lepton_jit.codegen.target import Target
@@ -23,6 +23,9 @@ LINES = 4
 # microseconds instead of 350.
 CACHED_IMAGE = 1 << 18
 FEW_VECTORS = 4
+
+# Windows of up to this many taps are summed in one chain, larger ones in blocks.
+FEW_TAPS = 64
 
 Accumulate = Callable[[Evaluator, Atom, Atom, Indices], Atom]  # (.., total, element, indices of the tap) -> total
 
@@ -44,7 +47,7 @@ def schedule_depthwise(cluster: Cluster, target: Target) -> Planned:
             where[d] = Affine.of(size.taps - 1) - tap if flipped else tap
         return evaluator.kernel.apply("fma", element, evaluator.value(kernel, tuple(where)), total)
 
-    written = _Windows(cluster, target, node, windows, Const(0, node.result.type.dtype), accumulate)
+    written = _Windows(cluster, target, node, windows, "add", accumulate)
     return (written.kernel(flops=2),), ()
 
 
@@ -59,8 +62,7 @@ def schedule_pooling(cluster: Cluster, target: Target) -> Planned:
     def accumulate(evaluator: Evaluator, total: Atom, element: Atom, taps: Indices) -> Atom:
         return evaluator.kernel.apply(kind, total, element)
 
-    first = identity_of(kind, node.result.type.dtype)
-    return (_Windows(cluster, target, node, windows, first, accumulate).kernel(),), ()
+    return (_Windows(cluster, target, node, windows, kind, accumulate).kernel(),), ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class _Block:
 
     width: int
     reads: tuple[tuple[int, int, int], ...]
+
+    def in_chains(self, taps: int) -> Iterator[list[tuple[int, int, int]]]:
+        """The reads in groups, each with the next few taps of every result."""
+        for first in range(0, max(tap for _, tap, _ in self.reads) + 1, taps):
+            yield [read for read in self.reads if first <= read[1] < first + taps]
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class _Windows:
     target: Target
     node: Node
     windows: Sequence[Window]
-    init: Const
+    kind: str
     accumulate: Accumulate
 
     def kernel(self, flops: int = 0) -> Kernel:
@@ -229,32 +236,37 @@ class _Windows:
     ) -> None:
         """All taps of the outer dimensions by loops, those of the line written out, then the results."""
         k, w = self.k, self.line
+        kinds = [(self.kind, self.node.result.type.dtype)] * block.width
+        many = typical(element_count(w.taps for w in self.windows)) > FEW_TAPS
         start = Affine(tuple((n, c * w.stride // w.base) for n, c in first.terms), first.constant * w.stride // w.base)
 
         def level(depth: int, totals: list[Atom], taps: list[Affine], elements: list[Affine]) -> list[Atom]:
             if depth == len(ranges):
                 return line(totals, taps, elements)
             window, place = self.windows[depth], places[depth]
-            with k.carried_loop(*ranges[depth], 1, totals) as (i, carried, following):
+
+            def turn(i: Affine, totals: list[Atom]) -> list[Atom]:
                 if window.base == 1:
                     tap, element = i, place * window.stride + i * window.dilation - window.low
                 else:
                     tap, element = i * window.base + window.low - place, i
-                following[:] = level(depth + 1, list(carried), [*taps, tap], [*elements, element])
-            return list(carried)
+                return level(depth + 1, totals, [*taps, tap], [*elements, element])
+
+            each = typical(element_count(w.taps for w in self.windows[depth + 1 :]))
+            return fold_loop(k, kinds, ranges[depth], 1, window.taps, totals, turn, each, blocks=many)
 
         def line(totals: list[Atom], taps: list[Affine], elements: list[Affine]) -> list[Atom]:
             evaluator = self.cluster.evaluator(k, self.lanes, self.mask)
-            totals = list(totals)
-            for result, tap, element in block.reads:
-                value = evaluator.value(self.x, (*leading, *elements, start + element, self.channel))
-                totals[result] = self.accumulate(
-                    evaluator, totals[result], value, (*taps, Affine.of(tap), self.channel)
-                )
+            for reads in block.in_chains(BLOCK) if many else (block.reads,):
+                part = first_totals(kinds, self.lanes) if many else list(totals)
+                for result, tap, element in reads:
+                    value = evaluator.value(self.x, (*leading, *elements, start + element, self.channel))
+                    where = (*taps, Affine.of(tap), self.channel)
+                    part[result] = self.accumulate(evaluator, part[result], value, where)
+                totals = combined(k, kinds, totals, part) if many else part
             return totals
 
-        init: Atom = replace(self.init, lanes=self.lanes)
-        for i, total in enumerate(level(0, [init] * block.width, [], [])):
+        for i, total in enumerate(level(0, first_totals(kinds, self.lanes), [], [])):
             self._store(total, (*leading, *places, first + i, self.channel))
 
     def _store(self, total: Atom, indices: Indices) -> None:

@@ -15,7 +15,7 @@ from lepton_jit.ir.op import Family, Sample
 from lepton_jit.ir.ops.rules import INTS, check_dimensions, choice, define, expect_dtype, the_cotangent
 from lepton_jit.ir.types import TensorType, element_count
 
-__all__ = ["KINDS", "identity"]
+__all__ = ["KINDS", "combine_along", "identity"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,19 @@ def _infer(x: TensorType, *, dimensions: Sequence[int], kind: str) -> TensorType
     return x.with_shape(d for i, d in enumerate(x.shape) if i not in dimensions)
 
 
+def combine_along(x: np.ndarray, axes: Sequence[int], kind: str) -> np.ndarray:
+    """The elements along some axes combined; float32 is summed in float64.
+
+    What judges other sums must not lose more than they do, and NumPy adds in one chain along all axes but the last.
+    """
+    wide = np.dtype(np.float64) if kind == "add" and x.dtype == np.float32 else x.dtype
+    found = KINDS[kind].combine.reduce(x, axis=tuple(axes), dtype=wide, initial=identity(kind, x.dtype))
+    with np.errstate(over="ignore"):
+        return found.astype(x.dtype, copy=False)
+
+
 def _reduce(x: np.ndarray, *, dimensions: Sequence[int], kind: str) -> np.ndarray:
-    initial = identity(kind, x.dtype)
-    return KINDS[kind].combine.reduce(x, axis=tuple(dimensions), dtype=x.dtype, initial=initial)
+    return combine_along(x, dimensions, kind)
 
 
 def _gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -142,8 +152,8 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = tuple(range(x.ndim - 1))
     count = np.asarray(np.prod(x.shape[:-1]), x.dtype)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.add.reduce(x, axis=rows, dtype=x.dtype) / count
-        return mean, np.add.reduce(np.square(x - mean), axis=rows, dtype=x.dtype) / count
+        mean = combine_along(x, rows, "add") / count
+        return mean, combine_along(np.square(x - mean), rows, "add") / count
 
 
 def _moments_gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:

@@ -12,7 +12,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
 from lepton_jit.ir.ops.parts import padded
-from lepton_jit.ir.ops.reduction import KINDS, identity
+from lepton_jit.ir.ops.reduction import combine_along, identity
 from lepton_jit.ir.ops.rules import INTS, PAIRS, choice, define, expect_dtype, the_cotangent, window_size
 from lepton_jit.ir.types import Dim, TensorType
 
@@ -62,7 +62,7 @@ def _reduce_window(
     x: np.ndarray, *, kind: str, window: Sequence[int], strides: Sequence[int], padding: Pairs, dilation: Sequence[int]
 ) -> np.ndarray:
     view = windows(_padded(x, padding, identity(kind, x.dtype)), window, strides, dilation)
-    return KINDS[kind].combine.reduce(view, axis=tuple(range(x.ndim, view.ndim)), dtype=x.dtype)
+    return combine_along(view, range(x.ndim, view.ndim), kind)
 
 
 def _reduce_window_gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
