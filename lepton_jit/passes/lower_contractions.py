@@ -231,7 +231,7 @@ def _packed(
     """[batches...][panel][sums...][column in the panel], zeros behind the last column."""
     (column,) = (loop for loop in loops if loop.kind == "column")
     sums = [loop for loop in loops if loop.kind == "sum"]
-    batches = [loop for loop in loops if loop.kind == "batch" and loop.rhs != 0]
+    batches = [loop for loop in loops if loop.kind == "batch"]
     assert isinstance(column.extent, int)
     transform = rewriter.producer(rhs)
     if transform is not None and transform.op == "winograd_kernel":  # which can write panels itself

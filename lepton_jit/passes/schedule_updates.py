@@ -232,7 +232,7 @@ def _update_of_node(graph: Graph) -> list[int | None]:
         node = graph.nodes[i]
         following = [user for value in node.results for user in users.get(value.name, ())]
         for value in node.results:
-            reached[i] |= elsewhere if value.name in states and states[value.name] < 0 else states.get(value.name, 0)
+            reached[i] |= states.get(value.name, 0)
         for user in following:
             reached[i] |= reached[user]
         updates[i] = _is_light(node) and not reached[i] & elsewhere and all(updates[user] for user in following)
@@ -246,7 +246,7 @@ def _update_of_node(graph: Graph) -> list[int | None]:
 
 
 def _bits_of_outputs(graph: Graph) -> tuple[dict[str, int], int]:
-    """A bit for each output that donates, -1 for the others, and the bit that these share."""
+    """A bit for each output that donates, all bits for the others, and the bit that only these have."""
     bits: dict[str, int] = {}
     for number, output in enumerate(graph.outputs):
         own = -1 if output.donates is None else 1 << number

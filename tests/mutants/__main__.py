@@ -35,7 +35,8 @@ PRELOADED = ("hypothesis", "llvmlite.binding", "llvmlite.ir", "networkx", "numpy
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 MEMORY = 6 << 30
 # A mutant that takes so many seconds of processor time, or that waits so long for ever, is noticed by the clock.
-PROCESSOR, WAIT = 240, 1200
+PROCESSOR, WAIT = 120, 1200
+Stages = tuple[tuple[str, ...], ...]
 KILLED, ALIVE, TIMEOUT, EQUAL = "killed", "alive", "timeout", "equivalent"
 
 
@@ -62,7 +63,7 @@ def main() -> int:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("a") as results:
         for batch in (waiting, unchanged):
-            for record in _run(batch, options.jobs):
+            for record in _run(batch, options.jobs, options.long):
                 known[record["key"]] = record
                 print(f"{record['state']:8} {record['seconds']:6.1f} s  {record['key']}  {record['test']}", flush=True)
                 if batch is unchanged and record["state"] != ALIVE:
@@ -81,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutants.jsonl")
     parser.add_argument("--only", default="", help="run those whose name contains this")
     parser.add_argument("--again", action="store_true", help="run those that were alive once more")
+    parser.add_argument("--long", action="store_true", help="with the tests that take long")
     parser.add_argument("--list", action="store_true", help="print what is drawn, and its state")
     return parser.parse_args()
 
@@ -118,7 +120,7 @@ class _Child:
     started: float
 
 
-def _run(waiting: Sequence[tuple[Mutant, Suite]], jobs: int) -> Iterator[dict[str, Any]]:
+def _run(waiting: Sequence[tuple[Mutant, Suite]], jobs: int, long: bool) -> Iterator[dict[str, Any]]:
     pending = list(reversed(waiting))
     running: dict[int, _Child] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +129,9 @@ def _run(waiting: Sequence[tuple[Mutant, Suite]], jobs: int) -> Iterator[dict[st
                 while pending and len(running) < jobs:
                     mutant, suite = pending.pop()
                     report = Path(folder) / str(len(pending))
-                    running[_fork(mutant, suite, report)] = _Child(mutant, report, time.monotonic())
+                    running[_fork(mutant, suite.stages + suite.long * long, report)] = _Child(
+                        mutant, report, time.monotonic()
+                    )
                 yield from _finished(running)
         finally:
             for pid in running:
@@ -150,7 +154,7 @@ def _finished(running: dict[int, _Child]) -> Iterator[dict[str, Any]]:
         yield {"key": child.mutant.key, "state": state, "seconds": round(seconds, 1), "test": test}
 
 
-def _fork(mutant: Mutant, suite: Suite, report: Path) -> int:
+def _fork(mutant: Mutant, stages: Stages, report: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -164,12 +168,12 @@ def _fork(mutant: Mutant, suite: Suite, report: Path) -> int:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         _install(mutant)
-        code = _test(suite, report)
+        code = _test(stages, report)
     finally:
         os._exit(code)
 
 
-def _test(suite: Suite, report: Path) -> int:
+def _test(stages: Stages, report: Path) -> int:
     """0 if every test passes."""
     import pytest
 
@@ -180,7 +184,7 @@ def _test(suite: Suite, report: Path) -> int:
         def pytest_runtest_logstart(nodeid: str) -> None:
             report.write_text(nodeid)
 
-    for stage in suite.stages:
+    for stage in stages:
         report.write_text(f"import of {stage[0]}")
         code = pytest.main([*PYTEST, *stage], plugins=[Names()])
         if code:

@@ -15,6 +15,7 @@ class Suite:
     name: str
     files: tuple[str, ...]  # patterns
     stages: tuple[tuple[str, ...], ...]
+    long: tuple[tuple[str, ...], ...] = ()  # with --long alone
 
     def paths(self, root: Path) -> list[str]:
         found = {path for pattern in self.files for path in root.glob(pattern)}
@@ -22,8 +23,9 @@ class Suite:
 
 
 _RANDOM = ("tests/passes/test_random.py",)
-_SAMPLES = ("tests/codegen/test_samples.py",)
+_SAMPLES = ("tests/codegen/test_samples.py", "-k", "x86-64-v3")
 _PROGRAMS = ("tests/codegen/test_programs.py",)
+_PARTS = ("tests/codegen/test_parts.py", "tests/codegen/test_chains.py")
 _KERNELS = ("tests/codegen/test_golden.py",)
 
 
@@ -35,7 +37,7 @@ def _schedules(*families: str, tests: tuple[str, ...] = ()) -> Suite:
     """Code generation of some families of operations, with what is tested of them alone."""
     files = tuple(f"lepton_jit/codegen/{family}.py" for family in families)
     own = tuple(f"tests/codegen/{name}.py" for name in tests)
-    return Suite("lowering", files, tuple(filter(None, (_KERNELS, own, _SAMPLES, _PROGRAMS))))
+    return Suite("lowering", files, tuple(filter(None, (_KERNELS, own, _SAMPLES))), (_PROGRAMS,))
 
 
 SUITES = (
@@ -45,8 +47,8 @@ SUITES = (
         (
             _golden("canonicalize or algebra"),
             ("tests/passes/test_rules.py", "tests/passes/test_special_values.py"),
-            _RANDOM,
         ),
+        (_RANDOM,),
     ),
     Suite(
         "fusion",
@@ -54,14 +56,16 @@ SUITES = (
         (
             (*_golden("fuse"), "tests/passes/test_fuse_merge.py", "tests/passes/test_fuse_siblings.py"),
             _KERNELS,
-            _RANDOM,
-            _PROGRAMS,
         ),
+        (_RANDOM, _PROGRAMS),
     ),
     Suite(
-        "lowering", ("lepton_jit/passes/lower_contractions.py",), (_golden("contraction"), _KERNELS, _RANDOM, _PROGRAMS)
+        "lowering",
+        ("lepton_jit/passes/lower_contractions.py",),
+        (_golden("contraction"), _KERNELS),
+        (_RANDOM, _PROGRAMS),
     ),
-    _schedules("lower", tests=("test_parts", "test_chains")),
+    Suite("lowering", ("lepton_jit/codegen/lower.py",), (_KERNELS, _PROGRAMS), (_PARTS, _SAMPLES)),
     _schedules("lower_scan", tests=("test_scan",)),
     _schedules("schedule", "schedule_vectors", "schedule_map", "schedule_rows", "schedule_reduce", "schedule_moments"),
     _schedules("schedule_contraction", "schedule_pack", tests=("test_packed_rows",)),
@@ -71,16 +75,19 @@ SUITES = (
     Suite(
         "split",
         ("lepton_jit/passes/split_prepare.py", "lepton_jit/passes/facts.py"),
-        (_golden("split or algebra"), ("tests/passes/test_split_prepare.py",), _RANDOM),
+        (_golden("split or algebra"), ("tests/passes/test_split_prepare.py",)),
+        (_RANDOM,),
     ),
     Suite(
         "planner",
         ("lepton_jit/passes/liveness.py", "lepton_jit/passes/schedule_updates.py"),
-        (_golden("schedule"), ("tests/passes/test_schedule_updates.py",), _RANDOM),
+        (_golden("schedule"), ("tests/passes/test_schedule_updates.py",)),
+        (_RANDOM,),
     ),
     Suite(
         "planner",
         ("lepton_jit/runtime/plan.py", "lepton_jit/runtime/support/planner.ll"),
-        (("tests/runtime/test_planner.py",), ("tests/test_compiler.py",)),
+        (("tests/runtime/test_planner.py",),),
+        (("tests/test_compiler.py",),),
     ),
 )
