@@ -13,7 +13,16 @@ from lepton_jit.layers.symbolic import SymbolicTensor, as_list
 from lepton_jit.runtime.arguments import address_of, aligned_empty
 from lepton_jit.runtime.native import Batches, ColumnRecord
 
-__all__ = ["Column", "Rows", "as_rows", "check_weights", "class_weights", "split_validation"]
+__all__ = [
+    "Column",
+    "Rows",
+    "as_rows",
+    "by_name",
+    "check_weights",
+    "class_weights",
+    "labels_by_name",
+    "split_validation",
+]
 
 
 # gather(source, rows, count, row_bytes, destination): copies rows whose numbers stand at `rows`; all by address.
@@ -127,6 +136,16 @@ def by_name(what: str, value: Any, keys: Sequence[str]) -> list[Any]:
     if len(entries) != len(keys):
         raise ArgumentError(f"{what}: expected {len(keys)} arrays for {list(keys)}, got {len(entries)}")
     return entries
+
+
+def labels_by_name(what: str, value: Any, judged: Sequence[str], outputs: Sequence[str]) -> list[Any]:
+    """The entry of each output that is judged, where the others may have one too, None or not."""
+    if isinstance(value, Mapping) and set(judged) <= set(value) <= set(outputs):
+        return [value[name] for name in judged]
+    for_all = isinstance(value, (list, tuple)) and len(value) == len(outputs) > len(judged)
+    if for_all and any(entry is None or isinstance(entry, np.ndarray) for entry in value):
+        return [entry for name, entry in zip(outputs, value, strict=True) if name in judged]
+    return by_name(what, value, judged)
 
 
 def as_rows(owner: str, name: str, value: Any, x: SymbolicTensor, *, one_sample: bool = False) -> np.ndarray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Collection
 
-__all__ = ["auto_name", "reset_names", "snake_case", "uniquify"]
+__all__ = ["auto_name", "numbered", "reset_names", "snake_case", "uniquify"]
 
 _numbers: dict[str, itertools.count[int]] = {}
 
@@ -33,20 +34,22 @@ def reset_names() -> None:
     _numbers.clear()
 
 
+def numbered(name: str, taken: Collection[str]) -> str:
+    """The name with the first number that makes it a new one.
+
+    >>> numbered("mse", {"mse", "mse_1"})
+    'mse_2'
+    """
+    return next(candidate for n in itertools.count(1) if (candidate := f"{name}_{n}") not in taken)
+
+
 def uniquify(names: list[str]) -> list[str]:
     """Distinct names in the same order: repeated ones are numbered.
 
     >>> uniquify(["dense", "add", "dense"])
     ['dense', 'add', 'dense_1']
     """
-    taken = set(names)
-    seen: set[str] = set()
-    result = []
+    result: list[str] = []
     for name in names:
-        candidate, n = name, 0
-        while candidate in seen or (n and candidate in taken):
-            n += 1
-            candidate = f"{name}_{n}"
-        seen.add(candidate)
-        result.append(candidate)
+        result.append(numbered(name, {*names, *result}) if name in result else name)
     return result

@@ -11,7 +11,7 @@ import numpy as np
 from lepton_jit import arguments, losses, metrics
 from lepton_jit.errors import ArgumentError
 from lepton_jit.layers.symbolic import SymbolicTensor
-from lepton_jit.naming import uniquify
+from lepton_jit.naming import numbered
 from lepton_jit.targets import Target
 
 __all__ = ["Objective", "OutputObjective"]
@@ -80,11 +80,12 @@ class Objective:
             )
             for i, (name, tensor) in enumerate(outputs)
         ]
+        used: list[Any] = []
         for output in self.outputs:
-            for wanted, _ in output.wanted:
-                _check_metric(wanted)
+            output.wanted = [(_with_sums_of_its_own(wanted, used), weighted) for wanted, weighted in output.wanted]
         self.total = _mean("loss")
-        self.parts = {o.name: _mean(f"{o.name}_loss") for o in self.outputs if o.loss} if self._several else {}
+        lossy = [o.name for o in self.outputs if o.loss is not None]
+        self.parts = {name: _mean(f"{name}_loss") for name in lossy} if len(lossy) > 1 else {}
 
     @property
     def _several(self) -> bool:
@@ -100,13 +101,29 @@ class Objective:
         return tuple(output.resolve(y) for output, y in zip(self.judged, ys, strict=True))
 
     def trackers(self) -> Iterator[tuple[str, metrics.Metric]]:
-        """Every running mean under the name that history has for it."""
+        """Every running mean under the name that history has for it, in the order in which Keras lists them."""
         yield "loss", self.total
         for part in self.parts.values():
             yield part.name, part
-        found = [(o, m) for o in self.outputs for m, _ in o.metrics]
-        names = uniquify([f"{o.name}_{m.name}" if self._several else m.name for o, m in found])
-        yield from zip(names, [m for _, m in found], strict=True)
+        named = self._named_metrics()
+        yield from sorted(named, key=lambda entry: entry[0]) if self._several else named
+
+    def _named_metrics(self) -> list[tuple[str, metrics.Metric]]:
+        """The metrics under their names, behind their outputs' if there are several.
+
+        A weighted one whose name is taken begins with `weighted_`; what is still taken is numbered.
+        """
+        named: dict[str, metrics.Metric] = {}
+        losses = {"loss", *(part.name for part in self.parts.values())}
+        for weighted in (False, True):
+            for output in self.outputs:
+                prefix = f"{output.name}_" if self._several else ""
+                for metric in [m for m, own in output.metrics if own is weighted]:
+                    name, taken = f"{prefix}{metric.name}", {*losses, *named}
+                    if weighted and name in taken:
+                        name = f"{prefix}weighted_{metric.name}"
+                    named[numbered(name, taken) if name in taken else name] = metric
+        return list(named.items())
 
     def results(self) -> dict[str, float]:
         """The running means, in the order of `evaluate`."""
@@ -147,9 +164,17 @@ def _instance(wanted: Any) -> Any:
     return wanted if isinstance(wanted, str) else metrics.get(wanted)
 
 
-def _check_metric(wanted: Any) -> None:
-    if not (isinstance(wanted, str) and wanted.lower() in _ACCURACY):
-        metrics.get(wanted)
+def _with_sums_of_its_own(wanted: Any, used: list[Any]) -> Any:
+    """A checked metric; an instance that some output has already is copied, since each place has its own sums."""
+    if isinstance(wanted, str) and wanted.lower() in _ACCURACY:
+        return wanted
+    metric = metrics.get(wanted)
+    if metric is not wanted:
+        return wanted
+    if any(metric is other for other in used):
+        return type(metric).from_config(metric.get_config())
+    used.append(metric)
+    return metric
 
 
 def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:

@@ -10,7 +10,15 @@ import numpy as np
 
 from lepton_jit import arguments, optimizers
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
-from lepton_jit.feeding import Rows, as_rows, by_name, check_weights, class_weights, split_validation
+from lepton_jit.feeding import (
+    Rows,
+    as_rows,
+    by_name,
+    check_weights,
+    class_weights,
+    labels_by_name,
+    split_validation,
+)
 from lepton_jit.ir.graph import Graph
 from lepton_jit.layers.trainable import Trainable
 from lepton_jit.objective import Objective
@@ -241,10 +249,10 @@ class Runner:
         count = len(inputs[0])
         if count == 0:
             raise ArgumentError(f"{owner}: expected at least one row, got empty arrays")
-        outputs = self.objective.judged
-        if y is None and outputs:
+        judged = [o.name for o in self.objective.judged]
+        if y is None and judged:
             raise ArgumentError(f"{owner}: expected y, the labels, got None")
-        entries = by_name(f"{owner}: y", y, [o.name for o in outputs]) if outputs else []
+        entries = labels_by_name(f"{owner}: y", y, judged, self._model.output_names) if judged else []
         targets = self.objective.resolve(entries)
         labels = [t.prepare(e, where=f"{owner}: y") for t, e in zip(targets, entries, strict=True)]
         for target, array in zip(targets, labels, strict=True):

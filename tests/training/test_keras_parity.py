@@ -302,3 +302,76 @@ def test_order_of_weights_is_keras_order_whatever_the_graph() -> None:
     x = np.ones((2, 4), "float32")
     for mine, theirs in zip(ours(x), peer(x), strict=True):
         assert relative_error(mine, theirs) < 1e-5
+
+
+def of_two_outputs(layers: Any) -> tuple[Any, Any]:
+    x = layers.Input((4,), name="x")
+    return x, [layers.Dense(1, name="b")(x), layers.Dense(1, name="a")(x)]
+
+
+NAMED_METRICS: dict[str, Any] = {
+    "one output": lambda metrics: {
+        "metrics": ["mse", "mae", "mse", metrics.MeanAbsoluteError(name="weighted_mse")],
+        "weighted_metrics": ["mse", "mse", "mae"],
+    },
+    "lists": lambda metrics: {
+        "loss": ["mse", "mse"],
+        "loss_weights": [0.5, 0.0],
+        "metrics": [["mse", "mae"], ["mse"]],
+        "weighted_metrics": [["mse"], ["mae", "mse"]],
+    },
+    "dicts": lambda metrics: {
+        "loss": ["mse", "mae"],
+        "metrics": {"a": ["mse", "mae"]},
+        "weighted_metrics": {"b": ["mse"]},
+    },
+    "one loss of two outputs": lambda metrics: {"loss": ["mse", None], "metrics": [["mse"], None]},
+}
+
+
+@pytest.mark.parametrize("case", NAMED_METRICS)
+def test_metrics_of_the_same_name_are_told_apart_as_in_keras(case: str) -> None:
+    several = case != "one output"
+    rng = np.random.default_rng(5)
+    x, y, weights = (rng.uniform(size=(8, *shape)).astype("float32") for shape in ((4,), (1,), ()))
+    labels = [y, y] if several else y
+    if several:
+        peer, ours = functional_pair(of_two_outputs)
+    else:
+        peer, ours = sequential_pair(lambda layers: [layers.Dense(1)], (4,))
+    histories, results, lists = [], [], []
+    for model, library in ((peer, keras), (ours, lpt)):
+        model.compile("sgd", **({"loss": "mse"} | NAMED_METRICS[case](library.metrics)))
+        histories.append(model.fit(x, labels, batch_size=4, shuffle=False, sample_weight=weights, verbose=0).history)
+        results.append(model.evaluate(x, labels, sample_weight=weights, verbose=0, return_dict=True))
+        lists.append(model.evaluate(x, labels, sample_weight=weights, verbose=0))
+
+    assert list(histories[1]) == list(histories[0])
+    assert set(results[1]) == set(results[0])
+    for actual, expected in ((histories[1], histories[0]), (results[1], results[0])):
+        for key in expected:
+            assert actual[key] == pytest.approx(expected[key], rel=1e-5), key
+    assert lists[1] == list(results[1].values())
+    if several:  # of one output Keras lists the first of a repeated name twice
+        assert lists[1] == pytest.approx(lists[0], rel=1e-5)
+
+
+def test_one_metric_object_in_two_places_has_sums_of_its_own_in_each() -> None:
+    metric = lpt.metrics.MeanSquaredError()
+    model = lpt.Model(*of_two_outputs(lpt.layers))
+    model.compile("sgd", "mse", metrics=[[metric], [metric]], weighted_metrics=[[metric], []])
+    x, y = np.ones((4, 4)), [np.zeros((4, 1)), np.full((4, 1), 5.0)]
+
+    found = model.evaluate(x, y, sample_weight=np.ones(4), verbose=0, return_dict=True)
+
+    assert found["b_mean_squared_error"] == pytest.approx(found["b_loss"], rel=1e-5)
+    assert found["a_mean_squared_error"] == pytest.approx(found["a_loss"], rel=1e-5)
+    assert found["b_weighted_mean_squared_error"] == found["b_mean_squared_error"] == metric.result()
+    assert found["a_loss"] != found["b_loss"]
+
+
+def test_a_metric_that_is_called_loss_does_not_hide_the_loss() -> None:
+    model = lpt.Sequential([lpt.Dense(1, input_shape=(4,))])
+    model.compile("sgd", "mse", metrics=[lpt.metrics.MeanAbsoluteError(name="loss")])
+
+    assert list(model.evaluate(np.ones((4, 4)), np.ones(4), verbose=0, return_dict=True)) == ["loss", "loss_1"]
