@@ -6,6 +6,7 @@ JOBS ?= 2
 TESTS ?=
 CASE ?=
 FUZZ_EXAMPLES ?= 20000
+FUZZ_FROM ?=
 MUTANTS ?=
 
 BIN := $(VENV)/bin
@@ -24,7 +25,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV), JOBS=n the test processes, TESTS='...' the pytest arguments,"
-	@echo "  CASE=name one benchmark, FUZZ_EXAMPLES=n the length of a fuzz run, MUTANTS='...' its arguments."
+	@echo "  CASE=name one benchmark, FUZZ_EXAMPLES=n the length of a fuzz run, FUZZ_FROM=seed its first one, MUTANTS='...' its arguments."
 
 demo: $(STAMPS)/demo  ## train, compile, export and run the digits model, from nothing
 	$(BIN)/lepton-jit demo
@@ -48,7 +49,7 @@ format: $(STAMPS)/check  ## let ruff mend what it can
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
 fuzz: $(STAMPS)/test  ## the random tests for as long as you like
-	$(PYTEST) -m fuzz -n $(JOBS) --fuzz-examples $(FUZZ_EXAMPLES) tests $(TESTS)
+	$(PYTEST) -m fuzz -n $(JOBS) --fuzz-examples $(FUZZ_EXAMPLES) $(FUZZ_FROM:%=--fuzz-from %) tests $(TESTS)
 
 mutants: $(STAMPS)/test  ## which of 300 small changes of the compiler the tests notice; resumable, an hour or two
 	$(BIN)/python -m tests.mutants --jobs $(JOBS) $(MUTANTS)

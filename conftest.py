@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 import pytest
 from hypothesis import settings
@@ -11,7 +12,7 @@ from lepton_jit.codegen import target
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-DEFAULT_FUZZ_EXAMPLES = 500
+DEFAULT_FUZZ_EXAMPLES = 200
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help=f"examples per test marked fuzz (default {DEFAULT_FUZZ_EXAMPLES}, always the same; N draws anew)",
     )
+    parser.addoption("--fuzz-from", type=int, metavar="SEED", help="the seed of the first example, to go on from there")
     parser.addoption(
         "--target",
         choices=[name for name in target.TARGETS if name.startswith("x86-64")],
@@ -50,6 +52,15 @@ def pretend(level: target.Target) -> None:
 
 @pytest.fixture(scope="session")
 def fuzz_examples(pytestconfig: pytest.Config) -> int:
-    """How many examples a random search draws: `settings(max_examples=fuzz_examples)` inside the test."""
+    """How many examples a random search draws."""
     given = pytestconfig.getoption("--fuzz-examples")
     return DEFAULT_FUZZ_EXAMPLES if given is None else given
+
+
+@pytest.fixture(scope="session")
+def fuzz_seeds(pytestconfig: pytest.Config, fuzz_examples: int) -> range:
+    """Their seeds, of which a failure names one."""
+    first = pytestconfig.getoption("--fuzz-from")
+    if first is None:
+        first = 0 if pytestconfig.getoption("--fuzz-examples") is None else secrets.randbelow(10**12)
+    return range(first, first + fuzz_examples)

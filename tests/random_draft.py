@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from hypothesis import strategies as st
 
 from lepton_jit.errors import LeptonError
 from lepton_jit.ir.builder import Builder
@@ -38,7 +37,7 @@ T = TypeVar("T")
 
 
 class Choices(Protocol):
-    """Where decisions come from: a seed, or Hypothesis, which can shrink them."""
+    """Where decisions come from."""
 
     def integer(self, low: int, high: int) -> int: ...
 
@@ -54,17 +53,6 @@ class SeededChoices:
 
     def one_of(self, options: Sequence[T]) -> T:
         return self._random.choice(options)
-
-
-class DrawnChoices:
-    def __init__(self, draw: st.DrawFn) -> None:
-        self._draw = draw
-
-    def integer(self, low: int, high: int) -> int:
-        return self._draw(st.integers(low, high))
-
-    def one_of(self, options: Sequence[T]) -> T:
-        return options[self._draw(st.integers(0, len(options) - 1))]
 
 
 class Rejected(Exception):  # noqa: N818  not an error: the next operation is tried

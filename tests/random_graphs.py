@@ -1,8 +1,8 @@
 """Random graphs over all operations, with arrays for their inputs, for tests that compare two ways to run a graph.
 
-`random_graphs()` is a Hypothesis strategy, `random_graph(seed)` the same from a seed. A graph comes with the arrays
-that it was made for, with which it is well conditioned (`random_draft` says how). Whatever is registered is drawn, from
-the samples of its record; `random_ops` names operations only to give them richer shapes.
+`random_graph(seed)` is the same in every run. It comes with the arrays that it was made for, with which it is well
+conditioned (`random_draft` says how). Whatever is registered is drawn, from the samples of its record; `random_ops`
+names operations only to give them richer shapes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
@@ -28,7 +26,6 @@ from tests.random_draft import (
     TOLERATED,
     Choices,
     Draft,
-    DrawnChoices,
     Rejected,
     SeededChoices,
     distance,
@@ -59,20 +56,10 @@ class RandomGraph:
     def __repr__(self) -> str:
         return f"<{len(self.graph.nodes)} nodes, {dict(self.sizes)}>"
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What Hypothesis prints: a graph with its arrays would be longer than it allows."""
-        printer.text(repr(self))
-
 
 def random_graph(seed: int, *, ops: int | None = None, gradient: bool | None = None) -> RandomGraph:
     """The graph of a seed: 5 to 40 operations, or `ops`; with a gradient where that is possible and wished."""
     return build(SeededChoices(seed), ops=ops, gradient=gradient)
-
-
-@st.composite
-def random_graphs(draw: st.DrawFn, *, gradient: bool | None = None) -> RandomGraph:
-    """Random graphs that shrink to few operations with few and small operands."""
-    return build(DrawnChoices(draw), gradient=gradient)
 
 
 def build(choices: Choices, *, ops: int | None = None, gradient: bool | None = None) -> RandomGraph:

@@ -59,7 +59,7 @@ def test_float32_is_within_1e_minus_5_of_float64(drawn: list[RandomGraph]) -> No
 
 def test_a_failure_shrinks_to_a_small_golden_case() -> None:
     with pytest.raises(AssertionError, match="found by random search") as caught:
-        search(_refuse_exponentials, 500)
+        search(_refuse_exponentials, range(500))
     text = str(caught.value).split("// ==== found by random search\n")[1].removesuffix("// ----\n")
     assert [node.op for node in parse_graph(text).nodes if node.op != "constant"] == ["exponential"]
 

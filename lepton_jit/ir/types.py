@@ -166,24 +166,21 @@ class Poly:
         return -self + other
 
     def __floordiv__(self, other: Dim) -> Dim:
-        """The exact quotient; ShapeError where there is none."""
-        quotient: dict[Monomial, int] = {}
-        divisor = _terms(other)
-        if len(divisor) != 1 or not divisor[0][1]:
-            if self == other:
-                return 1
-            raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
-        (divisor_monomial, divisor_coefficient) = divisor[0]
-        for monomial, coefficient in self.terms:
-            rest = list(monomial)
-            for name in divisor_monomial:
-                if name not in rest:
-                    raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
-                rest.remove(name)
-            if coefficient % divisor_coefficient:
+        """The exact quotient; ShapeError where there is none.
+
+        Long division, by leading terms: those of the highest degree, by names within it, an order that products keep.
+        """
+        quotient: Dim = 0
+        left: Dim = self
+        monomial, coefficient = _terms(other)[0]
+        while left != 0:
+            dividend, count = _terms(left)[0]
+            rest = _without(dividend, monomial)
+            if rest is None or not coefficient or count % coefficient:
                 raise ShapeError(f"dimension {self!r} is not a multiple of {other!r}")
-            quotient[tuple(rest)] = coefficient // divisor_coefficient
-        return Poly.of(quotient)
+            term = Poly.of({rest: count // coefficient})
+            quotient, left = quotient + term, left - term * other
+        return quotient
 
     def __rfloordiv__(self, other: int) -> Dim:
         if other == 0:
@@ -228,6 +225,15 @@ def with_value(dim: Dim, symbol: str, value: int) -> Dim:
         left = tuple(s for s in monomial if s != symbol)
         total = Poly.of({left: coefficient * value ** monomial.count(symbol)}) + total
     return total
+
+
+def _without(monomial: Monomial, factor: Monomial) -> Monomial | None:
+    rest = list(monomial)
+    for name in factor:
+        if name not in rest:
+            return None
+        rest.remove(name)
+    return tuple(rest)
 
 
 def dim_value(dim: Dim, symbols: Mapping[str, int]) -> int:

@@ -379,6 +379,19 @@ def test_a_reader_that_overwrites_what_the_producer_still_reads_runs_alone() -> 
     agree(b.build())
 
 
+@at_every_level
+def test_products_of_a_batch_that_is_a_sum(target: Target) -> None:
+    """Each slice's share of what lies between is the whole divided by N + 2."""
+    b, many = Builder("sum"), Poly.symbol("N") + 2
+    x, w = b.input("x", TensorType.of("f32", many, 4)), b.input("w", TensorType.of("f32", many, 4, 4))
+    where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (1,), "rhs_contracting": (2,)}
+    b.output(b("dot_general", x, w, **where), "y")
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.integers(-3, 3, (11, 4)).astype(np.float32)}
+    arrays["w"] = rng.integers(-3, 3, (11, 4, 4)).astype(np.float32)
+    assert differences(run_native(fused(b.build(), target), arrays, 2), run_graph(b.build(), arrays)) == []
+
+
 BATCHED = [("N",), (16,), (9, 2), ("N", 3), (7,)]
 
 

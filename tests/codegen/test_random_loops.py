@@ -10,13 +10,14 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.check_numerics import random_arrays, relative_error
 from tests.ir.loops import lstm
+from tests.levels import level
 from tests.passes.test_scan_gradient import gradient_of
 from tests.random_draft import SeededChoices
 from tests.random_loops import random_loop
 
 
 def check(graph: Graph, seed: int, **sizes: int) -> None:
-    executable = build(graph)
+    executable = build(graph, target=level(seed))
     arrays = random_arrays(graph, seed, sizes)
     executable.bind({entry.name: arrays[entry.name] for entry in graph.inputs if entry.role != "input"})
     found = executable.run(*(arrays[entry.name] for entry in graph.inputs if entry.role == "input"))

@@ -42,14 +42,16 @@ def test_equal_polynomials_are_equal_objects(a: Dim, b: Dim) -> None:
     assert hash(a + b) == hash(b + a)
 
 
-@given(DIMS, st.sampled_from([2, -3, N, 4 * M, N * M]))
+@given(DIMS, st.sampled_from([2, -3, N, 4 * M, N * M, N + 2, 3 * N - M, N * N * M - 2 * N * M + M * M + 5]))
 def test_division_inverts_multiplication(a: Dim, b: Dim) -> None:
     product = a * b
     if isinstance(product, Poly):
         assert product // b == a
 
 
-@pytest.mark.parametrize(("a", "b"), [(3 * N, 2), (N + 1, N), (N, 0), (N, N + 1), (N, M)])
+@pytest.mark.parametrize(
+    ("a", "b"), [(3 * N, 2), (N + 1, N), (N, 0), (N, N + 1), (N, M), (N * N, N + 1), (2 * N + 2, 4 * N + 4)]
+)
 def test_division_without_an_exact_answer(a: Poly, b: Dim) -> None:
     with pytest.raises(ShapeError, match="is not a multiple of"):
         a // b
