@@ -26,25 +26,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-from", type=int, metavar="SEED", help="the seed of the first example, to go on from there")
     parser.addoption(
         "--target",
-        choices=[name for name in target.TARGETS if name.startswith("x86-64")],
-        help="run the tests as if this machine had no level above that one; processes that tests start see it as it is",
+        choices=[*target.TARGETS, "lower"],
+        help="run as if this machine had no level above that one, or not its best; processes that tests start see all",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    pretended = config.getoption("--target")
-    if pretended is not None:
-        pretend(target.TARGETS[pretended])
+    name = config.getoption("--target")
+    if name is not None:
+        pretend(name)
     given = config.getoption("--fuzz-examples")
     settings.register_profile("suite", deadline=None, derandomize=True, database=None)
     settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=True)
     settings.load_profile("suite" if given is None else "fuzz")
 
 
-def pretend(level: target.Target) -> None:
-    """Make `level` the host's best: before any test module asks for it."""
-    if not target.host_features().issuperset(level.required):
-        raise pytest.UsageError(f"--target {level.name}: this machine is {target.native_target().name}")
+def pretend(name: str) -> None:
+    """Make that level the machine's best, before any test module asks for it."""
+    best = target.native_target()
+    levels = [t for t in target.TARGETS.values() if t.triple == best.triple]
+    levels = [t for t in levels if target.host_features().issuperset(t.required)]
+    level = levels[-1 if len(levels) == 1 else 1] if name == "lower" else target.TARGETS[name]
+    if level not in levels:
+        raise pytest.UsageError(f"--target {name}: this machine is {best.name}")
     features = frozenset(level.required)
     target.host_features = lambda: features
     target.native_target.cache_clear()
