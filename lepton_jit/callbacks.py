@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_jit import arguments
+from lepton_jit.console import say
 from lepton_jit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -231,10 +232,10 @@ class EarlyStopping(_Monitor):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.stopped_epoch > 0 and self.verbose:
-            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+            say(f"Epoch {self.stopped_epoch + 1}: early stopping")
         if self.restore_best_weights and self.best_weights is not None:
             if self.verbose:
-                print(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
+                say(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
             self.model.set_weights(self.best_weights)
 
     def _keep(self, epoch: int) -> None:
@@ -294,7 +295,7 @@ class ReduceLROnPlateau(_Monitor):
             return
         self.model.optimizer.learning_rate = new = max(old * self.factor, self.min_lr)
         if self.verbose:
-            print(f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {new}.")
+            say(f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {new}.")
         self.cooldown_counter = self.cooldown
         self.wait = 0
 
@@ -311,7 +312,7 @@ class LearningRateScheduler(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.model.optimizer.learning_rate = rate = self.schedule(epoch, self.model.optimizer.learning_rate)
         if self.verbose:
-            print(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
+            say(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
@@ -376,7 +377,7 @@ class ModelCheckpoint(_Monitor):
         else:
             self.model.save(path)
         if self.verbose:
-            print(f"\nEpoch {self._epoch + 1}: saved model to {path}")
+            say(f"\nEpoch {self._epoch + 1}: saved model to {path}")
 
 
 class CSVLogger(Callback):
@@ -420,5 +421,5 @@ class TerminateOnNaN(Callback):
             return
         if self.raise_error:
             raise ArgumentError(f"TerminateOnNaN: the loss became {loss} at batch {batch}")
-        print(f"Batch {batch}: Invalid loss, terminating training")
+        say(f"Batch {batch}: Invalid loss, terminating training")
         self.model.stop_training = True

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from lepton_jit import arguments
+from lepton_jit.console import can_show, say
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import DTYPES
@@ -20,7 +21,7 @@ from lepton_jit.naming import auto_name, uniquify
 from lepton_jit.network import Network
 from lepton_jit.saving import Saveable
 from lepton_jit.steps import trace_inference
-from lepton_jit.summary import summary_table
+from lepton_jit.summary import LINES, summary_table
 from lepton_jit.tracing import Tracer
 from lepton_jit.training import Trainer
 
@@ -145,7 +146,8 @@ class Model(Trainer, Saveable, Layer):
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
         """Print a table of the layers, their outputs' shapes and their numbers of weights."""
         self._require_built()
-        (print_fn or print)(summary_table(self, line_length))
+        plain = print_fn is None and not can_show(LINES)
+        (print_fn or say)(summary_table(self, line_length, ascii_only=plain))
 
     # A model as a layer
 

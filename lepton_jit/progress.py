@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from lepton_jit.console import FAILURES, is_terminal, say
 from lepton_jit.errors import ArgumentError
 
 __all__ = ["EpochProgress", "resolve_verbose"]
@@ -23,7 +25,7 @@ Logs = Mapping[str, float]
 def resolve_verbose(verbose: Any, *, fitting: bool = True) -> int:
     """0 silent, 1 bar, 2 one line an epoch; `"auto"` is a bar on a terminal, else lines for `fit` only."""
     if verbose == "auto":
-        return 1 if sys.stdout.isatty() else 2 if fitting else 0
+        return 1 if is_terminal() else 2 if fitting else 0
     if verbose in (0, 1, 2):
         return int(verbose)
     raise ArgumentError(f"verbose: expected 0, 1, 2 or 'auto', got {verbose!r}")
@@ -45,10 +47,11 @@ class EpochProgress:
         self._start = self._last = time.perf_counter()
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if verbose == 1 and sys.stdout.isatty():
+        if verbose == 1 and is_terminal():
             self._bar = _bar()
             self._task = self._bar.add_task(title, total=total, logs="", rate="")
-            self._bar.start()
+            with self._as_far_as_it_goes():
+                self._bar.start()
 
     def update(self, done: int, logs: Callable[[], Logs]) -> None:
         """`done` samples are done; `logs` is called only if it is time to draw."""
@@ -59,7 +62,9 @@ class EpochProgress:
         if now - self._last < _INTERVAL:
             return
         self._last = now
-        self._draw(now, logs())
+        shown = logs()
+        with self._as_far_as_it_goes():
+            self._draw(now, shown)
 
     def finish(self, logs: Logs) -> None:
         """The epoch ended: the bar gives way to a line that stays."""
@@ -67,13 +72,22 @@ class EpochProgress:
         if self._verbose:
             now = time.perf_counter()
             fields = [self._title, f"{now - self._start:.1f}s", self._rate(now), format_logs(logs)]
-            print(" - ".join(f for f in fields if f), flush=True)
+            say(" - ".join(f for f in fields if f))
 
     def close(self) -> None:
         """Leave the terminal as it was, after an interruption."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with suppress(*FAILURES, IndexError):  # of a bar that could not start, rich takes down what is not there
+                bar.stop()
+
+    @contextmanager
+    def _as_far_as_it_goes(self) -> Iterator[None]:
+        """A bar that cannot be drawn any more is given up, and training goes on."""
+        try:
+            yield
+        except FAILURES:
+            self.close()
 
     def _rate(self, now: float) -> str:
         return f"{self._done / max(now - self._start, 1e-9):,.0f} samples/s"

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from lepton_jit.layers.layer import Layer
     from lepton_jit.models import Model
 
-__all__ = ["summary_table"]
+__all__ = ["LINES", "summary_table"]
+
+LINES = str(box.SQUARE)  # the characters of its frame
 
 
-def summary_table(model: Model, line_length: int | None = None) -> str:
+def summary_table(model: Model, line_length: int | None = None, *, ascii_only: bool = False) -> str:
     """Layers, output shapes and numbers of weights; of a model with branches, what each layer is connected to."""
     branches = _has_branches(model)
-    table = Table(box=box.SQUARE, show_lines=False, header_style="")
+    table = Table(box=box.ASCII if ascii_only else box.SQUARE, show_lines=False, header_style="")
     table.add_column("Layer (type)", no_wrap=True)
     table.add_column("Output Shape", no_wrap=True)
     table.add_column("Param #", justify="right", no_wrap=True)
@@ -30,7 +32,13 @@ def summary_table(model: Model, line_length: int | None = None) -> str:
         table.add_row(*cells, *([_sources(model, layer)] if branches else []))
     text = io.StringIO()
     console = Console(
-        file=text, width=line_length or 120, color_system=None, highlight=False, markup=False, emoji=False
+        file=text,
+        width=line_length or 120,
+        color_system=None,
+        force_jupyter=False,  # in a notebook it would show the table by itself, past `print_fn`
+        highlight=False,
+        markup=False,
+        emoji=False,
     )
     console.print(f'Model: "{model.name}"')
     console.print(table)
