@@ -1,15 +1,10 @@
-"""What is asked of a random model: the right numbers from every way to run it, and the same bits where promised.
-
-The right numbers are the graph interpreter's in float64. Two more runs of it, with a relative disturbance after every
-operation that rounds, tell how far rounding may carry a result: what float32 gives, here or in Keras, may differ by a
-small multiple of that and no more.
-"""
+"""What is asked of a random model: the right numbers from every way to run it, and the same bits where promised."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,131 +13,21 @@ from typing import Any
 import numpy as np
 
 import lepton_jit as lpt
-from lepton_jit.codegen.target import get_target, native_target
+from lepton_jit.codegen.target import Target
 from lepton_jit.compiler import build
 from lepton_jit.ir.graph import Graph
-from lepton_jit.ir.interpreter import bind_symbols
 from lepton_jit.passes.autodiff import Autodiff
 from tests.keras_peer import Peer
 from tests.model_arguments import Call
-from tests.random_draft import NOISE, evaluate, widened
+from tests.model_reference import (
+    Arrays,
+    Difference,
+    Expected,
+    ExpectedTraining,
+    expected_outputs,
+    metrics_of,
+)
 from tests.random_models import RandomModel
-
-Arrays = dict[str, np.ndarray]
-
-# What rounding to float32 may do without being an amplified disturbance, and how many disturbances an error may be.
-FLOOR, MULTIPLE = 4e-6, 3.0
-# Beyond this sensitivity an output or a loss says nothing.
-TOLERATED = 1e-3
-SMALLEST = 1e-3
-
-
-class Rejected(Exception):  # noqa: N818  not an error: another model is drawn
-    """A model whose numbers say nothing: not finite, or too sensitive."""
-
-
-class Difference(AssertionError):  # noqa: N818  what it is, not an error of the program
-    """Where two ways to compute the same do not agree."""
-
-    def __init__(self, stage: str, message: str) -> None:
-        super().__init__(f"{stage}: {message}")
-        self.stage = stage
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Arrays by name, exact, and the same from disturbed runs."""
-
-    exact: Arrays
-    disturbed: tuple[Arrays, ...]
-
-    def sensitivity(self, name: str) -> float:
-        return max(distance(run[name], self.exact[name]) for run in self.disturbed)
-
-    def compare(self, stage: str, found: Mapping[str, np.ndarray]) -> None:
-        """Difference if one array is farther from the exact one than rounding explains."""
-        for name, exact in self.exact.items():
-            if name not in found:
-                raise Difference(stage, f"no {name!r} in {sorted(found)}")
-            array = np.asarray(found[name])
-            if array.shape != exact.shape:
-                raise Difference(stage, f"{name}: expected shape {exact.shape}, got {array.shape}")
-            error, allowed = distance(array, exact), max(FLOOR, MULTIPLE * self.sensitivity(name))
-            if not error <= allowed:
-                raise Difference(stage, f"{name}: error {error:.2g}, expected at most {allowed:.2g}")
-
-    def only(self, names: set[str]) -> Expected:
-        return Expected(
-            {k: v for k, v in self.exact.items() if k in names},
-            tuple({k: v for k, v in run.items() if k in names} for run in self.disturbed),
-        )
-
-
-def distance(found: np.ndarray, exact: np.ndarray) -> float:
-    """The largest error relative to the largest number; infinite where one of them is not finite."""
-    if not exact.size:
-        return 0.0
-    if not np.isfinite(exact).all() or not np.isfinite(found).all():
-        return np.inf
-    return float(np.abs(found - exact).max() / max(np.abs(exact).max(), SMALLEST))
-
-
-# The reference
-
-
-def run_exactly(graph: Graph, arrays: Arrays, noise: float) -> Arrays:
-    """The outputs of a graph in float64, disturbed by `noise`."""
-    known = {i.value: widened(np.asarray(arrays[i.name])) for i in graph.inputs}
-    sizes = bind_symbols(graph, {i.name: np.asarray(arrays[i.name], i.value.type.dtype.numpy) for i in graph.inputs})
-    with np.errstate(all="ignore"):
-        for node in graph.nodes:
-            known.update(zip(node.results, evaluate(node, known, sizes, noise), strict=True))
-    return {o.name: known[o.value] for o in graph.outputs}
-
-
-def expected_outputs(graph: Graph, arrays: Arrays) -> Expected:
-    exact, *disturbed = (run_exactly(graph, arrays, noise) for noise in (0.0, NOISE, -NOISE))
-    result = Expected(exact, tuple(disturbed))
-    if any(not result.sensitivity(name) <= TOLERATED for name in exact):
-        raise Rejected("outputs are not finite, or too sensitive")
-    return result
-
-
-@dataclass
-class ExpectedTraining:
-    """A training step's graph, run again and again on its own state: exactly, and disturbed."""
-
-    graph: Graph
-    states: list[Arrays]
-    noises: tuple[float, ...] = (0.0, NOISE, -NOISE)
-
-    def step(self, inputs: Arrays) -> Expected:
-        """What the state and the loss are after one more step."""
-        runs = []
-        for i, noise in enumerate(self.noises):
-            found = run_exactly(self.graph, {**self.states[i], **inputs}, noise)
-            self.states[i] = {**self.states[i], **{k: v for k, v in found.items() if k != "loss"}}
-            runs.append(found)
-        exact, *disturbed = runs
-        result = Expected(exact, tuple(disturbed))
-        if not result.sensitivity("loss") <= TOLERATED:
-            raise Rejected("the loss is not finite, or too sensitive")
-        return result
-
-    def reset_metrics(self) -> None:
-        for state in self.states:
-            state.update({name: np.zeros(()) for name in state if name.startswith("metrics/")})
-
-
-def metrics_of(expected: Expected) -> Expected:
-    """Means from their sums, by the names that a step reports."""
-
-    def means(run: Arrays) -> Arrays:
-        names = [n.removeprefix("metrics/").removesuffix("/total") for n in run if n.endswith("/total")]
-        return {n: run[f"metrics/{n}/total"] / run[f"metrics/{n}/count"] for n in names}
-
-    return Expected(means(expected.exact), tuple(means(run) for run in expected.disturbed))
-
 
 # One model
 
@@ -170,19 +55,33 @@ class Session:
         return {path: weight.array for path, weight in self.model.weight_paths().items()}
 
 
-def check(text: RandomModel, *, peer: bool = True, export: bool = False, older: bool = True) -> None:
+@dataclass(frozen=True)
+class Extent:
+    """What is asked of a model beside the rest, for a price: Keras, a lower level, a library, an evaluation."""
+
+    peer: bool = False
+    level: Target | None = None
+    export: bool = False
+    evaluate: bool = False
+
+
+def check(text: RandomModel, extent: Extent = Extent()) -> None:
     """Everything that is asked of a model; Difference where it does not hold, Rejected if it says nothing."""
     with quiet(), tempfile.TemporaryDirectory() as directory:
         session = Session.of(text)
         batches = [session.batch(n) for n in text.rows]
-        fixed = text.inputs[0].call.arguments.get("batch_size")
-        expected = check_inference(session, batches[0]["x"], bool(fixed), older, Path(directory) if export else None)
-        other = peer_of(session) if peer else None
-        if other is not None:
-            check_peer_inference(session, other, batches[0]["x"], expected)
-        steps = check_training(session, batches, Path(directory))
-        if other is not None:
-            check_peer_training(session, other, batches, steps)
+        x = batches[0]["x"]
+        expected = check_inference(session, x, extent.level)
+        if extent.export:
+            check_export(session, x, Path(directory))
+        peer = peer_of(session) if extent.peer else None
+        if peer is not None:
+            check_peer_inference(session, peer, x, expected)
+        steps = check_training(session, batches, extent.level, Path(directory))
+        if peer is not None:
+            check_peer_training(session, peer, batches, steps)
+        if extent.evaluate:
+            check_evaluation(session, peer, batches[-1])
 
 
 @contextmanager
@@ -206,59 +105,63 @@ def _columns(model: Any, x: Any) -> Arrays:
     }
 
 
-def check_inference(session: Session, x: Any, fixed: bool, older: bool, directory: Path | None) -> Expected:
-    """The compiled model's numbers, and its bits: on two threads, in `predict`, row by row, exported."""
+def check_inference(session: Session, x: Any, level: Target | None) -> Expected:
+    """The compiled model's numbers, and its bits: on two threads, in `predict`, row by row."""
     model, graph = session.model, session.model.trace()
     columns = _columns(model, x)
     expected = expected_outputs(graph, {**session.weights, **columns})
     fast = lpt.compile(model, threads=1)
     found = _named(model.output_names, fast(*columns.values()))
     expected.compare("outputs", found)
-
-    def same(stage: str, actual: Any, rows: slice = slice(None)) -> None:
-        for name, array in _named(model.output_names, actual).items():
-            if array.tobytes() != found[name][rows].tobytes():
-                raise Difference(stage, f"{name}: other bits, by {np.abs(array - found[name][rows]).max():.2g}")
-
-    same("outputs on two threads", lpt.compile(model, threads=2)(*columns.values()))
-    same("outputs of predict", model.predict(x, verbose=0, batch_size=len(next(iter(columns.values())))))
-    rows = len(next(iter(columns.values())))
-    if not fixed and rows > 1:
+    _same_outputs("outputs on two threads", model, lpt.compile(model, threads=2)(*columns.values()), found)
+    rows = session.text.rows[0]
+    _same_outputs("outputs of predict", model, model.predict(x, verbose=0, batch_size=rows), found)
+    if model.network.batch_size is None and rows > 1:
         for part in (slice(rows // 2, rows // 2 + 1), slice(0, rows - 1)):
-            same("outputs of some of the rows", fast(*(a[part] for a in columns.values())), part)
-    if older and native_target().name == "x86-64-v4":
-        narrow = build(graph, target=get_target("x86-64-v3"), threads=1)
-        narrow.bind(session.weights)
-        expected.compare("outputs on AVX2", _named(model.output_names, narrow.run(*columns.values())))
-    if directory is not None:
-        fast.export(directory / f"model{session.text.seed}.so")
-        same("outputs of the library", lpt.load(directory / f"model{session.text.seed}.so")(*columns.values()))
+            some = {name: array[part] for name, array in found.items()}
+            _same_outputs("outputs of some rows", model, fast(*(a[part] for a in columns.values())), some)
+    if level is not None:
+        older = build(graph, target=level, threads=1)
+        older.bind(session.weights)
+        expected.compare(f"outputs on {level.name}", _named(model.output_names, older.run(*columns.values())))
     return expected
 
 
-def check_training(session: Session, batches: list[Any], directory: Path) -> list[Expected]:
-    """Steps against the interpreter and Keras; the same bits from a loaded model on two threads, before and after."""
+def check_export(session: Session, x: Any, directory: Path) -> None:
+    model, columns = session.model, _columns(session.model, x).values()
+    fast, path = lpt.compile(model), directory / f"model{session.text.seed}.so"
+    fast.export(path)
+    _same_outputs("outputs of the library", model, lpt.load(path)(*columns), _named(model.output_names, fast(*columns)))
+
+
+def _same_outputs(stage: str, model: Any, actual: Any, expected: Arrays) -> None:
+    for name, array in _named(model.output_names, actual).items():
+        if array.tobytes() != expected[name].tobytes():
+            raise Difference(stage, f"{name}: other bits, by {np.abs(array - expected[name]).max():.2g}")
+
+
+def check_training(session: Session, batches: list[Any], level: Target | None, directory: Path) -> list[Expected]:
+    """Three steps, and the same bits from loaded models, on two threads, in `fit`; what each step is to compute."""
     model = session.model
     session.compile()
     lpt.set_threads(1)
     try:
         training, steps = _expected_training(session, batches[0]), []
+        initial = dict(training.states[0])
         model.save(directory / "before.lepton")
         for number, batch in enumerate(batches, 1):
-            stage = f"step {number}"
+            inputs = _step_inputs(session, batch, training.graph)
             training.reset_metrics()
-            steps.append(expected := training.step(_step_inputs(session, batch, training.graph)))
+            steps.append(training.step(inputs))
+            if level is not None and number == 1:
+                check_older_step(session, level, {**initial, **inputs}, steps[0])
             reported = model.train_on_batch(**batch, return_dict=True)
-            metrics = metrics_of(expected)
-            metrics.compare(f"{stage}, metrics", {k: np.asarray(v) for k, v in reported.items()})
-            changed = set(session.weights) & set(expected.exact)
-            expected.only(changed).compare(f"{stage}, weights", session.weights)
+            check_step(f"step {number}", session, steps[-1], reported, session.weights)
         model.save(directory / "after.lepton")
         lpt.set_threads(2)
         again = lpt.load(directory / "before.lepton")
-        for batch in batches:
-            again.train_on_batch(**batch)
-        _same_model("training on two threads after load", again, model)
+        again.fit(**_joined(batches), batch_size=session.text.rows[0], shuffle=False, verbose=0)
+        _same_model("fit on two threads after load", again, model)
         again = lpt.load(directory / "after.lepton")
         _same_model("load", again, model)
         for one in (again, model):
@@ -267,6 +170,49 @@ def check_training(session: Session, batches: list[Any], directory: Path) -> lis
         return steps
     finally:
         lpt.set_threads(None)
+
+
+def check_step(stage: str, session: Session, expected: Expected, reported: dict[str, float], found: Arrays) -> None:
+    """Loss, metrics and weights of a step."""
+    metrics_of(expected).compare(f"{stage}, metrics", {k: np.asarray(v) for k, v in reported.items()})
+    expected.only(set(session.weights)).compare(f"{stage}, weights", found)
+
+
+def check_older_step(session: Session, level: Target, arrays: Arrays, expected: Expected) -> None:
+    """A step compiled for a lower level of the processor."""
+    (program,) = (p for key, p in session.model._programs.items() if key[0] == "train")
+    graph = program._executable.graph
+    held = {i.name: np.array(arrays[i.name], i.value.type.dtype.numpy) for i in graph.inputs}
+    older = build(graph, target=level, threads=1)
+    older.bind({i.name: held[i.name] for i in graph.inputs if i.role != "input"})
+    older.run({i.name: held[i.name] for i in graph.inputs_of("input")})
+    expected.only(set(session.weights)).compare(f"step on {level.name}, weights", held)
+
+
+def check_evaluation(session: Session, peer: Session | None, batch: Any) -> None:
+    """Loss and metrics without training, after it."""
+    model = session.model
+    program = model._test_program(_data(session, batch))
+    graph, state = program._executable.graph, {k: np.zeros_like(a) for k, a in model.objective.state().items()}
+    arrays = {**session.weights, **state, **_step_inputs(session, batch, graph)}
+    expected = metrics_of(expected_outputs(graph, arrays))
+    reported = model.test_on_batch(**batch, return_dict=True)
+    expected.compare("evaluation", {k: np.asarray(v) for k, v in reported.items()})
+    if peer is not None and peer.model.compiled and _alike_in_training(session):
+        peer.model.set_weights(model.get_weights())
+        reported = peer.model.test_on_batch(**batch, return_dict=True)
+        expected.compare("evaluation of Keras", {k: np.asarray(v) for k, v in reported.items()})
+
+
+def _joined(batches: list[Any]) -> Any:
+    """The batches one after the other, as one."""
+
+    def join(arrays: list[Any]) -> Any:
+        if isinstance(arrays[0], list):
+            return [np.concatenate(column) for column in zip(*arrays, strict=True)]
+        return np.concatenate(arrays)
+
+    return {name: join([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _same_model(stage: str, found: Any, expected: Any) -> None:
@@ -278,16 +224,18 @@ def _same_model(stage: str, found: Any, expected: Any) -> None:
             raise Difference(stage, f"optimizer slot {slot}: other bits")
 
 
+def _data(session: Session, batch: Any) -> Any:
+    return session.model._checked_data("train_on_batch", batch["x"], batch["y"], batch.get("sample_weight"))
+
+
 def _expected_training(session: Session, batch: Any) -> ExpectedTraining:
-    data = session.model._checked_data("train_on_batch", batch["x"], batch["y"], batch.get("sample_weight"))
-    program = session.model._training_program(data)
+    program = session.model._training_program(_data(session, batch))
     state = {name: array.copy() for name, array in program._arrays.items()}
     return ExpectedTraining(Autodiff().apply(program._executable.graph), [dict(state) for _ in range(3)])
 
 
 def _step_inputs(session: Session, batch: Any, graph: Graph) -> Arrays:
-    model = session.model
-    data = model._checked_data("train_on_batch", batch["x"], batch["y"], batch.get("sample_weight"))
+    model, data = session.model, _data(session, batch)
     arrays = _columns(model, batch["x"])
     arrays |= {f"target/{t.output}": np.asarray(a, t.dtype) for t, a in zip(data.targets, data.labels, strict=True)}
     if data.sample_weight is not None:
@@ -328,12 +276,10 @@ def check_peer_training(session: Session, peer: Session, batches: list[Any], ste
     masked = any("mask_zero" in call.arguments or call.kind == "Masking" for call in session.text.calls())
     for number, (batch, expected) in enumerate(zip(batches, steps, strict=True), 1):
         reported = peer.model.train_on_batch(**batch, return_dict=True)
-        # Keras' metrics of a step do not see masks: docs/layers.md.
-        metrics = metrics_of(expected).only({"loss"}) if masked else metrics_of(expected)
-        metrics.compare(f"step {number} of Keras, metrics", {k: np.asarray(v) for k, v in reported.items()})
+        if masked:  # Keras' metrics of a step do not see masks: docs/layers.md.
+            reported |= {k: float(v) for k, v in metrics_of(expected).exact.items() if k not in ("loss",)}
         found = dict(zip(session.weights, peer.model.get_weights(), strict=True))
-        changed = set(found) & set(expected.exact)
-        expected.only(changed).compare(f"step {number} of Keras, weights", found)
+        check_step(f"step {number} of Keras", session, expected, reported, found)
 
 
 def _alike_in_training(session: Session) -> bool:

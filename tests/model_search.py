@@ -17,9 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.levels import RUNNABLE
 from tests.model_arguments import ACTIVATIONS, NESTED, TABLES, Call, Text
-from tests.model_check import Difference, Rejected, Session, check, quiet
-from tests.random_models import ModelOutput, RandomModel, Step, random_model
+from tests.model_check import Extent, Session, check, quiet
+from tests.model_reference import Difference, Rejected
+from tests.model_text import ModelOutput, RandomModel, Step
+from tests.random_models import random_model
 
 # Another model of a seed whose first one says nothing.
 ATTEMPT = 1_000_000
@@ -38,26 +41,33 @@ class Failure:
         return f"{self.where}: {self.message}\n\n{self.model}"
 
 
-def options_of(seed: int) -> dict[str, bool]:
+def extent_of(seed: int) -> Extent:
     """What is asked of a seed's model beside the rest: what costs much is asked of some."""
-    return {"peer": seed % 5 == 0, "older": seed % 3 == 1, "export": seed % 10 == 3}
+    lower = RUNNABLE[1:]
+    return Extent(
+        peer=seed % 5 == 0,
+        level=lower[seed // 3 % len(lower)] if lower and seed % 3 == 1 else None,
+        export=seed % 10 == 3,
+        evaluate=seed % 4 == 0,
+    )
 
 
 def check_seed(seed: int, most_steps: int = 6) -> RandomModel:
     """Draw the seed's model and check it; AssertionError with the smallest program found that fails alike."""
+    extent = extent_of(seed)
     for attempt in range(ATTEMPTS):
         model = random_model(seed + attempt * ATTEMPT, most_steps)
         try:
-            failure = failure_of(model, **options_of(seed))
+            failure = failure_of(model, extent)
         except Rejected:
             continue
         if failure is not None:
-            raise AssertionError(str(minimized(failure, lambda smaller: failure_of(smaller, **options_of(seed)))))
+            raise AssertionError(str(minimized(failure, lambda smaller: failure_of(smaller, extent))))
         return model
     raise AssertionError(f"seed {seed}: no model of {ATTEMPTS} has numbers that say something")
 
 
-def failure_of(model: RandomModel, **options: bool) -> Failure | None:
+def failure_of(model: RandomModel, extent: Extent) -> Failure | None:
     """What is wrong with a model, if anything is; Rejected if it says nothing."""
     try:
         with quiet():
@@ -65,7 +75,7 @@ def failure_of(model: RandomModel, **options: bool) -> Failure | None:
     except Exception as error:
         return Failure(model, f"building: {type(error).__name__}", str(error))
     try:
-        check(model, **options)
+        check(model, extent)
     except Rejected:
         raise
     except Difference as error:

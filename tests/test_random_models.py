@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.model_arguments import Call
-from tests.model_check import Difference, Expected
+from tests.model_reference import Difference, Expected
 from tests.model_search import Failure, check_seed, coverage, minimized, print_coverage
-from tests.random_models import RandomModel, random_model
+from tests.model_text import RandomModel
+from tests.random_models import random_model
 
 SEEDS = 20
 # One test of a long run checks a part, so that two workers share the time; a model takes as long as a few graphs.
