@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lepton_jit.compile_thread import run_apart
 from lepton_jit.errors import ArgumentError
 from lepton_jit.executable import Executable
 from lepton_jit.ir.printer import print_graph
@@ -69,7 +71,7 @@ class CompiledModel:
         from lepton_jit.codegen.peak import measure_peak  # emits code: imported when it is asked for
 
         found = self.executable.program.profile(*inputs, parameters=self.executable.parameters, calls=calls)
-        return replace(found, peak=measure_peak(self.executable.target) * found.threads)
+        return replace(found, peak=run_apart(partial(measure_peak, self.executable.target)) * found.threads)
 
     def ir(self, stage: str | None = None, *, layer: str | None = None) -> str:
         """The text of a stage: `traced`, the name of a pass, `optimized`, `loops`, `llvm` or `asm`; all of them joined.
@@ -101,7 +103,7 @@ class CompiledModel:
         if kind == "llvm":
             return made.llvm
         if kind == "asm":
-            return made.assembly()
+            return run_apart(made.assembly)
         if kind == "loops":
             from lepton_jit.codegen.step_printer import print_steps
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +21,10 @@ from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.step_printer import print_steps
 from lepton_jit.codegen.target import Target, get_target
+from lepton_jit.compile_thread import HelperThread, check_wanted, run_apart
 from lepton_jit.compiled import PLANNED_BATCH, CompiledModel
 from lepton_jit.describe import describe
-from lepton_jit.environment import read_environment
+from lepton_jit.environment import Environment, read_environment
 from lepton_jit.errors import ArgumentError
 from lepton_jit.executable import Executable, Parts
 from lepton_jit.ir.graph import Graph
@@ -47,6 +47,7 @@ from lepton_jit.passes.schedule_updates import ScheduleUpdates
 from lepton_jit.passes.simplify_loops import SimplifyLoops
 from lepton_jit.passes.split_prepare import split_prepare
 from lepton_jit.passes.winograd import Winograd
+from lepton_jit.runtime import forks
 from lepton_jit.runtime.cache import open_cache
 from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.manifest import Manifest
@@ -119,25 +120,26 @@ def build(
     verify = verify or environment.verify
     if verify not in (None, "passes"):
         raise ArgumentError(f"verify: expected None or 'passes', got {verify!r}")
-    target = target or get_target("native")
+    make = partial(_build, graph, environment, verify, target or get_target("native"), typical_batch, threads)
+    return run_apart(make)
+
+
+def _build(
+    graph: Graph,
+    environment: Environment,
+    verify: str | None,
+    target: Target,
+    typical_batch: int,
+    threads: int | None,
+) -> Executable:
     objects = open_cache(environment)
     key = cache_key(graph, target, typical_batch)
     watched = verify is not None or environment.dump is not None
     stored = objects.get(key) if objects and not watched else None
     parts = _unpack(stored) if stored else None
     if parts is None:
-        observer = _observer(verify, environment.dump)
-        # LLVM makes what is small beside it, on another processor, while Python goes on.
-        with _without_collections(), _short_turns(), ThreadPoolExecutor(1, "lepton-jit-llvm") as beside:
-            beside.submit(support_object, target)
-            prepare, main = optimize(graph, target, observer, typical_batch)
-            # The larger one first, so that LLVM has work soon.
-            generated = generate(main, target, executor=beside)
-            prepared = generate(prepare, target, once=True, executor=beside)
-            gc.collect(0)  # what was made meanwhile; LLVM is still busy
-            parts = _parts(graph.name, prepared, generated)
-        if environment.dump is not None:
-            dump_code(environment.dump, [prepared, generated], support_object(target))
+        with forks.compiling, _undisturbed():
+            parts = _compiled(graph, target, typical_batch, verify, environment.dump)
         if objects:
             objects.put(key, _pack(parts))
     return Executable(
@@ -145,49 +147,50 @@ def build(
     )
 
 
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Python looks for cycles each time that so many objects were made; a compilation makes many, and drops few.
+def _compiled(graph: Graph, target: Target, typical_batch: int, verify: str | None, dump: Path | None) -> Parts:
+    # LLVM makes what is small beside it, on another processor, while Python goes on.
+    with HelperThread("lepton-jit-llvm") as beside:
+        beside.submit(support_object, target)
+        prepare, main = optimize(graph, target, _observer(verify, dump), typical_batch)
+        # The larger one first, so that LLVM has work soon.
+        generated = generate(main, target, executor=beside)
+        prepared = generate(prepare, target, once=True, executor=beside)
+        gc.collect(0)  # what was made meanwhile; LLVM is still busy
+        parts = _parts(graph.name, prepared, generated)
+    if dump is not None:
+        dump_code(dump, [prepared, generated], support_object(target))
+    return parts
 
-    ResNet-50: 0.2 s of 1.9.
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No collections, and short turns of threads, for the one compilation that is under way.
+
+    Python looks for cycles each time that so many objects were made; a compilation makes many, and drops few: 0.2 s of
+    ResNet-50's 1.9. LLVM's thread takes the interpreter's lock between its calls, each time after the others' turn of 5
+    ms: 0.2 s of 1.5.
     """
-    enabled = gc.isenabled()
+    _settings.append((gc.isenabled(), sys.getswitchinterval()))
     gc.disable()
+    sys.setswitchinterval(TURN_SECONDS)
     try:
         yield
     finally:
+        _set_back()
+
+
+_settings: list[tuple[bool, float]] = []  # collections and turns, as they were before the compilation under way
+
+
+def _set_back() -> None:
+    while _settings:
+        enabled, seconds = _settings.pop()
+        sys.setswitchinterval(seconds)
         if enabled:
             gc.enable()
 
 
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    """LLVM's thread takes the interpreter's lock between its calls, each time after the others' turn of 5 ms.
-
-    ResNet-50: 0.2 s of 1.5. Of compilations side by side, the first begins them and the last one ends them.
-    """
-    with _turns.lock:
-        if not _turns.users:
-            _turns.seconds = sys.getswitchinterval()
-            sys.setswitchinterval(TURN_SECONDS)
-        _turns.users += 1
-    try:
-        yield
-    finally:
-        with _turns.lock:
-            _turns.users -= 1
-            if not _turns.users:
-                sys.setswitchinterval(_turns.seconds)
-
-
-class _Turns:
-    """How many compilations want short turns, and how long turns were before."""
-
-    def __init__(self) -> None:
-        self.lock, self.users, self.seconds = threading.Lock(), 0, 0.0
-
-
-_turns = _Turns()
+os.register_at_fork(after_in_child=_set_back)  # the thread that would do it is the parent's
 
 
 def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) -> None:
@@ -259,8 +262,12 @@ def optimize(
 
 def optimize_for_reading(graph: Graph, target: Target, typical_batch: int) -> tuple[Stages, Generated, Generated]:
     """Every stage of a compilation that may have come from the cache, made again for a person to read."""
+    return run_apart(partial(_optimize_for_reading, graph, target, typical_batch))
+
+
+def _optimize_for_reading(graph: Graph, target: Target, typical_batch: int) -> tuple[Stages, Generated, Generated]:
     stages = Stages()
-    prepare, main = optimize(graph, target, stages, typical_batch)
+    prepare, main = optimize(graph, target, Observers(stages, _WhileWanted()), typical_batch)
     return stages, generate(prepare, target, once=True), generate(main, target)
 
 
@@ -282,13 +289,20 @@ def _compiler_files() -> str:
     return repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
 
 
-def _observer(verify: str | None, dump: object) -> Observer | None:
-    chosen: list[Observer] = []
+class _WhileWanted(Observer):
+    """Ends a pipeline between two passes."""
+
+    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
+        check_wanted()
+
+
+def _observer(verify: str | None, dump: Path | None) -> Observer:
+    chosen: list[Observer] = [_WhileWanted()]
     if verify == "passes":
         chosen += [VerifyStructure(), CheckNumerics()]
     if dump is not None:
         chosen.append(Dump(str(dump)))
-    return Observers(*chosen) if chosen else None
+    return Observers(*chosen)
 
 
 @cache

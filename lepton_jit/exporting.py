@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton_jit.codegen.machine_code import compile_object
 from lepton_jit.codegen.target import get_target, native_target
+from lepton_jit.compile_thread import run_apart
 from lepton_jit.compiler import build, support_object
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.executable import Executable
@@ -41,6 +42,6 @@ def export_program(
         replace(parts.main_manifest, name=path.stem),
         program=parts.main_objects,
         support=support_object(target),
-        compile_text=partial(compile_object, target=target),
+        compile_text=lambda text: run_apart(partial(compile_object, text, target)),
         parameters=[executable.arrays[p.name] for p in parts.main_manifest.params],
     )

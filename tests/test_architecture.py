@@ -20,7 +20,7 @@ LOWER = {
     "runtime": {"errors", "environment", "writing"},
 }
 # The middle storey: knows all of the lower one, and nothing that a user writes.
-MIDDLE = {"compiler", "compiled", "executable", "exporting", "describe", "reading"}
+MIDDLE = {"compiler", "compile_thread", "compiled", "executable", "exporting", "describe", "reading"}
 SHARED = {"errors", "environment", "writing", "_version"}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lepton_jit.errors import LeptonError
+from lepton_jit.runtime import forks
 from lepton_jit.runtime.native import Code, Support
 from lepton_jit.runtime.support_text import SUPPORT_FUNCTIONS
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["link"]
 
-_lock = threading.Lock()
 _serial = itertools.count()
 _process: _Process | None = None
 
@@ -52,7 +51,7 @@ def link(objects: Sequence[bytes], support_object: bytes, prefix: str) -> Code:
     import llvmlite.binding as llvm
 
     global _process
-    with _lock:
+    with forks.linking:
         if _process is None:
             _process = _Process(support_object)
         process = _process
