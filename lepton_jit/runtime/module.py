@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.errors import FileFormatError
+from lepton_jit.runtime.library import open_library
 from lepton_jit.runtime.manifest import Manifest, Tensor
-from lepton_jit.runtime.module_file import check_header, check_host, is_module, read_module
+from lepton_jit.runtime.module_file import check_header, check_host, is_module, read_sealed
 from lepton_jit.runtime.native import Code, Support
 from lepton_jit.runtime.program import Parameters, Program
 from lepton_jit.runtime.wrapper import MODULE_TABLE
@@ -56,15 +57,15 @@ def load_module(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     FileFormatError if the file is damaged, truncated, of another kind or beside the header of another interface;
     UnsupportedError if it was built for another processor; both before any of its code is in memory.
     """
-    manifest = read_module(path)
-    check_host(manifest, str(path))
-    check_header(manifest, Path(path))
-    try:
-        # An absolute path: dlopen would search a bare name elsewhere.
-        library = ctypes.CDLL(str(Path(path).absolute()))
-        table = (ctypes.c_void_p * (3 + len(MODULE_TABLE))).in_dll(library, "lepton_module")
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path}: cannot be opened as a shared library: {error}") from None
+    with open(path, "rb") as file:
+        manifest, digest = read_sealed(file, path)
+        check_host(manifest, str(path))
+        check_header(manifest, Path(path))
+        try:
+            library = open_library(file, digest)
+            table = (ctypes.c_void_p * (3 + len(MODULE_TABLE))).in_dll(library, "lepton_module")
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{path}: cannot be opened as a shared library: {error}") from None
     version, run, parameters, *functions = (address or 0 for address in table)
     if version != _TABLE_VERSION:
         raise FileFormatError(f"{path}: expected module table version {_TABLE_VERSION}, got {version}")

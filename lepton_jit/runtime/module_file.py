@@ -18,7 +18,7 @@ from lepton_jit.errors import FileFormatError, UnsupportedError
 from lepton_jit.runtime.cpu import cpu_features, host_architecture
 from lepton_jit.runtime.manifest import Manifest
 
-__all__ = ["check_header", "check_host", "is_module", "read_module", "seal"]
+__all__ = ["check_header", "check_host", "is_module", "read_module", "read_sealed", "seal"]
 
 _MAGIC = b"LEPTONJT"
 _VERSION = 1
@@ -57,26 +57,32 @@ def seal(library: Path, manifest: Manifest, file: BinaryIO) -> None:
 def read_module(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of a module whose checksum is right; FileFormatError names file and offset of what is wrong."""
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size < _FOOTER_BYTES + _ELF_HEADER.size:
-            raise FileFormatError(f"{path}: offset {size}: not an exported module: the file ends too early")
-        start = size - _FOOTER_BYTES
-        file.seek(start)
-        footer = file.read(_FOOTER_BYTES)
-        if not footer.endswith(_MAGIC):
-            raise FileFormatError(f"{path}: offset {size - len(_MAGIC)}: not an exported module, or a truncated one")
-        length, version, _ = _SIZES.unpack_from(footer)
-        if version != _VERSION:
-            raise FileFormatError(f"{path}: offset {start + 8}: expected module version {_VERSION}, got {version}")
-        if length > start - _ELF_HEADER.size:
-            raise FileFormatError(f"{path}: offset {start}: a manifest of {length} bytes does not fit in the file")
-        if _digest(file, start + _SIZES.size) != footer[_SIZES.size : -len(_MAGIC)]:
-            raise FileFormatError(f"{path}: offset {start + _SIZES.size}: wrong checksum: the file is damaged")
-        file.seek(start - length)
-        manifest = _parse(file.read(length), path, start - length)
-        file.seek(0)
-        _check_elf(file.read(_ELF_HEADER.size), manifest, path)
-    return manifest
+        return read_sealed(file, path)[0]
+
+
+def read_sealed(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[Manifest, bytes]:
+    """The same of an open file, and the digest of everything in it."""
+    size = file.seek(0, os.SEEK_END)
+    if size < _FOOTER_BYTES + _ELF_HEADER.size:
+        raise FileFormatError(f"{path}: offset {size}: not an exported module: the file ends too early")
+    start = size - _FOOTER_BYTES
+    file.seek(start)
+    footer = file.read(_FOOTER_BYTES)
+    if not footer.endswith(_MAGIC):
+        raise FileFormatError(f"{path}: offset {size - len(_MAGIC)}: not an exported module, or a truncated one")
+    length, version, _ = _SIZES.unpack_from(footer)
+    if version != _VERSION:
+        raise FileFormatError(f"{path}: offset {start + 8}: expected module version {_VERSION}, got {version}")
+    if length > start - _ELF_HEADER.size:
+        raise FileFormatError(f"{path}: offset {start}: a manifest of {length} bytes does not fit in the file")
+    digest = _digest(file, start + _SIZES.size)
+    if digest != footer[_SIZES.size : -len(_MAGIC)]:
+        raise FileFormatError(f"{path}: offset {start + _SIZES.size}: wrong checksum: the file is damaged")
+    file.seek(start - length)
+    manifest = _parse(file.read(length), path, start - length)
+    file.seek(0)
+    _check_elf(file.read(_ELF_HEADER.size), manifest, path)
+    return manifest, digest
 
 
 def check_host(manifest: Manifest, who: str) -> None:

@@ -18,7 +18,7 @@ from lepton_jit.runtime import export as export_module
 from lepton_jit.runtime.cpu import cpu_features, host_architecture
 from lepton_jit.runtime.export import export, find_linker
 from lepton_jit.runtime.manifest import Manifest, Tensor
-from lepton_jit.runtime.module import is_module, load_module
+from lepton_jit.runtime.module import Module, is_module, load_module
 from lepton_jit.runtime.module_file import read_module
 from lepton_jit.runtime.wrapper import header_text
 from tests.runtime.programs import AFFINE_MANIFEST, TARGET, affine, affine_object, support_object
@@ -56,6 +56,75 @@ def test_a_module_knows_its_manifest_plan_and_errors(library: Path) -> None:
     assert len(module.program.profile(X, parameters=module.parameters).steps) == 2
     with pytest.raises(ArgumentError, match=r"affine: head/double: expected no 13 \(at element 1\)"):
         module([0.0, 13.0])
+
+
+# One name, several contents
+
+
+def export_shift(path: Path, shift: float) -> Path:
+    return export(
+        path,
+        AFFINE_MANIFEST,
+        program=[affine_object()],
+        support=support_object(),
+        compile_text=lambda text: compile_object(text, TARGET),
+        parameters=[np.array([shift], np.float32)],
+    )[0]
+
+
+def answer(module: Module) -> float:
+    return float(np.asarray(module([1.0]))[0])
+
+
+def test_a_file_that_was_exported_again_is_loaded_anew_and_the_old_module_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "m.so"
+    modules = [load_module(export_shift(path, shift)) for shift in (1.0, 2.0, 3.0)]
+    assert [answer(m) for m in modules] == [3.0, 4.0, 5.0]
+
+
+def test_a_library_of_the_same_name_elsewhere_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for shift in (1.0, 2.0):
+        folder = tmp_path / str(shift)
+        folder.mkdir()
+        export_shift(folder / "m.so", shift)
+        monkeypatch.chdir(folder)
+        found.append(answer(load_module("m.so")))
+    assert found == [3.0, 4.0]
+
+
+def test_links_lead_to_what_they_lead_to_now(tmp_path: Path) -> None:
+    for name, shift in (("a.so", 1.0), ("b.so", 2.0)):
+        export_shift(tmp_path / name, shift)
+    link, hard = tmp_path / "link.so", tmp_path / "hard.so"
+    found = []
+    for name in ("a.so", "b.so"):
+        for path in (link, hard):
+            path.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / name)
+        hard.hardlink_to(tmp_path / name)
+        found += [answer(load_module(link)), answer(load_module(hard))]
+    assert found == [3.0, 3.0, 4.0, 4.0]
+
+
+def test_a_file_that_was_written_over_in_place_is_loaded_anew(tmp_path: Path) -> None:
+    path, other = export_shift(tmp_path / "m.so", 1.0), export_shift(tmp_path / "n.so", 2.0)
+    before = answer(load_module(path))
+    path.write_bytes(other.read_bytes())  # the same file to the system: the loader would take it for the old one
+    assert (before, answer(load_module(path))) == (3.0, 4.0)
+
+
+def test_loading_one_content_often_maps_it_once(tmp_path: Path) -> None:
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("often")
+
+    first = load_module(export_shift(tmp_path / "often.so", 1.0))
+    once = mappings()
+    shutil.copy(tmp_path / "often.so", tmp_path / "often_too.so")
+    modules = [load_module(tmp_path / name) for name in ("often.so", "often_too.so") for _ in range(20)]
+    assert once > 0
+    assert mappings() == once
+    assert {answer(m) for m in (first, *modules)} == {3.0}
 
 
 C_PROGRAM = r"""
