@@ -37,7 +37,7 @@ def _schedules(*families: str, tests: tuple[str, ...] = ()) -> Suite:
     """Code generation of some families of operations, with what is tested of them alone."""
     files = tuple(f"lepton_jit/codegen/{family}.py" for family in families)
     own = tuple(f"tests/codegen/{name}.py" for name in tests)
-    return Suite("lowering", files, tuple(filter(None, (_KERNELS, own, _SAMPLES))), (_PROGRAMS,))
+    return Suite("lowering", files, (_KERNELS, own) if own else (_KERNELS,), (_SAMPLES, _PROGRAMS))
 
 
 SUITES = (
@@ -65,13 +65,18 @@ SUITES = (
         (_golden("contraction"), _KERNELS),
         (_RANDOM, _PROGRAMS),
     ),
-    Suite("lowering", ("lepton_jit/codegen/lower.py",), (_KERNELS, _PROGRAMS), (_PARTS, _SAMPLES)),
+    Suite("lowering", ("lepton_jit/codegen/lower.py",), (_KERNELS,), (_PROGRAMS, _PARTS, _SAMPLES)),
     _schedules("lower_scan", tests=("test_scan",)),
     _schedules("schedule", "schedule_vectors", "schedule_map", "schedule_rows", "schedule_reduce", "schedule_moments"),
     _schedules("schedule_contraction", "schedule_pack", tests=("test_packed_rows",)),
     _schedules("schedule_movement", "schedule_indexing", "schedule_scatter", tests=("test_indexing",)),
     _schedules("schedule_window", tests=("test_windows",)),
-    _schedules("schedule_winograd*", tests=("test_winograd_kernel", "test_winograd_blocks")),
+    Suite(
+        "lowering",
+        ("lepton_jit/codegen/schedule_winograd*.py",),
+        (("tests/codegen/test_winograd_kernel.py",),),
+        (("tests/codegen/test_winograd_blocks.py",), _SAMPLES),
+    ),
     Suite(
         "split",
         ("lepton_jit/passes/split_prepare.py", "lepton_jit/passes/facts.py"),
