@@ -41,6 +41,7 @@ JAX: dict[str, Callable[..., Any]] = {
     "logistic": lax.logistic,
     "tanh": lax.tanh,
     "erf": lax.erf,
+    "erfc": lax.erfc,
     "rsqrt": lax.rsqrt,
     "sine": lax.sin,
     "cosine": lax.cos,

@@ -53,8 +53,22 @@ def erf_series(x: np.ndarray) -> np.ndarray:
     return np.copysign(2 / np.sqrt(real(PI)) * np.exp(-size * size) * total, x)
 
 
+def erfc_fraction(x: np.ndarray) -> np.ndarray:
+    """e**-x**2 / sqrt(pi) / (x + 1/2 / (x + 1 / (x + 3/2 / (x + ...)))) from 2 on, where the fraction is short."""
+    real = x.dtype.type
+    size = np.maximum(x, real(2))
+    rest = size
+    for k in range(200, 0, -1):
+        rest = size + real(k) / 2 / rest
+    return np.where(x < 2, 1 - erf_series(x), np.exp(-size * size) / (np.sqrt(real(PI)) * rest))
+
+
 def erf_f64(x: np.ndarray) -> np.ndarray:
     return np.fromiter(map(math.erf, x.tolist()), np.float64, x.size)
+
+
+def erfc_f64(x: np.ndarray) -> np.ndarray:
+    return np.fromiter(map(math.erfc, x.tolist()), np.float64, x.size)
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
@@ -67,6 +81,7 @@ FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "logistic": logistic,
     "tanh": np.tanh,
     "erf": erf_f64,
+    "erfc": erfc_f64,
     "log": np.log,
     "log_plus_one": np.log1p,
     "rsqrt": lambda x: 1 / np.sqrt(x),
@@ -118,12 +133,14 @@ def test_error_over_float64(name: str, fused: bool):
     random = np.random.default_rng(0)
     near = random.normal(size=20_000) * 10.0 ** random.integers(-3, 3, 20_000)
     samples = [np.concatenate([float64_patterns(20_000), near, special_values(np.float64)])]
-    exact = erf_series if name == "erf" else FUNCTIONS[name]
+    exact = {"erf": erf_series, "erfc": erfc_fraction}.get(name, FUNCTIONS[name])
     worst = max_ulp_error(run(name, fused), exact, samples, np.longdouble)
     assert worst.ulp <= (STATED[name].f64 if fused else STATED[name].f64_unfused), worst
 
 
-@pytest.mark.parametrize("name, low, high", [("logistic", 0, 1), ("tanh", -1, 1), ("erf", -1, 1), ("sine", -1, 1)])
+@pytest.mark.parametrize(
+    "name, low, high", [("logistic", 0, 1), ("tanh", -1, 1), ("erf", -1, 1), ("erfc", 0, 2), ("sine", -1, 1)]
+)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_stay_in_their_range(name: str, low: int, high: int, fused: bool, dtype: type):
@@ -139,6 +156,7 @@ SPECIAL = {
     "logistic": [(-np.inf, 0), (np.inf, 1), (0, 0.5)],
     "tanh": [(-np.inf, -1), (np.inf, 1), (0, 0), (-0.0, -0.0), (-1e-45, -1e-45)],
     "erf": [(-np.inf, -1), (np.inf, 1), (0, 0), (-0.0, -0.0)],
+    "erfc": [(-np.inf, 2), (np.inf, 0), (0, 1), (-0.0, 1), (10.5, 0), (1e30, 0)],
     "log": [(0, -np.inf), (-0.0, -np.inf), (-1, np.nan), (-np.inf, np.nan), (np.inf, np.inf), (1, 0)],
     "log_plus_one": [(-1, -np.inf), (-2, np.nan), (-np.inf, np.nan), (np.inf, np.inf), (-0.0, -0.0), (1e-45, 1e-45)],
     "rsqrt": [(0, np.inf), (-0.0, -np.inf), (-1, np.nan), (np.inf, 0), (4, 0.5)],

@@ -26,7 +26,7 @@ def _elu(x: Expression, *, alpha: float) -> Expression:
 
 
 def _elu_gradient(dy: Expression, y: Expression, x: Expression, *, alpha: float) -> Expression:
-    return select(x > 0.0, dy, dy * (y + alpha))
+    return select(x > 0.0, dy, dy * (alpha * x("exponential")))  # y + alpha would cancel
 
 
 def _selu(x: Expression) -> Expression:
@@ -39,19 +39,27 @@ def _silu_gradient(dy: Expression, y: Expression, x: Expression) -> Expression:
 
 
 def _gelu(x: Expression, *, approximate: bool) -> Expression:
-    """x * P(normal variable <= x); approximate: by tanh."""
-    if approximate:
-        return 0.5 * x * (1.0 + (math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))("tanh"))
-    return 0.5 * x * (1.0 + (x * math.sqrt(0.5))("erf"))
+    """x * P(normal variable <= x); approximate: x/2 * (1 + tanh(u)) = x * logistic(2u), which does not cancel."""
+    return x * (_doubled(x)("logistic") if approximate else _normal_probability(x))
 
 
 def _gelu_gradient(dy: Expression, y: Expression, x: Expression, *, approximate: bool) -> Expression:
     if approximate:
-        t = (math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))("tanh")
-        inner = math.sqrt(2 / math.pi) * (1.0 + 3 * 0.044715 * (x * x))
-        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+        s = _doubled(x)("logistic")
+        slope = math.sqrt(8 / math.pi) * (1.0 + 3 * 0.044715 * (x * x))
+        return dy * (s + x * (s * (1.0 - s)) * slope)
     density = (1 / math.sqrt(2 * math.pi)) * (-0.5 * (x * x))("exponential")
-    return dy * (0.5 * (1.0 + (x * math.sqrt(0.5))("erf")) + x * density)
+    return dy * (_normal_probability(x) + x * density)
+
+
+def _normal_probability(x: Expression) -> Expression:
+    """P(normal variable <= x) = erfc(-x / sqrt(2)) / 2; 1 + erf(x / sqrt(2)) would cancel below 0."""
+    return 0.5 * (x * -math.sqrt(0.5))("erfc")
+
+
+def _doubled(x: Expression) -> Expression:
+    """2u = sqrt(8 / pi) * (x + 0.044715 x^3)."""
+    return math.sqrt(8 / math.pi) * (x + 0.044715 * (x * x * x))
 
 
 def _softplus(x: Expression) -> Expression:
@@ -60,7 +68,8 @@ def _softplus(x: Expression) -> Expression:
 
 
 def _hard_sigmoid(x: Expression) -> Expression:
-    return (x * (1 / 6) + 0.5)("maximum", 0.0)("minimum", 1.0)
+    """x/6 + 1/2 between 0 and 1, exact to a few units where it leaves 0 as well."""
+    return ((x + 3.0) * (1 / 6))("maximum", 0.0)("minimum", 1.0)
 
 
 composite_elementwise("relu", lambda x: x("maximum", 0.0), gradient=lambda dy, y, x: select(y > 0.0, dy, 0.0))
@@ -84,7 +93,7 @@ composite_elementwise(
 composite_elementwise(
     "selu",
     _selu,
-    gradient=lambda dy, y, x: select(x > 0.0, dy * _SELU_SCALE, dy * (y + _SELU_SCALE * _SELU_ALPHA)),
+    gradient=lambda dy, y, x: _SELU_SCALE * _elu_gradient(dy, y, x, alpha=_SELU_ALPHA),
 )
 composite_elementwise("silu", lambda x: x * x("logistic"), gradient=_silu_gradient)
 composite_elementwise(
@@ -105,8 +114,8 @@ composite_elementwise(
     _hard_sigmoid,
     gradient=lambda dy, y, x: select(y > 0.0, select(y < 1.0, dy * (1 / 6), 0.0), 0.0),
 )
-composite_elementwise("hard_silu", lambda x: x * _hard_sigmoid(x))
-composite_elementwise("mish", lambda x: x * _softplus(x)("tanh"))
+composite_elementwise("hard_silu", lambda x: x * x("hard_sigmoid"))
+composite_elementwise("mish", lambda x: x * x("softplus")("tanh"))
 composite_elementwise("log_sigmoid", lambda x: -_softplus(-x), gradient=lambda dy, y, x: dy * (-x)("logistic"))
 
 

@@ -24,6 +24,10 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype)
 
 
+def _erfc(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erfc, otypes=[np.float64])(x).astype(x.dtype)
+
+
 def _sign(x: np.ndarray) -> np.ndarray:
     """-1, 0 or 1; zeros keep their sign, and NaN stays."""
     return np.where(x == 0, x, np.sign(x))
@@ -57,7 +61,7 @@ elementwise("exponential", np.exp, gradient=lambda dy, y, x: dy * y, native=nati
 elementwise(
     "exponential_minus_one",
     np.expm1,
-    gradient=lambda dy, y, x: dy * (y + 1.0),
+    gradient=lambda dy, y, x: dy * x("exponential"),  # y + 1 would cancel
     native=native.exponential_minus_one,
 )
 elementwise("log", np.log, gradient=lambda dy, y, x: dy / x, native=native.log, low=0.1, high=4.0)
@@ -71,6 +75,12 @@ elementwise(
     _erf,
     gradient=lambda dy, y, x: dy * (_TWO_OVER_SQRT_PI * (-(x * x))("exponential")),
     native=native.erf,
+)
+elementwise(
+    "erfc",
+    _erfc,
+    gradient=lambda dy, y, x: dy * (-_TWO_OVER_SQRT_PI * (-(x * x))("exponential")),
+    native=native.erfc,
 )
 elementwise(
     "rsqrt",

@@ -9,7 +9,7 @@ error of each and what it costs.
 from __future__ import annotations
 
 from lepton_jit.ir.ops.native.basic import clamp, is_finite, rsqrt, sign
-from lepton_jit.ir.ops.native.error_function import erf
+from lepton_jit.ir.ops.native.error_function import erf, erfc
 from lepton_jit.ir.ops.native.exponentials import exponential, exponential_minus_one, logistic, tanh
 from lepton_jit.ir.ops.native.logarithms import log, log_plus_one
 from lepton_jit.ir.ops.native.powers import power
@@ -20,6 +20,7 @@ __all__ = [
     "clamp",
     "cosine",
     "erf",
+    "erfc",
     "exponential",
     "exponential_minus_one",
     "is_finite",
