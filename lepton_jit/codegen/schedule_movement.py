@@ -68,7 +68,7 @@ def schedule_pad(cluster: Cluster, target: Target) -> Planned:
         where.append(digit * (interior[d] + 1) + low[d])
         inside = _within(k, inside, where[d], shape[d], low[d], high[d])
     value_of = cluster.evaluator(k)
-    with k.loop(0, operand.type.shape[-1]) if operand.type.rank else k.loop(0, 1) as i:
+    with k.loop(0, operand.type.shape[-1]) as i:
         last = i * (interior[-1] + 1) + low[-1]
         guard = _within(k, inside, last, shape[-1], low[-1], high[-1])
         value = value_of.value(operand, (*digits, i))

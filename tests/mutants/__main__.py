@@ -129,13 +129,18 @@ def _run(waiting: Sequence[tuple[Mutant, Suite]], jobs: int, long: bool) -> Iter
                 while pending and len(running) < jobs:
                     mutant, suite = pending.pop()
                     report = Path(folder) / str(len(pending))
-                    running[_fork(mutant, suite.stages + suite.long * long, report)] = _Child(
+                    running[_fork(mutant, _stages(mutant, suite, long), report)] = _Child(
                         mutant, report, time.monotonic()
                     )
                 yield from _finished(running)
         finally:
             for pid in running:
                 os.killpg(pid, signal.SIGKILL)
+
+
+def _stages(mutant: Mutant, suite: Suite, long: bool) -> Stages:
+    doctests = ((mutant.file,),) if b">>> " in (ROOT / mutant.file).read_bytes() else ()
+    return doctests + suite.stages + suite.long * long
 
 
 def _finished(running: dict[int, _Child]) -> Iterator[dict[str, Any]]:

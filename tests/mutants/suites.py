@@ -26,7 +26,7 @@ _RANDOM = ("tests/passes/test_random.py",)
 _SAMPLES = ("tests/codegen/test_samples.py", "-k", "native_code_agrees")
 _PROGRAMS = ("tests/codegen/test_programs.py",)
 _PARTS = ("tests/codegen/test_parts.py", "tests/codegen/test_chains.py")
-_KERNELS = ("tests/codegen/test_golden.py",)
+_KERNELS = ("tests/codegen/test_golden.py", "tests/codegen/test_lowering.py")
 
 
 def _golden(word: str) -> tuple[str, ...]:
