@@ -204,6 +204,7 @@ def _install(mutant: Mutant) -> None:
     if path.suffix == ".py":
         name = mutant.file.removesuffix(".py").replace("/", ".")
         sys.meta_path.insert(0, _Finder(name, path, compile(text, str(path), "exec", dont_inherit=True)))
+        importlib.import_module(name)  # before pytest reads its doctests from the file
         return
     read_text = Path.read_text
 
