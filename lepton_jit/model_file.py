@@ -20,7 +20,7 @@ from lepton_jit.ir.types import DTYPES
 __all__ = ["Tensors", "decode", "encode"]
 
 _FORMAT = "lepton-jit"
-_VERSION = 1
+_VERSION = 2
 _KINDS = ("model", "weights")
 _MAX_JSON = 1 << 24
 _DTYPES = {
