@@ -73,9 +73,13 @@ SUITES = (
     _schedules("schedule_window", tests=("test_windows",)),
     Suite(
         "lowering",
-        ("lepton_jit/codegen/schedule_winograd*.py",),
-        (("tests/codegen/test_winograd_kernel.py",),),
-        (("tests/codegen/test_winograd_blocks.py",), _SAMPLES),
+        ("lepton_jit/codegen/schedule_winograd.py",),
+        (("tests/codegen/test_winograd_kernel.py",), ("tests/codegen/test_winograd_blocks.py",)),
+    ),
+    Suite(
+        "lowering",
+        ("lepton_jit/codegen/schedule_winograd_blocks.py",),
+        (("tests/codegen/test_winograd_blocks.py",),),
     ),
     Suite(
         "split",
