@@ -13,7 +13,8 @@ from lepton_jit.passes.winograd import gains_by_blocks
 
 # Operations of a dozen instructions and more.
 EXPENSIVE = frozenset((
-    "cosine", "erf", "erfc", "exponential", "exponential_minus_one", "log", "log_plus_one", "logistic", "power", "sine", "tanh",
+    "cosine", "erf", "erfc", "exponential", "exponential_minus_one", "log", "log_plus_one", "logistic", "power", "sine",
+    "tanh",
 ))  # fmt: skip
 
 REDUCING = ("reduce", "scatter_add")

@@ -35,7 +35,7 @@ class LoopDim:
 
 @dataclass(frozen=True)
 class LowerContractions(Pass):
-    """`convolution` and `dot_general` -> [`pad`] [`pack`] `affine_contraction`.
+    """`convolution` and `dot_general` -> [`convert`] [`pad`] [`pack`] `affine_contraction`.
 
     law: out[p, o, f] = sum over k, c of lhs[p, o*stride + k*dilation - padding, c] * rhs[k, c, f], each operand read
     through strides, so that any order of dimensions, a dilated or reversed window and feature groups are strides too.
@@ -67,7 +67,16 @@ class LowerContractions(Pass):
         def lower(function):
             return lambda rewriter, node: function(self, rewriter, node, fixed)
 
-        return rewrite(graph, {"convolution": [lower(_convolution)], "dot_general": [lower(_dot_general)]})
+        rules = {"convolution": [_widened, lower(_convolution)], "dot_general": [_widened, lower(_dot_general)]}
+        return rewrite(graph, rules)
+
+
+def _widened(rewriter: Rewriter, node: Node) -> Value | None:
+    """law: f(x, y) == f(convert(x), convert(y)) to the type of its sums"""
+    dtype = node.result.type.dtype
+    if node.operands[0].type.dtype == dtype:
+        return None
+    return rewriter(node.op, *(rewriter("convert", v, dtype=dtype) for v in node.operands), **node.attributes)
 
 
 def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fixed: set[str]) -> Value | None:

@@ -142,10 +142,16 @@ def _select_and_scatter(x: jax.Array, source: jax.Array, window: Any, strides: A
 # Contractions
 
 
+def _type_of_sums(x: jax.Array) -> Any:
+    """Of products of integers narrower than 32 bits: 32 bits."""
+    return {"int8": "int32", "int16": "int32", "uint8": "uint32", "uint16": "uint32"}.get(x.dtype.name)
+
+
 @jax_op("dot_general")
 def _dot_general(a: jax.Array, b: jax.Array, **dims: tuple[int, ...]) -> jax.Array:
     contracting = (dims["lhs_contracting"], dims["rhs_contracting"])
-    return lax.dot_general(a, b, (contracting, (dims["lhs_batching"], dims["rhs_batching"])), precision="highest")
+    batching = (dims["lhs_batching"], dims["rhs_batching"])
+    return lax.dot_general(a, b, (contracting, batching), "highest", preferred_element_type=_type_of_sums(a))
 
 
 @jax_op("convolution")
@@ -154,7 +160,8 @@ def _convolution(
 ) -> Any:
     k = lax.rev(k, [rhs_spec[i + 2] for i, flipped in enumerate(window_reversal) if flipped])
     numbers = lax.ConvDimensionNumbers(lhs_spec, rhs_spec, out_spec)
-    return lax.conv_general_dilated(x, k, strides, dimension_numbers=numbers, precision="highest", **attributes)
+    attributes |= {"precision": "highest", "preferred_element_type": _type_of_sums(x)}
+    return lax.conv_general_dilated(x, k, strides, dimension_numbers=numbers, **attributes)
 
 
 # Composites

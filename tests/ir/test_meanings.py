@@ -62,6 +62,19 @@ def test_integer_division_without_an_answer_does_not_fault() -> None:
     assert run("remainder", [7, -128], [0, -1], dtype="i8").tolist() == [7, 0]
 
 
+@pytest.mark.parametrize(("narrow", "wide"), [("i8", "i32"), ("u8", "u32"), ("i16", "i32"), ("u16", "u32")])
+def test_products_of_narrow_integers_have_sums_of_32_bits(narrow: str, wide: str) -> None:
+    dims = {"lhs_batching": (), "rhs_batching": (), "lhs_contracting": (0,), "rhs_contracting": (0,)}
+    product = run("dot_general", [100] * 64, [100] * 64, dtype=narrow, **dims)
+    assert (product.tolist(), product.dtype) == (640_000, DTYPES[wide].numpy)
+    x, k = np.full((1, 8, 1), 100, DTYPES[narrow].numpy), np.full((8, 1, 1), 100, DTYPES[narrow].numpy)
+    specs = {"lhs_spec": (0, 2, 1), "rhs_spec": (2, 1, 0), "out_spec": (0, 2, 1), "window_reversal": (False,)}
+    ones = dict.fromkeys(("strides", "lhs_dilation", "rhs_dilation"), (1,))
+    groups = {"feature_group_count": 1, "batch_group_count": 1}
+    image = run("convolution", x, k, padding=((0, 0),), **specs, **ones, **groups)
+    assert (image.tolist(), image.dtype) == ([[[80_000]]], DTYPES[wide].numpy)
+
+
 def test_float_division_by_zero() -> None:
     np.testing.assert_array_equal(run("divide", [1.0, -1.0, 0.0], [0.0] * 3), np.float32([INF, -INF, NAN]))
 

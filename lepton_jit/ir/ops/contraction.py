@@ -12,9 +12,25 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Family, Sample
 from lepton_jit.ir.ops.rules import INTS, check_dimensions, define, expect_dtype, the_cotangent
-from lepton_jit.ir.types import TensorType
+from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
 
 Dims = Sequence[int]
+
+
+def type_of_sums(dtype: DType) -> DType:
+    """The type of a sum of products: that of the operands, but 32 bits wide for narrower integers, which would wrap.
+
+    >>> (
+    ...     type_of_sums(DTYPES["i8"]),
+    ...     type_of_sums(DTYPES["u16"]),
+    ...     type_of_sums(DTYPES["i64"]),
+    ...     type_of_sums(DTYPES["f32"]),
+    ... )
+    (i32, u32, i64, f32)
+    """
+    if dtype.is_float or dtype.bytes >= 4:
+        return dtype
+    return DTYPES["i32" if dtype.kind == "signed" else "u32"]
 
 
 def free_dimensions(rank: int, *used: Dims) -> tuple[int, ...]:
@@ -39,7 +55,7 @@ def _infer(
     check_dimensions("rhs_batching and rhs_contracting", (*rhs_batching, *rhs_contracting), b.rank)
     _expect_equal("batching", a, lhs_batching, b, rhs_batching)
     _expect_equal("contracting", a, lhs_contracting, b, rhs_contracting)
-    return a.with_shape(
+    return a.with_dtype(type_of_sums(a.dtype)).with_shape(
         [a.shape[d] for d in lhs_batching]
         + [a.shape[d] for d in free_dimensions(a.rank, lhs_batching, lhs_contracting)]
         + [b.shape[d] for d in free_dimensions(b.rank, rhs_batching, rhs_contracting)]
@@ -67,7 +83,7 @@ def _dot_general(
     sizes = math.prod(batch), math.prod(rows), math.prod(columns), math.prod(a.shape[d] for d in lhs_contracting)
     left = a.transpose((*lhs_batching, *a_free, *lhs_contracting)).reshape(sizes[0], sizes[1], sizes[3])
     right = b.transpose((*rhs_batching, *rhs_contracting, *b_free)).reshape(sizes[0], sizes[3], sizes[2])
-    return np.matmul(left, right).reshape((*batch, *rows, *columns))
+    return np.matmul(left, right, dtype=type_of_sums(dtype_of(a.dtype)).numpy).reshape((*batch, *rows, *columns))
 
 
 def _gradient(b: Builder, node: Node, cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -140,6 +156,8 @@ define(
             ("f64", (3,), (2,), (), (), (), ()),
             ("f64", (3, 0), (0, 2), (), (), (1,), (0,)),
             ("i8", (3, 4), (4, 2), (), (), (1,), (0,)),
+            ("u16", ("N", 5), (5, 4), (), (), (1,), (0,)),
+            ("i64", (3, 4), (4, 2), (), (), (1,), (0,)),
         )
     ],
 )

@@ -9,11 +9,12 @@ import numpy as np
 
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
 from lepton_jit.ir.op import Family, Sample
+from lepton_jit.ir.ops.contraction import type_of_sums
 from lepton_jit.ir.ops.convolution_gradient import convolution_gradient
 from lepton_jit.ir.ops.parts import padded
 from lepton_jit.ir.ops.rules import BOOLS, INT, INTS, PAIRS, define, expect_dtype, expect_rank, window_size
 from lepton_jit.ir.ops.window import Pairs, windows
-from lepton_jit.ir.types import Dim, Poly, TensorType
+from lepton_jit.ir.types import Dim, Poly, TensorType, dtype_of
 
 Ints = Sequence[int]
 
@@ -55,7 +56,7 @@ def _infer(
     for i, (stride, pair, base, dilation) in enumerate(zip(strides, padding, lhs_dilation, rhs_dilation, strict=True)):
         dim, window = x.shape[lhs_spec[i + 2]], k.shape[rhs_spec[i + 2]]
         result[out_spec[i + 2]] = window_size(dim, window, stride, pair, dilation, base)
-    return x.with_shape(result)
+    return x.with_dtype(type_of_sums(x.dtype)).with_shape(result)
 
 
 def _check_ranks(x: TensorType, k: TensorType, **specs: Ints) -> None:
@@ -140,7 +141,8 @@ def _product(view: np.ndarray, k: np.ndarray) -> np.ndarray:
     summed = features * math.prod(k.shape[3:])
     rows = view.transpose(order).reshape(groups, batch * math.prod(space), summed)
     columns = k.reshape(groups, k.shape[1], summed).swapaxes(1, 2)
-    return np.matmul(rows, columns).reshape(groups, batch, *space, k.shape[1])
+    dtype = type_of_sums(dtype_of(view.dtype)).numpy
+    return np.matmul(rows, columns, dtype=dtype).reshape(groups, batch, *space, k.shape[1])
 
 
 def _sample(dtype: str, x: Sequence[Dim | str], k: Sequence[Dim | str], **changes: object) -> Sample:
@@ -210,5 +212,7 @@ define(
         _sample("f64", (2, 4, 3, 4, 2), (2, 3, 2, 2, 3), strides=(1, 1, 2), padding=((0, 0), (1, 1), (0, 1))),
         _sample("f64", (4, 3), (3, 5)),
         _sample("i32", (2, 5, 5, 2), (3, 3, 2, 3)),
+        _sample("i8", (2, 5, 5, 2), (3, 3, 2, 3)),
+        _sample("u8", ("N", 5, 5, 4), (3, 3, 1, 4), feature_group_count=4),
     ],
 )  # fmt: skip
