@@ -35,8 +35,10 @@ def integer(owner: str, name: str, value: Any, *, low: int | None = 1) -> int:
         result = operator.index(value)
     except TypeError:
         raise ArgumentError(f"{owner}: {name}: expected {expected}, got {value!r}") from None
-    if (low is not None and result < low) or abs(result) >= 1 << 62:
+    if low is not None and result < low:
         raise ArgumentError(f"{owner}: {name}: expected {expected}, got {value!r}")
+    if abs(result) >= 1 << 62:
+        raise ArgumentError(f"{owner}: {name}: expected {expected} below 2**62, got {value!r}")
     return result
 
 

@@ -51,12 +51,13 @@ class Model(Trainer, Saveable, Layer):
                 raise UnsupportedError(f"{self.label}: outputs: expected a tensor or a list of them, got a dict")
             keys = [arguments.text(self.label, "inputs", k) for k in inputs] if isinstance(inputs, Mapping) else None
             tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
-            self._set_network(Network(self.label, tensors, as_list(outputs)))
+            network = Network(self.label, tensors, as_list(outputs))
+            self._set_network(network, network.outputs[0])
             self._input_keys = keys
 
-    def _set_network(self, network: Network) -> None:
+    def _set_network(self, network: Network | None, output: SymbolicTensor) -> None:
         self._network = network
-        self.compute_dtype = network.outputs[0].call.layer.compute_dtype
+        self.compute_dtype = output.call.layer.compute_dtype
         self.built = True
         self.forget_programs()
         if not self._trainable:
@@ -298,6 +299,7 @@ class Sequential(Model):
         super().__init__(None, None, **options)
         self._stack: list[Layer] = []
         self._start: SymbolicTensor | None = None
+        self._ends: list[SymbolicTensor] = []  # what the layers returned, as far as they have been called
         for layer in layers or ():
             self._push(layer)
         self._extend()
@@ -309,7 +311,7 @@ class Sequential(Model):
         try:
             self._extend()
         except BaseException:
-            del self._stack[height:]
+            del self._stack[height:], self._ends[height:]
             raise
 
     def _push(self, layer: Any) -> None:
@@ -322,7 +324,8 @@ class Sequential(Model):
                 raise ArgumentError(f"{self.label}: expected the input {layer.name!r} before all other layers")
             self._start = layer.calls[0].outputs[0]
             return
-        if any(layer.name == other.name for other in self._stack):
+        others = self._stack if self._start is None else (self._start.call.layer, *self._stack)
+        if any(layer.name == other.name for other in others):
             raise ArgumentError(f"{self.label}: expected layers of different names, got two called {layer.name!r}")
         if not self._stack and self._start is None:
             self._start = _start_of(layer)
@@ -334,8 +337,8 @@ class Sequential(Model):
             raise ArgumentError(f"{self.label}: has no layer to remove")
         layer = self._stack.pop()
         layer.calls.clear()
-        self._network = None
-        self.built = False
+        del self._ends[len(self._stack) :]
+        self._network, self.built = None, False
         self._extend()
         return layer
 
@@ -348,12 +351,12 @@ class Sequential(Model):
         self._build_for(tuple(input_shape), self.implicit_dtype or "float32")
 
     def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
-        if self._network is None and len(inputs) == 1:
+        if not self._ends and len(inputs) == 1:
             self._build_for(*inputs[0])
         super().ensure_built(inputs, **arguments)
 
     def _build_for(self, shape: ShapeTuple, dtype: str) -> None:
-        if self._network is not None:
+        if self._ends:
             return
         if not self._stack:
             raise ArgumentError(f"{self.label}: expected at least one layer")
@@ -361,16 +364,21 @@ class Sequential(Model):
         self._extend()
 
     def _extend(self) -> None:
-        """Bring the network up to date with the layers."""
+        """Call the layers that have not been called; who asks for the network gets a new one."""
         if self._start is None or not self._stack:
             return
-        x = self._start if self._network is None else self._network.outputs[0]
-        done = 0 if self._network is None else len(self._network.calls)
-        for layer in self._stack[done:]:
-            x = layer(x)
+        for layer in self._stack[len(self._ends) :]:
+            x = layer(self._ends[-1] if self._ends else self._start)
             if not isinstance(x, SymbolicTensor):
                 raise ArgumentError(f"{self.label}: expected layers with one output, got {layer.name!r}")
-        self._set_network(Network(self.label, [self._start], [x]))
+            self._ends.append(x)
+        self._set_network(None, self._ends[-1])
+
+    @property
+    def network(self) -> Network:
+        if self._network is None and self._start is not None and self._ends:
+            self._network = Network(self.label, [self._start], [self._ends[-1]])
+        return super().network
 
     @property
     def layers(self) -> list[Layer]:

@@ -33,8 +33,8 @@ from tests.random_draft import (
 )
 from tests.random_ops import add_random_operation, first_inputs
 
-# From 8 samples on, a producer and its reader run slice by slice.
-BATCHES = (1, 2, 3, 4, 9)
+# From 8 samples on, a producer and its reader run slice by slice; of more than 16, blocks of rows go through loops.
+BATCHES = (1, 2, 3, 4, 9, 16, 17, 32, 33, 0)
 
 
 @dataclass(frozen=True)

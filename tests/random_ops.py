@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lepton_jit.ir.graph import Role, Value
 from lepton_jit.ir.loops import scan
 from lepton_jit.ir.op import OPS, Family, Sample
-from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, TensorType, symbols_of
-from tests.random_draft import LATE, Draft, Rejected
+from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, TensorType, element_count, symbols_of
+from tests.random_draft import LATE, Draft, Rejected, extent
 from tests.random_loops import Region
 
 F32 = DTYPES["f32"]
@@ -24,10 +25,11 @@ OFTEN = ["convolution", "dot_general", "max_pool", "average_pool", "reduce", "ba
 
 def first_inputs(draft: Draft) -> None:
     """An image or a matrix with a symbolic batch, from which most of the rest grows."""
+    some = partial(extent, draft.choices)
     if draft.chance(60):
-        size, channels = draft.choices.integer(2, 7), draft.choices.integer(1, 4)
-        draft.input(TensorType(F32, (N, size, draft.choices.integer(2, 7), channels)))
-    draft.input(TensorType(F32, (N, draft.choices.integer(1, 9))))
+        height, width = some(17), some(9)
+        draft.input(TensorType(F32, (N, height, width, some(max(1, 500 // max(1, height * width))))))
+    draft.input(TensorType(F32, (N, some(129))))
 
 
 def add_random_operation(draft: Draft) -> None:
@@ -160,6 +162,8 @@ def with_shape(draft: Draft, value: Value, type: TensorType) -> Value:
 
 def later(draft: Draft, values: Sequence[Value]) -> Value:
     """One of the values, the last few more often: graphs grow deep, not only wide."""
+    if not values:
+        raise Rejected("no such value")
     if draft.focus is not None and draft.focus in values:
         return draft.focus
     return draft.choices.one_of(values[-3:] if draft.chance(65) else values)
@@ -175,8 +179,6 @@ def some_value(draft: Draft, *, rank: int = 0, floats: bool = False, exact_rank:
         if v.type.rank >= rank and (not floats or v.type.dtype.is_float) and (not exact_rank or v.type.rank == rank)
         and v.type.elements != 0
     ]  # fmt: skip
-    if not options:
-        raise Rejected("no value of that rank")
     return later(draft, options)
 
 
@@ -209,11 +211,11 @@ def reverse(draft: Draft, name: str) -> None:
 def broadcast(draft: Draft, name: str) -> None:
     """One or two new dimensions anywhere, and dimensions of 1 repeated."""
     x = some_value(draft)
-    shape = [draft.choices.integer(1, 3) if d == 1 else d for d in x.type.shape]
+    shape = [extent(draft.choices, 17) if d == 1 else d for d in x.type.shape]
     dimensions = list(range(x.type.rank))
     for _ in range(draft.choices.integer(1, 2)):
         at = draft.choices.integer(0, len(shape))
-        shape.insert(at, draft.choices.one_of([N, 1, 2, 3]))
+        shape.insert(at, draft.choices.one_of([N, 1, 2, 3, extent(draft.choices, 33)]))
         dimensions = [d + (d >= at) for d in dimensions]
     draft.emit(name, x, shape=tuple(shape), dimensions=tuple(dimensions))
 
@@ -227,8 +229,9 @@ def reshape(draft: Draft, name: str) -> None:
     dim = shape[at]
     if how == 0 and at + 1 < len(shape):
         shape[at : at + 2] = [shape[at + 1] * dim]
-    elif how == 1 and isinstance(dim, int) and dim % 2 == 0:
-        shape[at : at + 1] = [dim // 2, 2] if draft.chance(50) else [2, dim // 2]
+    elif how == 1 and isinstance(dim, int) and dim > 3:
+        part = draft.choices.one_of([d for d in range(1, dim + 1) if dim % d == 0])
+        shape[at : at + 1] = [part, dim // part]
     else:
         shape.insert(at, 1)
     draft.emit(name, x, shape=tuple(shape))
@@ -240,7 +243,7 @@ def slice_(draft: Draft, name: str) -> None:
     for d, dim in enumerate(x.type.shape):
         if isinstance(dim, int) and dim > 1 and draft.chance(60):
             start[d] = draft.choices.integer(0, dim - 1)
-            limit[d] = draft.choices.integer(start[d] + 1, dim)
+            limit[d] = draft.choices.integer(start[d] + (not draft.chance(3)), dim)
             strides[d] = draft.choices.integer(1, 3)
     draft.emit(name, x, start=start, limit=limit, strides=strides)
 
@@ -264,7 +267,7 @@ def concatenate(draft: Draft, name: str) -> None:
     at = draft.choices.integer(0, x.type.rank - 1)
     operands = [x]
     for _ in range(draft.choices.integer(0, 2)):
-        size = x.type.shape[at] if draft.chance(50) else draft.choices.integer(1, 3)
+        size = x.type.shape[at] if draft.chance(50) else extent(draft.choices, 17)
         operands.append(fetch(draft, x.type.with_shape((*x.type.shape[:at], size, *x.type.shape[at + 1 :]))))
     draft.emit(name, *operands, dimension=at)
 
@@ -273,7 +276,7 @@ def dot_general(draft: Draft, name: str) -> None:
     """x by a weight, over its last dimension or any other; or, batched over the first, by another value."""
     x = some_value(draft, rank=2, floats=True)
     contracted = x.type.rank - 1 if draft.chance(70) else draft.choices.integer(0, x.type.rank - 1)
-    depth, columns = x.type.shape[contracted], draft.choices.integer(1, 5)
+    depth, columns = x.type.shape[contracted], extent(draft.choices, 129)
     batching = (0,) if contracted and draft.chance(30) else ()
     head = x.type.shape[:1] if batching else ()
     order = draft.chance(50)
@@ -289,6 +292,32 @@ def dot_general(draft: Draft, name: str) -> None:
     )
 
 
+def batched_products(draft: Draft, name: str) -> None:
+    """Two products one behind the other, batched over leading dimensions that a reshape changes in between."""
+    x = some_value(draft, rank=3, floats=True)
+    *leading, rows, _ = x.type.shape
+    y = product(draft, x)
+    count, shapes = element_count(leading), [leading]
+    if isinstance(rows, int):
+        shapes.append([*leading, rows])
+    if isinstance(count, int):
+        shapes += [[d, count // d] for d in range(1, count + 1) if count % d == 0]
+    else:
+        shapes += [[count], [*leading, 1]]
+    leading = draft.choices.one_of(shapes)
+    rest = y.type.shape[-2:] if element_count(leading) == count else y.type.shape[-1:]
+    product(draft, draft.one("reshape", y, shape=(*leading, *([1] * (2 - len(rest))), *rest)))
+
+
+def product(draft: Draft, x: Value) -> Value:
+    """x[..., i, k] w[..., k, j] for each index of the leading dimensions."""
+    *leading, _, depth = x.type.shape
+    other = fetch(draft, x.type.with_shape((*leading, depth, extent(draft.choices, 33))), -1.0, 1.0)
+    numbers, last = tuple(range(len(leading))), len(leading)
+    sums = {"lhs_contracting": (last + 1,), "rhs_contracting": (last,)}
+    return draft.one("dot_general", x, other, lhs_batching=numbers, rhs_batching=numbers, **sums)
+
+
 def convolution(draft: Draft, name: str) -> None:
     """Channels-last, with strides, padding, dilations and groups."""
     x = some_value(draft, rank=4, floats=True, exact_rank=True)
@@ -296,9 +325,9 @@ def convolution(draft: Draft, name: str) -> None:
     channels = x.type.shape[3]
     if not isinstance(channels, int):
         raise Rejected("symbolic channels")
-    groups = draft.choices.one_of([1, 1, 1, channels])
-    window = (draw(1, 3), draw(1, 3))
-    kernel = fetch(draft, x.type.with_shape((*window, channels // groups, groups * draw(1, 3))), -1.0, 1.0)
+    groups = draft.choices.one_of([1, 1, 1, max(1, channels)])
+    window, features = (draw(1, 3), draw(1, 3)), draw(1, 3) if groups > 1 else extent(draft.choices, 65)
+    kernel = fetch(draft, x.type.with_shape((*window, channels // groups, groups * features)), -1.0, 1.0)
     draft.emit(
         name,
         x,
@@ -320,7 +349,7 @@ def pool(draft: Draft, name: str) -> None:
     x = some_value(draft, rank=4, floats=True, exact_rank=True)
     draw = draft.choices.integer
     padding = ((draw(0, 1), draw(0, 1)), (draw(0, 1), draw(0, 1)))
-    draft.emit(name, x, window=(draw(2, 3), draw(2, 3)), strides=(draw(1, 2), draw(1, 2)), padding=padding)
+    draft.emit(name, x, window=(draw(1, 3), draw(1, 3)), strides=(draw(1, 2), draw(1, 2)), padding=padding)
 
 
 def reduce_window(draft: Draft, name: str) -> None:
@@ -335,7 +364,8 @@ def reduce_window(draft: Draft, name: str) -> None:
 def take(draft: Draft, name: str) -> None:
     """Rows of a dimension of known size, by numbers of any shape."""
     table = some_value(draft, rank=1, floats=True)
-    shape = draft.choices.one_of([(), (3,), (N,), (N, 2), (1, N, 3)])
+    some = extent(draft.choices, 33)
+    shape = draft.choices.one_of([(), (some,), (N,), (N, 2), (1, N, 3), (N, some)])
     numbers = fetch(draft, TensorType(DTYPES[draft.choices.one_of(["i32", "i64", "u8"])], shape))
     draft.emit(name, table, numbers, axis=draft.choices.integer(0, table.type.rank - 1))
 
@@ -345,7 +375,7 @@ def scatter_add(draft: Draft, name: str) -> None:
     axis = draft.choices.integer(0, updates.type.rank - 1)
     end = draft.choices.integer(axis, updates.type.rank)
     numbers = fetch(draft, TensorType(DTYPES[draft.choices.one_of(["i32", "i64"])], updates.type.shape[axis:end]))
-    draft.emit(name, updates, numbers, axis=axis, size=draft.choices.integer(1, 9))
+    draft.emit(name, updates, numbers, axis=axis, size=draft.choices.integer(1, 17))
 
 
 def along_axis(draft: Draft, name: str) -> None:
@@ -368,9 +398,9 @@ def loop(draft: Draft, name: str) -> None:
     """Over arrays or only so many times; carries and slices have one type, a matrix and a vector are captured."""
     x = some_value(draft, rank=2, floats=True)
     rows, width = x.type.shape[-2:]
-    if width == 1 or not isinstance(width, int):
+    if width == 0 or not isinstance(width, int):
         raise Rejected("a region takes vectors apart")
-    row, length = x.type.with_shape((rows, width)), draft.choices.one_of([0, 1, 2, 3, N])
+    row, length = x.type.with_shape((rows, width)), draft.choices.one_of([0, 1, 2, 3, 8, N])
     if x.type.rank == 3 and draft.chance(50):
         length = x.type.shape[0]
     carries = [fetch(draft, row) for _ in range(draft.choices.integer(0, 2))]
@@ -397,7 +427,7 @@ RECIPES: Mapping[str, Callable[[Draft, str], Any]] = {
     "slice": slice_,
     "pad": pad,
     "concatenate": concatenate,
-    "dot_general": dot_general,
+    "dot_general": lambda draft, name: (batched_products if draft.chance(25) else dot_general)(draft, name),
     "convolution": convolution,
     "max_pool": pool,
     "average_pool": pool,

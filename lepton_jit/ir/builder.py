@@ -83,7 +83,8 @@ class Builder:
             values = self._broadcast_scalars(values)
         frozen = _frozen(attributes)
         try:
-            types = record.infer([v.type for v in values], {**frozen, "_regions": regions} if regions else frozen)
+            inferred = record.infer([v.type for v in values], {**frozen, "_regions": regions} if regions else frozen)
+            types = [t.checked_size() for t in inferred]
         except LeptonError as error:
             where = f"layer {self._layer!r}: " if self._layer else ""
             raise type(error)(f"{where}{op}: {error}") from None

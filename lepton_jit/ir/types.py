@@ -27,6 +27,7 @@ __all__ = [
     "row_major",
     "symbols_of",
     "typical",
+    "with_value",
 ]
 
 
@@ -97,6 +98,9 @@ Monomial = tuple[str, ...]
 
 # Products of polynomials grow without bound; real ones have two or three terms.
 MAX_TERMS = 256
+
+# What a process can address: nothing larger can be in memory.
+MOST_BYTES = 1 << 47
 
 # The name of the number of threads in the loop IR; no dimension may have it.
 THREADS_NAME = "_threads"
@@ -302,6 +306,12 @@ class TensorType:
     @property
     def elements(self) -> Dim:
         return element_count(self.shape)
+
+    def checked_size(self) -> TensorType:
+        """The type itself; ShapeError where even the smallest batch would be more than a process can address."""
+        if least(self.elements) * self.dtype.bytes > MOST_BYTES:
+            raise ShapeError(f"expected a tensor of at most 2**{MOST_BYTES.bit_length() - 1} bytes, got {self}")
+        return self
 
     def with_shape(self, shape: Iterable[Dim]) -> TensorType:
         return TensorType(self.dtype, tuple(shape))

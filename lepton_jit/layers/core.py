@@ -34,6 +34,7 @@ class InputLayer(Layer):
         self.shape = arguments.integer_tuple(self.label, "shape", shape)
         self.batch_size = None if batch_size is None else arguments.integer(self.label, "batch_size", batch_size)
         self.built = True
+        self._check_output(self.batch_shape, self.compute_dtype.numpy.name)
         self.calls.append(Call(self, (), [(self.batch_shape, self.compute_dtype.numpy.name)]))
 
     @property

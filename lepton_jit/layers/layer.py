@@ -121,9 +121,11 @@ class Layer:
         trainable: bool = True,
     ) -> Weight:
         """A new weight of the layer's element type."""
+        sizes = arguments.integer_tuple(self.label, f"shape of {name}", shape, low=0)
+        self._check_size(f"weight {name!r}", sizes, self.compute_dtype)
         weight = Weight(
             name,
-            arguments.integer_tuple(self.label, f"shape of {name}", shape, low=0),
+            sizes,
             self.compute_dtype,
             initializers.get(initializer),
             regularizer=regularizers.get(regularizer),
@@ -213,7 +215,6 @@ class Layer:
     def output_specs(self, inputs: Sequence[Spec], **arguments: Any) -> list[Spec]:
         """Shapes and element types of the outputs; tensors among the arguments are such pairs too."""
         shape = self.compute_output_shape(self._shapes(inputs))
-        self._check_output(shape)
         return [(shape, self._input_dtype([d for _, d in inputs]).numpy.name)]
 
     def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
@@ -342,9 +343,16 @@ class Layer:
             if self.rank is not None and len(shape) != self.rank:
                 raise ShapeError(f"{self.label}: expected an input of rank {self.rank} (batch included), got {shape}")
 
-    def _check_output(self, shape: ShapeTuple) -> None:
+    def _check_output(self, shape: ShapeTuple, dtype: str) -> None:
         if any(d is not None and d < 0 for d in shape):
             raise ShapeError(f"{self.label}: the output would have the negative shape {shape}")
+        self._check_size("the output", [d for d in shape if d is not None], dtype_of(dtype))
+
+    def _check_size(self, what: str, shape: Sequence[int], dtype: DType) -> None:
+        try:
+            TensorType(dtype, tuple(shape)).checked_size()
+        except ShapeError as error:
+            raise ShapeError(f"{self.label}: {what}: {error}") from None
 
     def call_symbolically(self, inputs: Sequence[SymbolicTensor], arguments: Mapping[str, Any]) -> Any:
         """Note the call, for a model to trace."""
@@ -356,6 +364,8 @@ class Layer:
         named = {k: map_leaves(_spec, v) for k, v in arguments.items()}
         self.ensure_built(specs, **named)
         call = Call(self, inputs, self.output_specs(specs, **named), arguments)
+        for x in call.outputs:
+            self._check_output(x.shape, x.dtype)
         self.calls.append(call)
         return call.outputs[0] if len(call.outputs) == 1 else list(call.outputs)
 

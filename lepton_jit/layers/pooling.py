@@ -9,7 +9,7 @@ from lepton_jit import arguments
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.layer import Layer
 from lepton_jit.layers.symbolic import ShapeTuple
-from lepton_jit.layers.window import same_padding, window_output
+from lepton_jit.layers.window import window_inside, window_output
 from lepton_jit.tracing import Tracer
 
 __all__ = ["AveragePooling2D", "MaxPooling2D"]
@@ -39,10 +39,10 @@ class _Pooling(Layer):
         return (input_shape[0], *size, input_shape[3])
 
     def trace(self, t: Tracer, x: Value) -> Value:
-        padding = ((0, 0), (0, 0))
+        window, padding = self.pool_size, ((0, 0), (0, 0))
         if self.padding == "same":
-            padding = same_padding(x.type.shape[1:3], self.pool_size, self.strides)
-        return t(self._operation, x, window=self.pool_size, strides=self.strides, padding=padding)
+            window, padding = window_inside(x.type.shape[1:3], self.pool_size, self.strides)
+        return t(self._operation, x, window=window, strides=self.strides, padding=padding)
 
 
 class MaxPooling2D(_Pooling):

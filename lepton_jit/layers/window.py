@@ -8,7 +8,7 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.types import Dim
 from lepton_jit.layers.symbolic import ShapeTuple
 
-__all__ = ["same_padding", "window_output"]
+__all__ = ["same_padding", "window_inside", "window_output"]
 
 
 def window_output(
@@ -52,3 +52,21 @@ def same_padding(
         total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
         pads.append((total // 2, total - total // 2))
     return tuple(pads)
+
+
+def window_inside(
+    sizes: Sequence[Dim], window: Sequence[int], strides: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """A window of `padding="same"` without what lies outside the image wherever the window stands, and its padding.
+
+    >>> window_inside((8, 8), (3, 10**12), (1, 1))
+    ((3, 15), ((1, 1), (7, 7)))
+    """
+    taps, pads = [], []
+    for size, k, s, (low, high) in zip(sizes, window, strides, same_padding(sizes, window, strides), strict=True):
+        assert isinstance(size, int)
+        last = (-(-size // s) - 1) * s  # where the last window begins, before the padding
+        before, behind = max(low - last, 0), max(k - size - low, 0)
+        taps.append(k - before - behind)
+        pads.append((low - before, high - behind))
+    return tuple(taps), tuple(pads)

@@ -117,7 +117,7 @@ class _Fusion:
         joinable = sorted({self.group_of[j] for j in self.readers[i]})
         for number in [*joinable, *self._sibling_groups(i)]:
             group = self.groups[number]
-            joined = self._joined(i, group)
+            joined = self._joined(i, group) if group.has_room() else None
             if joined is not None and not self._cycle(i, group):
                 group.kind, group.domain = joined
                 self._add(i, group)

@@ -18,6 +18,8 @@ EXPENSIVE = frozenset((
 ))  # fmt: skip
 
 REDUCING = ("reduce", "scatter_add")
+# Nodes of one kernel, where each of them is an operation of a few instructions or of dozens.
+MOST_MEMBERS = 100
 # Elements of a row that a kernel keeps while it reduces it.
 LONG_ROW = 512
 
@@ -32,6 +34,10 @@ class Group:
     domain: Shape
     members: set[int] = field(default_factory=set)
     before: int | None = None  # the node whose place in the order it takes, if not its last one's
+
+    def has_room(self, more: int = 1) -> bool:
+        """A kernel of that many more nodes is still compiled in reasonable time."""
+        return len(self.members) + more <= MOST_MEMBERS
 
     @property
     def place(self) -> int:
@@ -121,7 +127,11 @@ def _readers_of(f: Grouping, group: Group) -> list[Group]:
 
 def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
     """The two as one group, if one kernel can compute both."""
-    if not _one_kernel(f, group, reader) or _leads(f, group, reader, aside=True):
+    if (
+        not group.has_room(len(reader.members))
+        or not _one_kernel(f, group, reader)
+        or _leads(f, group, reader, aside=True)
+    ):
         return None
     # others may wait for the first; but what writes a state comes after whatever reads its old value
     if not any(v in f.outputs for g in (group, reader) for j in g.members for v in f.nodes[j].results):
@@ -155,8 +165,9 @@ def _merge_reductions(f: Grouping) -> None:
         kind = next((n.operands[0].type, n.attributes["dimensions"]) for n in _members(f, group, "reduce"))
         read = _read_whole(f, group)
         for other, other_kind, other_read in kept:
+            room = other.has_room(len(group.members))
             apart = not _leads(f, group, other) and not _leads(f, other, group)
-            if kind == other_kind and read & other_read and apart:
+            if kind == other_kind and read & other_read and room and apart:
                 other_read |= read
                 _absorb(f, other, group)
                 break
