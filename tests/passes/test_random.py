@@ -87,7 +87,7 @@ def _is_image(value: Value) -> bool:
     return (
         value.type.rank == 4
         and value.type.dtype.name == "f32"
-        and all(isinstance(d, int) for d in value.type.shape[1:])
+        and all(isinstance(d, int) and d > 0 for d in value.type.shape[1:])
     )
 
 
