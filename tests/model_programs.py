@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,7 +63,8 @@ def random_arrays(graph: Graph, batch: int, rows: int = 2) -> dict[str, np.ndarr
         if not type.dtype.is_float:
             array = np.asarray(rng.integers(0, rows, shape))
         else:
-            array = rng.normal(0, 1 if entry.role == "input" else 0.3, shape)
+            fan_in = max(1, math.prod(shape[:-1]))
+            array = rng.normal(0, 1 if entry.role == "input" else min(0.3, fan_in**-0.5), shape)
         arrays[entry.name] = (np.abs(array) + 0.5 if "variance" in entry.name else array).astype(type.dtype.numpy)
     return arrays
 
