@@ -16,7 +16,7 @@ from tests.random_models import random_model
 
 SEEDS = 20
 # One test of a long run checks a part, so that two workers share the time; a model takes as long as a few graphs.
-PARTS, MODELS_PER_EXAMPLE = 2, 0.3
+PARTS, MODELS_PER_EXAMPLE = 2, 0.75
 # So many models have every registered name in them, whatever their seeds.
 COVERING = 400
 # The same for these seeds.
@@ -39,9 +39,9 @@ def test_a_random_model_is_right_in_inference_training_and_files(seed: int) -> N
 @pytest.mark.soak
 @pytest.mark.fuzz
 @pytest.mark.parametrize("part", range(PARTS))
-def test_many_random_models_are_right(part: int, fuzz_examples: int, pytestconfig: pytest.Config) -> None:
-    first = 0 if pytestconfig.getoption("--fuzz-examples") is None else int.from_bytes(os.urandom(3)) * SEEDS
-    seeds = range(first + SEEDS + part, first + SEEDS + int(fuzz_examples * MODELS_PER_EXAMPLE), PARTS)
+def test_many_random_models_are_right(part: int, fuzz_seeds: range) -> None:
+    first = fuzz_seeds.start + SEEDS
+    seeds = range(first + part, first + int(len(fuzz_seeds) * MODELS_PER_EXAMPLE), PARTS)
     print(f"seeds {seeds}")
     counts = coverage([check_seed(seed) for seed in seeds])
     print(print_coverage(counts))

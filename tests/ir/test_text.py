@@ -210,7 +210,7 @@ def _texts() -> list[str]:
 
 @pytest.mark.fuzz
 def test_mutated_texts_are_errors_of_ours_or_graphs(fuzz_examples: int) -> None:
-    chooser, texts, count = random.Random(fuzz_examples), _texts(), 10 * fuzz_examples
+    chooser, texts, count = random.Random(fuzz_examples), _texts(), 25 * fuzz_examples
     words = sorted({word for text in texts for word in text.replace("(", " ( ").replace("[", " [ ").split()})
     alphabet = '()[]{},:=@%"-+*/.0123456789NMaef \n\\ü'
     parsed = 0
