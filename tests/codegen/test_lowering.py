@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from lepton_jit.codegen.lower import RANGES, lower
+from lepton_jit.codegen.lowered import Step
 from lepton_jit.codegen.target import get_target
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.types import TensorType
+from tests.codegen.programs import everywhere, lowered_unfused
+from tests.codegen.test_chains import convolved, has_chains
 
 TARGET = get_target("x86-64-v3")
 
@@ -37,3 +40,42 @@ graph @main(%x: f32[4,6] input "x") {
 """)
     with pytest.raises(UnsupportedError, match="layer 'sums': a kernel reduces one shape, over the same dimensions"):
         lower(graph, TARGET)
+
+
+def test_a_check_says_which_input_it_reads() -> None:
+    graph = parse_graph("""
+graph @main(%x: f32[6] input "numbers", %y: i32[6] input "other") {
+  %0 = convert(%x) {dtype = i32} : i32[6]
+  %1 = reshape(%0) {shape = [2, 3]} : i32[2,3]
+  %2 = check_indices(%1) {high = 5, low = 0} : i32[2,3]
+  %3 = add(%y, %y) : i32[6]
+  %4 = check_indices(%3) {high = 5, low = 0} : i32[6]
+  return %2 "a", %4 "b"
+}
+""")
+    steps = [step for step in lower(graph, TARGET).steps if isinstance(step, Step) and step.op == "check_indices"]
+    assert [step.checked for step in steps] == ["numbers", ""]
+
+
+@pytest.mark.parametrize(("between", "copies"), [(0, 1), (5, 1), (6, 2)])
+def test_the_copy_of_a_left_side_is_kept_for_readers_so_many_steps_away(between: int, copies: int) -> None:
+    """8: the product with its copy, what lies between, and the packing of the other right side."""
+    b, length, columns = Builder("copies"), 400, 400
+    x = b.input("x", TensorType.of("f32", 64, length))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    for name in ("v", "w"):
+        b.output(b("dot_general", x, b.input(name, TensorType.of("f32", length, columns)), **sums), f"{name}x")
+        for i in range(between if name == "v" else 0):
+            b.output(b("tanh", b.input(f"z{i}", TensorType.of("f32", 3))), f"y{i}")
+    products = [step for step in lowered_unfused(b.build(), TARGET).steps if step.op == "affine_contraction"]
+    assert sum(not step.launches[0].kernel.flops for step in products if isinstance(step, Step)) == copies
+
+
+@pytest.mark.parametrize(("channels", "chained"), [(62, False), (63, True)])
+def test_kernels_are_chained_where_what_lies_between_is_larger_than_caches_keep(channels: int, chained: bool) -> None:
+    """3 << 18 bytes of one sample: 56 x 56 x 62 numbers are less."""
+    b = Builder("chain")
+    x = b.input("x", TensorType.of("f32", "N", 56, 56, 1))
+    y = convolved(b, x, "expand", 1, channels)
+    b.output(convolved(b, y, "depthwise", 3, channels, groups=channels), "y")
+    assert everywhere(b.build(), has_chains) == chained
