@@ -54,7 +54,14 @@ class CompiledModel:
 
     def update_weights(self, model: Any) -> None:
         """Take a new snapshot of the weights of `model`, without recompiling."""
-        self.executable.bind(model.weights_by_name())
+        given = model.weights_by_name()
+        missing = [i.name for i in self.executable.graph.inputs_of("parameter") if i.name not in given]
+        if missing:
+            raise ArgumentError(
+                f"update_weights: expected a model with the weights of the compiled one: missing {missing}, "
+                f"got {list(given)}"
+            )
+        self.executable.bind(given)
 
     @property
     def plan(self) -> MemoryPlan:

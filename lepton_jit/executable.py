@@ -61,14 +61,16 @@ class Executable:
     def bind(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Use these arrays from now on: a snapshot of parameters, the very arrays of state."""
         given: dict[str, np.ndarray] = dict(arrays)
+        params = self.parts.main_manifest.params
+        kept = {p.name for p in params if p.role == "state"}
         if self._prepare is not None:
             names = [p.name for p in self.parts.prepare_manifest.params]
             held = {name: np.asarray(given[name], order="C") for name in names}
             prepared = self._prepare.allocate_weights()
             self._prepare.run((), self._prepare.bind(held), (), prepared)
-            given |= {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
-        params = self.parts.main_manifest.params
-        kept = {p.name for p in params if p.role == "state" or p.name.startswith("prepared/")}
+            own = {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
+            given |= own
+            kept |= own.keys()
         held = {p.name: given[p.name] if p.name in kept else aligned_copy(given[p.name]) for p in params}
         self._bound = held, self.program.bind(held)
 

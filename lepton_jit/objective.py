@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit import arguments, losses, metrics
+from lepton_jit import arguments, losses, metrics, step_names
 from lepton_jit.errors import ArgumentError
 from lepton_jit.layers.symbolic import SymbolicTensor
 from lepton_jit.naming import numbered
@@ -138,8 +138,8 @@ class Objective:
         """The sums, under the names that they have in a step's graph."""
         arrays = {}
         for name, tracker in self.trackers():
-            arrays[f"metrics/{name}/total"] = tracker.total
-            arrays[f"metrics/{name}/count"] = tracker.count
+            arrays[step_names.metric_sum(name, "total")] = tracker.total
+            arrays[step_names.metric_sum(name, "count")] = tracker.count
         return arrays
 
     def get_config(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lepton_jit import arguments, optimizers
+from lepton_jit import arguments, optimizers, step_names
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.feeding import (
     Rows,
@@ -188,7 +188,7 @@ class Runner:
         return self._program(
             ("forward", *Trainable(self._model).frozen),
             lambda: trace_forward(self._model),
-            lambda: {"step": self._forward_step, "seed": self._seed},
+            lambda: {step_names.STEP: self._forward_step, step_names.SEED: self._seed},
         )
 
     def _training_program(self, data: Data) -> Program:
@@ -196,8 +196,9 @@ class Runner:
         weighted = data.sample_weight is not None
 
         def state() -> dict[str, np.ndarray]:
-            slots = {f"optimizer/{name}": array for name, array in self.optimizer.slots.items()}
-            return {**slots, **self.objective.state(), "step": self.optimizer.iterations, "seed": self._seed}
+            slots = {step_names.slot(name): array for name, array in self.optimizer.slots.items()}
+            counts = {step_names.STEP: self.optimizer.iterations, step_names.SEED: self._seed}
+            return slots | self.objective.state() | counts
 
         def trace() -> Graph:
             self.optimizer.build(self.trained.weight_paths)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lepton_jit import step_names
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["trace_forward", "trace_inference", "trace_test_step", "trace_training_step"]
 
-_RESERVED = ("learning_rate", "sample_weight", "seed", "step")
 _SCALAR = ()
 
 
@@ -40,10 +40,10 @@ def trace_forward(model: Model) -> Graph:
     b = Builder("forward")
     inputs = _declare_inputs(b, model)
     weights = _declare_weights(b, model)
-    step = b.input("step", TensorType(DTYPES["i64"], _SCALAR))
+    step = b.input(step_names.STEP, TensorType(DTYPES["i64"], _SCALAR))
     t = _training_tracer(b, weights, step)
     _declare_outputs(b, model, model.trace_network(t, inputs))
-    b.output(t("add", step, 1), "step", donates="step")
+    b.output(t("add", step, 1), step_names.STEP, donates=step_names.STEP)
     _write_back(t, model)
     return _finished(b)
 
@@ -59,24 +59,24 @@ def trace_training_step(
 ) -> Graph:
     """Forward, loss, gradient, the optimizer's update of every weight that is trained, and the metrics' sums.
 
-    Inputs: the model's, `target/<output>`, `sample_weight` if weighted, `learning_rate`. State: the weights that
-    change, the optimizer's slots, `step`, `seed` if something is random, the metrics' sums. Result: `loss`.
+    Inputs: the model's, `/target/<output>`, `/sample_weight` if weighted, `/learning_rate`. State: the weights that
+    change, the optimizer's slots, `/step`, `/seed` if something is random, the metrics' sums. Result: `loss`.
     """
     trainable = trainable or Trainable(model)
     b = Builder("training_step")
     inputs = _declare_inputs(b, model)
     labels = _declare_targets(b, targets, inputs)
     sample_weight = _declare_sample_weight(b, model, inputs) if weighted else None
-    learning_rate = b.input("learning_rate", TensorType(DTYPES["f32"], _SCALAR))
+    learning_rate = b.input(step_names.LEARNING_RATE, TensorType(DTYPES["f32"], _SCALAR))
     weights = _declare_weights(b, model)
-    step = b.input("step", TensorType(DTYPES["i64"], _SCALAR))
+    step = b.input(step_names.STEP, TensorType(DTYPES["i64"], _SCALAR))
     t = _training_tracer(b, weights, step, trainable)
     outputs = model.trace_network(t, inputs)
     trained = trainable.weight_paths
     loss = _trace_loss(t, model, trained, objective, labels, outputs, sample_weight)
     _trace_updates(t, trained, optimizer, loss, Step(t, learning_rate, step))
     _trace_metrics(t, objective, labels, outputs, sample_weight, loss)
-    b.output(t("add", step, 1), "step", donates="step")
+    b.output(t("add", step, 1), step_names.STEP, donates=step_names.STEP)
     _write_back(t, model)
     b.output(loss, "loss")
     return _finished(b)
@@ -109,8 +109,6 @@ def _declare_inputs(b: Builder, model: Model) -> list[Value]:
     batch: Dim = Poly.symbol("N") if fixed is None else fixed
     values = []
     for name, x in zip(model.input_names, model.inputs, strict=True):
-        if name in _RESERVED:
-            raise ArgumentError(f"{model.label}: an input cannot be called {name!r}; give it another name")
         values.append(b.input(name, TensorType(dtype_of(x.dtype), (batch, *_known(x.shape[1:])))))
     return values
 
@@ -130,12 +128,15 @@ def _declare_weights(b: Builder, model: Model) -> dict[Weight, Value]:
 
 def _declare_targets(b: Builder, targets: Sequence[Target], inputs: Sequence[Value]) -> dict[str, Value]:
     batch = inputs[0].type.shape[0]
-    return {t.output: b.input(f"target/{t.output}", TensorType(dtype_of(t.dtype), (batch, *t.shape))) for t in targets}
+    return {
+        t.output: b.input(step_names.target(t.output), TensorType(dtype_of(t.dtype), (batch, *t.shape)))
+        for t in targets
+    }
 
 
 def _declare_sample_weight(b: Builder, model: Model, inputs: Sequence[Value]) -> Value:
     dtype = dtype_of(model.sample_weight_dtype)
-    return b.input("sample_weight", TensorType(dtype, inputs[0].type.shape[:1]))
+    return b.input(step_names.SAMPLE_WEIGHT, TensorType(dtype, inputs[0].type.shape[:1]))
 
 
 def _training_tracer(
@@ -145,7 +146,7 @@ def _training_tracer(
 
     def randomness() -> tuple[Value, Value]:
         if not seed:
-            seed.append(b.input("seed", TensorType(DTYPES["u64"], _SCALAR), "state"))
+            seed.append(b.input(step_names.SEED, TensorType(DTYPES["u64"], _SCALAR), "state"))
         return seed[0], step
 
     return Tracer(b, training=True, weights=weights, randomness=randomness, trainable=trainable)
@@ -196,11 +197,14 @@ def _trace_updates(t: Tracer, trained: Mapping[str, Weight], optimizer: Optimize
     clipped = optimizer.trace_clipping(t, gradients)
     for (path, weight), gradient in zip(named.items(), clipped, strict=True):
         with t.b.layer(path.rpartition("/")[0]):
-            slots = {slot: t.b.input(f"optimizer/{path}/{slot}", weight.type, "state") for slot in optimizer.slot_names}
+            slots = {
+                slot: t.b.input(step_names.slot(f"{path}/{slot}"), weight.type, "state")
+                for slot in optimizer.slot_names
+            }
             value, new_slots = optimizer.trace_update(t, path, t.weight(weight), gradient, slots, step)
         t.assign(weight, value)
         for slot, new in new_slots.items():
-            name = f"optimizer/{path}/{slot}"
+            name = step_names.slot(f"{path}/{slot}")
             t.b.output(new, name, donates=name)
 
 
@@ -230,7 +234,7 @@ def _accumulate_mean(t: Tracer, name: str, value: Value, batch_like: Value) -> N
 
 def _accumulate(t: Tracer, name: str, total: Value, count: Value) -> None:
     for kind, value in (("total", total), ("count", count)):
-        path = f"metrics/{name}/{kind}"
+        path = step_names.metric_sum(name, kind)
         old = t.b.input(path, TensorType(DTYPES["f64"], _SCALAR), "state")
         t.b.output(t("add", old, value), path, donates=path)
 

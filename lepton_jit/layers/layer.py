@@ -124,7 +124,7 @@ class Layer:
         sizes = arguments.integer_tuple(self.label, f"shape of {name}", shape, low=0)
         self._check_size(f"weight {name!r}", sizes, self.compute_dtype)
         weight = Weight(
-            name,
+            _checked_weight_name(self.label, name),
             sizes,
             self.compute_dtype,
             initializers.get(initializer),
@@ -424,6 +424,15 @@ def _checked_name(kind: str, name: Any) -> str:
     arguments.text(kind, "name", name)
     if "/" in name or any(ord(c) < 32 for c in name):
         raise ArgumentError(f"{kind}: name: expected a name without '/' and control characters, got {name!r}")
+    return name
+
+
+def _checked_weight_name(owner: str, name: Any) -> str:
+    arguments.text(owner, "weight", name)
+    if name.startswith("/") or any(ord(c) < 32 for c in name):
+        raise ArgumentError(
+            f"{owner}: weight: expected a name without '/' in front and control characters, got {name!r}"
+        )
     return name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class Optimizer(Configurable):
 
     fields = ("learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "name")
     slot_names: tuple[str, ...] = ()
+    non_negative: ClassVar[tuple[str, ...]] = ()  # slots that no gradient makes negative, such as means of squares
 
     def __init__(
         self,
@@ -168,7 +169,9 @@ class Optimizer(Configurable):
             decay = t("multiply", weight, self.weight_decay)
             weight = t("subtract", weight, t("multiply", decay, step.learning_rate(dtype)))
         value, updated = self.rule(t, weight, t.convert(gradient, dtype), slots, step)
-        return value, {name: _without_denormals(t, name, slot) for name, slot in updated.items()}
+        return value, {
+            name: _without_denormals(t, slot, non_negative=name in self.non_negative) for name, slot in updated.items()
+        }
 
     def rule(
         self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step
@@ -194,13 +197,13 @@ def _refuse(owner: str, options: Mapping[str, Any]) -> None:
             raise UnsupportedError(f"{owner}: {name}={value!r} is not supported, only {_ONLY_DEFAULT[name]!r}")
 
 
-def _without_denormals(t: Tracer, name: str, slot: Value) -> Value:
+def _without_denormals(t: Tracer, slot: Value, *, non_negative: bool) -> Value:
     """A slot with 0 for denormal numbers, with which processors are slow.
 
     A mean decays to them where gradients are 0 (rows of an embedding that no batch has, units that died), and rounding
     keeps it there for ever: 0.9 times the least of them is itself. docs/numerics.md has what they cost.
     """
-    size = slot if name == "velocity" else t("abs", slot)  # a mean of squares
+    size = slot if non_negative else t("abs", slot)
     denormal = t("compare", size, float(np.finfo(slot.type.dtype.numpy).tiny), direction="LT")
     return t("select", denormal, t.b.full(0.0, slot.type), slot)
 

@@ -50,6 +50,7 @@ class Adam(Optimizer):
 
     fields = ("beta_1", "beta_2", "epsilon", *Optimizer.fields)
     slot_names = ("momentum", "velocity")
+    non_negative = ("velocity",)
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class RMSprop(Optimizer):
     """
 
     fields = ("rho", "momentum", "epsilon", "centered", *Optimizer.fields)
+    non_negative = ("velocity",)
 
     def __init__(
         self,

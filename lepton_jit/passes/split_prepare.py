@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from lepton_jit.ir.graph import Graph, Input, Output, Value
@@ -19,20 +20,24 @@ def split_prepare(graph: Graph) -> tuple[Graph, Graph]:
 
     law: a function of parameters alone has the same value in every call, until the parameters change.
 
-    `prepare` reads parameters and returns values called `prepared/0`, `prepared/1`, ..., which main has as inputs of
-    role "parameter" under these names; parameters that main itself reads stay its inputs. Constants are repeated in
-    both. A broadcast is repeated in main rather than stored, and a value whose shape is symbolic is computed in main.
+    `prepare` reads parameters and returns values called `prepared/0`, `prepared/1`, ..., names that no input has; main
+    has them as inputs of role "parameter" under these names; parameters that main itself reads stay its inputs.
+    Constants are repeated in both. A broadcast is repeated in main rather than stored, and a value whose shape is
+    symbolic is computed in main.
     Where nothing depends on parameters alone, `prepare` has no nodes and main is `graph`.
     """
     moved = of_parameters_alone(graph)
     frontier = _frontier(graph, moved)
     if not frontier:
         return Graph("prepare", (), (), ()), graph
-    outputs = tuple(Output(value, f"prepared/{i}") for i, value in enumerate(frontier))
+    taken = {entry.name for entry in graph.inputs}
+    free = (name for name in (f"prepared/{i}" for i in itertools.count()) if name not in taken)
+    names = list(itertools.islice(free, len(frontier)))
+    outputs = tuple(Output(value, name) for value, name in zip(frontier, names, strict=True))
     prepare = without_dead_nodes(Graph("prepare", graph.inputs_of("parameter"), graph.nodes, outputs))
     arriving = set(frontier)
     staying = tuple(node for node in graph.nodes if not any(v in arriving for v in node.results))
-    prepared = tuple(Input(value, f"prepared/{i}", "parameter") for i, value in enumerate(frontier))
+    prepared = tuple(Input(value, name, "parameter") for value, name in zip(frontier, names, strict=True))
     main = without_dead_nodes(replace(graph, inputs=(*graph.inputs, *prepared), nodes=staying))
     return _without_unread_inputs(prepare), _without_unread_inputs(main)
 

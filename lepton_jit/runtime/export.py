@@ -17,7 +17,7 @@ from lepton_jit.runtime.arguments import check_parameters
 from lepton_jit.runtime.cpu import host_architecture
 from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.module_file import seal
-from lepton_jit.runtime.wrapper import c_identifier, header_text, version_script, weights_assembly, wrapper_text
+from lepton_jit.runtime.wrapper import function_name, header_text, version_script, weights_assembly, wrapper_text
 from lepton_jit.writing import file_path, whole_file, work_folder
 
 __all__ = ["export", "find_linker"]
@@ -50,7 +50,7 @@ def export(
     check_parameters(manifest, parameters)
     if sum(a.nbytes for a in parameters) > _MAX_WEIGHT_BYTES:
         raise UnsupportedError(f"{manifest.name}: more than {_MAX_WEIGHT_BYTES:,} bytes of weights cannot be embedded")
-    name = c_identifier(path.stem if name is None else name)
+    name = function_name(path.stem if name is None else name, manifest)
     header = path.with_suffix(".h")
     if header == path:
         raise ArgumentError(f"export: {str(path)!r} is the name of the header; expected a name such as 'model.so'")
@@ -102,12 +102,15 @@ def _link(linker: list[str], work: Path, soname: str, parts: int) -> None:
     options = [
         "--version-script=exports.map",
         f"-soname={soname}",
-        "-z,nodelete",  # workers run in it until the process ends
-        "-z,noexecstack",
+        *("-z", "nodelete"),  # workers run in it until the process ends
+        *("-z", "noexecstack"),
         "--no-undefined",
         "--as-needed",
     ]
-    _run([*linker, "-shared", "-o", "module.so", *objects, *(f"-Wl,{o}" for o in options), "-pthread"], work)
+    _run(
+        [*linker, "-shared", "-o", "module.so", *objects, *(x for o in options for x in ("-Xlinker", o)), "-pthread"],
+        work,
+    )
 
 
 def _run(command: list[str], folder: Path) -> None:

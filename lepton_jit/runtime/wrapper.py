@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import re
 from collections.abc import Iterable, Sequence
 
 from lepton_jit.runtime.manifest import Manifest, Tensor
 
-__all__ = ["MODULE_TABLE", "c_identifier", "header_text", "version_script", "weights_assembly", "wrapper_text"]
+__all__ = [
+    "MODULE_TABLE",
+    "c_identifier",
+    "function_name",
+    "header_text",
+    "version_script",
+    "weights_assembly",
+    "wrapper_text",
+]
 
 C_TYPES = {
     "f16": "uint16_t",
@@ -33,9 +44,16 @@ MODULE_TABLE = (
     "lpt_plan",
 )
 
-_C_KEYWORDS = re.compile(
-    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|register|"
-    "restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|while"
+# Of C23 and C++23, with macros that compilers and headers define, and the types of the header.
+_C_WORDS = re.compile(
+    "NULL|EOF|alignas|alignof|and|and_eq|asm|assert|auto|bitand|bitor|bool|break|case|catch|char|char16_t|char32_t|"
+    "char8_t|class|co_await|co_return|co_yield|compl|concept|const|const_cast|consteval|constexpr|constinit|continue|"
+    "decltype|default|delete|do|double|dynamic_cast|else|enum|errno|explicit|export|extern|false|float|for|friend|"
+    "goto|if|inline|int|linux|long|main|mutable|namespace|new|noexcept|not|not_eq|nullptr|operator|or|or_eq|private|"
+    "protected|public|register|reinterpret_cast|requires|restrict|return|short|signed|sizeof|static|static_assert|"
+    "static_cast|stderr|stdin|stdout|struct|switch|template|this|thread_local|throw|true|try|typedef|typeid|typename|"
+    "typeof|typeof_unqual|union|unix|unsigned|using|virtual|void|volatile|wchar_t|while|xor|xor_eq"
+    f"|{'|'.join(C_TYPES.values())}"
 )
 
 _RUNTIME_ERRORS = {
@@ -55,12 +73,31 @@ def c_identifier(name: str) -> str:
     text = re.sub(r"[^A-Za-z0-9_]", "_", name) or "_"
     if text[0].isdigit():
         text = "_" + text
-    return text + "_" if _C_KEYWORDS.fullmatch(text) else text
+    return text + "_" if _C_WORDS.fullmatch(text) else text
 
 
-def _arguments(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
-    """C names for symbols, inputs and outputs, no two alike."""
-    taken: set[str] = set()
+def function_name(name: str, manifest: Manifest) -> str:
+    """The C function of a module called `name`: neither a symbol inside the module nor a function of the C library.
+
+    A program that links with `./write.so` would call the module wherever it means the system's `write`.
+    """
+    text = c_identifier(name)
+    inside = text.startswith(("lpt_", "lepton_", f"{manifest.prefix}_")) and not text.endswith("_")
+    return text + "_" if inside or any(hasattr(library, text) for library in _c_libraries()) else text
+
+
+@functools.cache
+def _c_libraries() -> list[ctypes.CDLL]:
+    found = []
+    for name in ("libc.so.6", "libm.so.6"):
+        with contextlib.suppress(OSError):
+            found.append(ctypes.CDLL(name))
+    return found
+
+
+def _arguments(manifest: Manifest, name: str) -> tuple[list[str], list[str], list[str]]:
+    """C names for symbols, inputs and outputs, no two alike, none that of the function."""
+    taken = {name}
 
     def unique(names: Iterable[str]) -> list[str]:
         result = []
@@ -78,14 +115,14 @@ def _arguments(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
 
 def header_text(manifest: Manifest, name: str) -> str:
     """The C header of a module."""
-    symbols, inputs, outputs = _arguments(manifest)
+    symbols, inputs, outputs = _arguments(manifest, name)
     parameters = [f"int64_t {s}" for s in symbols]
     parameters += [f"const {C_TYPES[t.dtype]} *{n}" for t, n in zip(manifest.inputs, inputs, strict=True)]
     parameters += [f"{C_TYPES[t.dtype]} *{n}" for t, n in zip(manifest.outputs, outputs, strict=True)]
     lines = [f" *   {c:<12} {s}" for s, c in zip(manifest.symbols, symbols, strict=True)]
     lines += [_tensor_line(t, n, "read") for t, n in zip(manifest.inputs, inputs, strict=True)]
     lines += [_tensor_line(t, n, "written") for t, n in zip(manifest.outputs, outputs, strict=True)]
-    codes = [f" *   {c:<4} {text}" for c, text in sorted({**manifest.errors, **_RUNTIME_ERRORS}.items())]
+    codes = [f" *   {c:<4} {_comment(text)}" for c, text in sorted({**manifest.errors, **_RUNTIME_ERRORS}.items())]
     guard = f"{name.upper()}_H"
     needs = " with ".join(filter(None, [manifest.architecture, ", ".join(manifest.features)]))
     return "\n".join(
@@ -138,7 +175,8 @@ def _tensor_line(tensor: Tensor, name: str, use: str) -> str:
 
 
 def _comment(text: str) -> str:
-    return text.replace("*/", "* /")
+    """Text that neither ends a comment nor seems to begin one, in one line."""
+    return " ".join(text.replace("*/", "* /").replace("/*", "/ *").split())
 
 
 def wrapper_text(manifest: Manifest, name: str) -> str:

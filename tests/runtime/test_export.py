@@ -341,3 +341,40 @@ def test_a_header_names_every_argument() -> None:
     header = header_text(manifest, "net")
     assert "int net(int64_t n, int64_t t, const uint8_t *n_, const double *float_, int64_t *layer_1);" in header
     assert " *   n_           uint8_t[N][2*T], read" in header
+
+
+WORDS = (
+    "int",
+    "class",
+    "NULL",
+    "linux",
+    "int8_t",
+    "float",
+    "errno",
+    "bool",
+    "net",
+    "net_message",
+    "n",
+    "é",
+    "",
+    "*/",
+    "2d",
+)
+
+
+@pytest.mark.parametrize("compiler", [["cc", "-std=c99"], ["cc", "-std=gnu17"], ["c++", "-x", "c++"]], ids=" ".join)
+def test_a_header_compiles_whatever_inputs_and_errors_are_called(tmp_path: Path, compiler: list[str]) -> None:
+    if shutil.which(compiler[0]) is None:
+        pytest.skip(f"no {compiler[0]}")
+    manifest = dataclasses.replace(
+        AFFINE_MANIFEST,
+        name="/* */",
+        inputs=tuple(Tensor(word, "i8", ("N",)) for word in WORDS),
+        outputs=tuple(Tensor(word, "u64", ("N",)) for word in WORDS),
+        errors={1: "layer '*/ int x; /*\n #error'"},
+    )
+    (tmp_path / "net.h").write_text(header_text(manifest, "net"))
+    (tmp_path / "main.c").write_text('#include <errno.h>\n#include <stdio.h>\n#include "net.h"\nint unused;\n')
+
+    flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"]
+    subprocess.run([*compiler, *flags, "main.c"], cwd=tmp_path, check=True)
