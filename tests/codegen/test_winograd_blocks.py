@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.loop_ir import Fetch, walk
+from lepton_jit.codegen.loop_printer import print_kernel
 from lepton_jit.codegen.lowered import Lowered
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
@@ -92,13 +94,19 @@ def test_a_thread_needs_memory_for_one_block_whatever_the_batch_is() -> None:
 
 
 def test_far_images_are_asked_for_while_products_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetched(made: Lowered) -> list[str]:
+    """At each of 36 positions a share of a line of tiles, in cache lines: of this block's results, which are
+    4 x 11 x 32 = 1,408 numbers a line of tiles, and of what the next block reads of x, from its third row on.
+    """
+
+    def fetched(made: Lowered) -> list[tuple[str, str, str]]:
         (step,) = (s for s in made.steps if s.op.startswith(ONE_KERNEL))
-        return [s.buffer for s in walk(step.launches[0].kernel.body) if isinstance(s, Fetch)]
+        text = re.sub(r"%[iv]\d+", "%", print_kernel(step.launches[0].kernel))
+        return re.findall(r"in 0 to (\d+) step 16 \{\s+fetch (\w+)\[(.+)\]", text)
 
     assert everywhere(residual(), fetched) == []
     monkeypatch.setattr("lepton_jit.codegen.schedule_winograd_blocks.FAR_BYTES", 1)
-    assert everywhere(residual(), fetched) == ["o0", "a0"]
+    results, images = "5984*% + 1408*% + 48*% + %", "9856*% + 1792*% + 64*% + % + 896"
+    assert everywhere(residual(), fetched) == [("48", "o0", results), ("64", "a0", images)]
     graph = residual()
     arrays = numbers(graph, 3)
     found = run_native(fused(graph, native_target()), arrays, 2)

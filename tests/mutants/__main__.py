@@ -71,6 +71,13 @@ def main() -> int:
                 print(json.dumps(record), file=results, flush=True)
     states = {m.key: EQUAL if m.key in equivalent else known.get(m.key, {}).get("state", "not run") for m, _ in drawn}
     print(_table(drawn, states))
+    print(
+        *(
+            f"{EQUIVALENT.name}: no mutant is called {key!r}"
+            for key in equivalent.keys() - {mutant.key for mutant, _ in _candidates()}
+        ),
+        sep="\n",
+    )
     return 0
 
 
@@ -89,9 +96,12 @@ def _options() -> argparse.Namespace:
 
 def _drawn(count: int, seed: int) -> list[tuple[Mutant, Suite]]:
     """In the order of the draw, so that what has run so far is a fair sample as well."""
+    return sorted(_candidates(), key=lambda pair: pair[0].rank(seed))[:count]
+
+
+def _candidates() -> list[tuple[Mutant, Suite]]:
     files = [(file, suite) for suite in SUITES for file in suite.paths(ROOT)]
-    candidates = [(mutant, suite) for file, suite in files for mutant in mutants_of(ROOT, file)]
-    return sorted(candidates, key=lambda pair: pair[0].rank(seed))[:count]
+    return [(mutant, suite) for file, suite in files for mutant in mutants_of(ROOT, file)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ SUITES = (
     Suite(
         "lowering",
         ("lepton_jit/codegen/schedule_winograd.py",),
-        (("tests/codegen/test_winograd_kernel.py",), ("tests/codegen/test_winograd_blocks.py",)),
+        (_KERNELS, ("tests/codegen/test_winograd_kernel.py",), ("tests/codegen/test_winograd_blocks.py",)),
     ),
     Suite(
         "lowering",
