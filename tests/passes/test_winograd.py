@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.ops.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT_TRANSFORM
 from lepton_jit.ir.types import TensorType
 from lepton_jit.passes.winograd import Winograd
-from tests.codegen.programs import everywhere, fused, run_native, step_ops
+from tests.codegen.programs import differences, everywhere, fused, run_native, step_ops
 from tests.levels import level
 
 FORWARD = {"rhs_spec": (3, 2, 0, 1), "window_reversal": (False, False)}
@@ -180,3 +181,39 @@ def test_it_can_be_turned_off() -> None:
         assert not any(isinstance(p, Winograd) for p in pipeline(target))
     finally:
         set_winograd(True)
+
+
+def with_pixels_that_are_not_finite() -> dict[str, np.ndarray]:
+    given = arrays((17, 19), 32, images=2)
+    given["x"][0, 5, 6, 3], given["x"][1, 12, 2, 0] = np.inf, np.nan
+    return given
+
+
+def test_pixels_that_are_not_finite_spoil_the_tiles_that_read_them_and_nothing_else() -> None:
+    graph, given = convolution((17, 19), 32, ((1, 1), (1, 1))), with_pixels_that_are_not_finite()
+    (tile,) = {n.attributes["tile"] for n in Winograd().apply(graph).nodes if n.op == "winograd_input"}
+    found = run_native(fused(graph, native_target()), given)["y"]
+    spoiled = np.zeros(found.shape[:3], bool)
+    for image, row, column in ((0, 5, 6), (1, 12, 2)):
+        # results of the tile t begin at t * tile, and it reads one pixel more on either side
+        rows, columns = ([t for t in range(9) if t * tile - 1 <= at <= (t + 1) * tile] for at in (row, column))
+        for i, j in itertools.product(rows, columns):
+            spoiled[image, i * tile : (i + 1) * tile, j * tile : (j + 1) * tile] = True
+    with np.errstate(invalid="ignore"):
+        expected = run_graph(graph, given)["y"]
+    assert np.isfinite(found[~spoiled]).all()
+    assert np.isfinite(expected[~spoiled]).all()
+    assert relative_error(found[~spoiled], expected[~spoiled]) <= LARGEST_ERROR
+
+
+def test_direct_convolutions_have_nan_and_infinities_where_numpy_has_them() -> None:
+    graph, given = convolution((17, 19), 32, ((1, 1), (1, 1))), with_pixels_that_are_not_finite()
+    set_winograd(False)
+    try:
+        native = fused(graph, native_target())
+    finally:
+        set_winograd(True)
+    with np.errstate(invalid="ignore"):
+        expected = run_graph(graph, given)
+    assert (~np.isfinite(expected["y"])).any()
+    assert differences(run_native(native, given), expected) == []
