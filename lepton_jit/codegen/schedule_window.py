@@ -165,7 +165,7 @@ class _Windows:
         """The channels of one iteration."""
         channels, few = self._channels(), FEW_VECTORS * self.lanes
         image = element_count(w.size for w in self.windows) * channels * self.x.type.dtype.bytes
-        return few if typical(image) <= CACHED_IMAGE else max(channels, 1)
+        return few if typical(image) <= CACHED_IMAGE else channels
 
     def _clipped(self, block: Affine, size: int, most: int) -> tuple[Affine, Affine]:
         """Begin and end of a block of `size` indices below `most`."""

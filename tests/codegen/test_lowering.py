@@ -11,7 +11,7 @@ from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.types import TensorType
-from tests.codegen.programs import everywhere, lowered_unfused
+from tests.codegen.programs import everywhere, lowered, lowered_unfused
 from tests.codegen.test_chains import convolved, has_chains
 
 TARGET = get_target("x86-64-v3")
@@ -79,3 +79,30 @@ def test_kernels_are_chained_where_what_lies_between_is_larger_than_caches_keep(
     y = convolved(b, x, "expand", 1, channels)
     b.output(convolved(b, y, "depthwise", 3, channels, groups=channels), "y")
     assert everywhere(b.build(), has_chains) == chained
+
+
+@pytest.mark.parametrize(("lines", "parts"), [(32, 2), (33, 1)])
+def test_an_iteration_has_few_channels_of_images_that_a_cache_holds(lines: int, parts: int) -> None:
+    """1 << 18 bytes: 32 x 32 x 64 numbers, which are 2 parts of 4 vectors of 8."""
+    b = Builder("pooling")
+    image = TensorType.of("f32", "N", lines, 32, 64)
+    window, padding = (1, 2, 2, 1), ((0, 0),) * 4
+    x = b.input("x", image)
+    options = {"strides": (1,) * 4, "padding": padding, "dilation": (1,) * 4}
+    b.output(b("reduce_window", x, kind="maximum", window=window, **options), "y")
+    (step,) = lower(b.build(), TARGET).steps
+    assert isinstance(step, Step)
+    progress = step.launches[0].kernel.progress
+    assert progress is not None
+    assert progress.each == parts
+
+
+@pytest.mark.parametrize(("rows", "kernels"), [(64, 2), (1024, 1)])
+def test_a_long_sum_in_blocks_is_cut_into_parts_where_few_iterations_would_share_it(rows: int, kernels: int) -> None:
+    """The parts are added by a second kernel."""
+    b = Builder("gradient")
+    x, d = (b.input(name, TensorType.of("f32", 5000, width)) for name, width in (("x", rows), ("d", 32)))
+    sums = {"lhs_contracting": (0,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("dot_general", x, d, **sums), "y")
+    steps = [step for step in lowered(b.build(), TARGET).steps if step.op == "affine_contraction"]
+    assert len(steps) == kernels
