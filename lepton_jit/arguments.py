@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lepton_jit.errors import ArgumentError, DTypeError
+from lepton_jit.errors import ArgumentError, DTypeError, UnsupportedError
 from lepton_jit.ir.types import dtype_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "integer",
     "integer_tuple",
     "number",
+    "only_defaults",
     "optional_number",
     "pair",
     "sequence",
@@ -123,3 +124,12 @@ def dtype_name(owner: str, value: Any) -> str:
         return dtype_of(value).numpy.name
     except DTypeError as error:
         raise DTypeError(f"{owner}: {error}") from None
+
+
+def only_defaults(owner: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """UnsupportedError where one of Keras' arguments is not at its default, ArgumentError where it is none of them."""
+    for name, value in given.items():
+        if name not in defaults:
+            raise ArgumentError(f"{owner}: has no argument {name!r}")
+        if value is not defaults[name] and value != defaults[name]:
+            raise UnsupportedError(f"{owner}: {name}={value!r} is not supported, only {defaults[name]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import os
 import warnings
@@ -301,22 +302,34 @@ class ReduceLROnPlateau(_Monitor):
 
 
 class LearningRateScheduler(Callback):
-    """Sets the learning rate before every epoch: `schedule(epoch, learning_rate)` is the new one."""
+    """Sets the learning rate before every epoch to `schedule(epoch, learning_rate)`, or `schedule(epoch)`."""
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         if not callable(schedule):
             raise ArgumentError(f"LearningRateScheduler: expected a function of epoch and rate, got {schedule!r}")
         self.schedule = schedule
         self.verbose = verbose
+        self._knows_rate = _takes_two(schedule)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.model.optimizer.learning_rate = rate = self.schedule(epoch, self.model.optimizer.learning_rate)
+        known = (self.model.optimizer.learning_rate,) if self._knows_rate else ()
+        self.model.optimizer.learning_rate = rate = self.schedule(epoch, *known)
         if self.verbose:
             say(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = self.model.optimizer.learning_rate
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(0, 0.0)
+    except TypeError:
+        return False
+    except ValueError:  # of a built-in function without a signature
+        return True
+    return True
 
 
 class ModelCheckpoint(_Monitor):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
@@ -24,9 +25,9 @@ Logs = Mapping[str, float]
 
 def resolve_verbose(verbose: Any, *, fitting: bool = True) -> int:
     """0 silent, 1 bar, 2 one line an epoch; `"auto"` is a bar on a terminal, else lines for `fit` only."""
-    if verbose == "auto":
+    if isinstance(verbose, str) and verbose == "auto":
         return 1 if is_terminal() else 2 if fitting else 0
-    if verbose in (0, 1, 2):
+    if isinstance(verbose, (int, np.integer, np.bool_)) and verbose in (0, 1, 2):
         return int(verbose)
     raise ArgumentError(f"verbose: expected 0, 1, 2 or 'auto', got {verbose!r}")
 

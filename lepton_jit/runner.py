@@ -104,6 +104,7 @@ class Runner:
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
         jit_compile: Any = "auto",
+        **options: Any,
     ) -> None:
         """Choose optimizer, loss and metrics, and train what is `trainable` now, until the next `compile`.
 
@@ -111,6 +112,7 @@ class Runner:
         """
         if run_eagerly or jit_compile is False:
             raise UnsupportedError(f"{self._model.label}: compile: training is always compiled")
+        arguments.only_defaults("compile", options, {"steps_per_execution": 1, "auto_scale_loss": True})
         chosen = optimizers.get(optimizer)
         wanted = {
             "loss": loss,

@@ -53,12 +53,14 @@ class Trainer(Runner):
         initial_epoch: int = 0,
         validation_batch_size: int | None = None,
         validation_freq: int = 1,
+        **options: Any,
     ) -> History:
         """Train for `epochs - initial_epoch` epochs; the returned History has what each reported.
 
         Everything is checked before the first step. `validation_split` takes the last rows, before shuffling.
         """
         self._require_compiled()
+        arguments.only_defaults("fit", options, {"steps_per_epoch": None, "validation_steps": None})
         epochs = arguments.integer("fit", "epochs", epochs, low=0)
         initial_epoch = arguments.integer("fit", "initial_epoch", initial_epoch, low=0)
         validation_freq = arguments.integer("fit", "validation_freq", validation_freq)
@@ -158,8 +160,10 @@ class Trainer(Runner):
         sample_weight: Any = None,
         callbacks: Any = None,
         return_dict: bool = False,
+        **options: Any,
     ) -> Any:
         """Loss and metrics as a list (a number if there is only the loss), or as a dict."""
+        arguments.only_defaults("evaluate", options, {"steps": None})
         data = self._checked_data("evaluate", x, y, sample_weight)
         rows = data.rows(self._model, self._batch_size("evaluate", batch_size, data.count))
         listeners = CallbackList(callbacks, self._model, {"verbose": verbose, "epochs": 1, "steps": rows.batch_count})
@@ -209,8 +213,11 @@ class Trainer(Runner):
 
     # predict
 
-    def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", callbacks: Any = None) -> Any:
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", callbacks: Any = None, **options: Any
+    ) -> Any:
         """The outputs for all rows of `x`; one sample without a batch axis is taken as a batch of one."""
+        arguments.only_defaults("predict", options, {"steps": None})
         inputs = self._inputs("predict", x, one_sample=True)
         model = self._model
         rows = Rows(

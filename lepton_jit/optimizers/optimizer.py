@@ -79,7 +79,7 @@ class Optimizer(Configurable):
     ) -> None:
         owner = type(self).__name__
         self.name = snake_case(owner) if name is None else arguments.text(owner, "name", name)
-        _refuse(owner, options)
+        arguments.only_defaults(owner, options, _ONLY_DEFAULT)
         self.weight_decay = arguments.optional_number(owner, "weight_decay", weight_decay, low=0)
         self.clipnorm = arguments.optional_number(owner, "clipnorm", clipnorm, low=0)
         self.clipvalue = arguments.optional_number(owner, "clipvalue", clipvalue, low=0)
@@ -187,14 +187,6 @@ class Optimizer(Configurable):
                 "config": self._schedule.get_config(),
             }
         return config
-
-
-def _refuse(owner: str, options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        if name not in _ONLY_DEFAULT:
-            raise ArgumentError(f"{owner}: has no argument {name!r}")
-        if value != _ONLY_DEFAULT[name]:
-            raise UnsupportedError(f"{owner}: {name}={value!r} is not supported, only {_ONLY_DEFAULT[name]!r}")
 
 
 def _without_denormals(t: Tracer, slot: Value, *, non_negative: bool) -> Value:

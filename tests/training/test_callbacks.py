@@ -162,3 +162,15 @@ def test_training_ends_when_the_loss_is_not_a_number(capsys: pytest.CaptureFixtu
     assert len(history.epoch) == 1
     assert made.optimizer.iterations == 1
     assert "Invalid loss" in capsys.readouterr().out
+
+
+def test_a_schedule_of_epochs_may_know_the_learning_rate_or_not() -> None:
+    def rates(schedule: Any) -> list[float]:
+        model = lpt.Sequential([lpt.Dense(1, input_shape=(2,))])
+        model.compile(lpt.optimizers.SGD(0.5), "mse")
+        scheduler = lpt.callbacks.LearningRateScheduler(schedule)
+        x, y = np.ones((4, 2)), np.zeros((4, 1))
+        return model.fit(x, y, epochs=3, callbacks=[scheduler], verbose=0).history["learning_rate"]
+
+    assert rates(lambda epoch: 0.1 / (epoch + 1)) == [0.1, 0.05, 0.1 / 3]
+    assert rates(lambda epoch, rate=1.0: rate / 2) == [0.25, 0.125, 0.0625]

@@ -137,6 +137,9 @@ def test_binary_labels_are_probabilities() -> None:
         ({"sample_weight": np.ones(11), "class_weight": {0: 1.0}}, "one of class_weight and sample_weight, got both"),
         ({"class_weight": {"a": 1.0}}, "class_weight: expected integers to finite numbers, got 'a'"),
         ({"callbacks": ["stop"]}, "callbacks: expected instances of Callback, got 'stop'"),
+        ({"steps_per_epoch": 2}, "fit: steps_per_epoch=2 is not supported, only None"),
+        ({"workers": 2}, "fit: has no argument 'workers'"),
+        ({"verbose": np.ones(2)}, "verbose: expected 0, 1, 2 or 'auto', got array"),
         ({"verbose": 7}, "verbose: expected 0, 1, 2 or 'auto', got 7"),
         ({"shuffle": "batch"}, "shuffle: expected True or False, got 'batch'"),
     ],
@@ -155,6 +158,8 @@ def test_a_wrong_argument_of_compile_is_named() -> None:
         ({"loss": ["mse", "mse"]}, "loss: expected one for each of"),
         ({"loss": {"left": "mse"}}, r"loss: expected outputs of \['output'\], got \['left'\]"),
         ({"run_eagerly": True}, "training is always compiled"),
+        ({"steps_per_execution": 4}, "compile: steps_per_execution=4 is not supported, only 1"),
+        ({"jit": True}, "compile: has no argument 'jit'"),
         ({"loss": lambda y, p: p}, "expected a name or an instance of a Loss"),
     ):
         with pytest.raises(lpt.LeptonError, match=message):
@@ -165,6 +170,13 @@ def test_a_wrong_argument_of_compile_is_named() -> None:
         lpt.optimizers.SGD(decay=0.1)
     with pytest.raises(lpt.ArgumentError, match=r"expected compile\(optimizer, loss\) to be called first"):
         lpt.Sequential([lpt.Dense(1, input_shape=(2,))]).fit(X, LABELS)
+
+
+def test_numbers_of_steps_are_refused_by_name() -> None:
+    model = classifier()
+    for run in (lambda: model.evaluate(X, LABELS, steps=2), lambda: model.predict(X, steps=2)):
+        with pytest.raises(lpt.UnsupportedError, match="steps=2 is not supported, only None"):
+            run()
 
 
 def test_the_learning_rate_can_be_set_between_steps_without_compiling_again() -> None:
