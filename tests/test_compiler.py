@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.codegen.target import get_target, native_target
+from lepton_jit.codegen.target import Target
 from lepton_jit.compiler import build
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.objective import Objective
 from lepton_jit.steps import trace_training_step
+from tests.levels import at_every_level
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((64, 12, 12, 3), np.float32)
@@ -73,11 +74,8 @@ def test_the_exported_module_has_the_same_bits(fast: lpt.compiled.CompiledModel,
     assert header.read_text().count("int net(") == 1
 
 
-@pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4"])
-def test_levels_agree_within_rounding(model: lpt.Sequential, fast: lpt.compiled.CompiledModel, name: str) -> None:
-    target = get_target(name)
-    if target.vector_bytes > native_target().vector_bytes:
-        pytest.skip(f"this machine is {native_target().name}")
+@at_every_level
+def test_levels_agree_within_rounding(model: lpt.Sequential, fast: lpt.compiled.CompiledModel, target: Target) -> None:
     executable = build(model.trace(), target=target)
     executable.bind(model.weights_by_name())
     assert relative_error(executable.run(IMAGES)[0], fast(IMAGES)) < 1e-5
