@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import lepton_jit as lpt
+from lepton_jit import step_names
 from lepton_jit.codegen.target import Target
 from lepton_jit.compiler import build
 from lepton_jit.ir.graph import Graph
@@ -53,6 +54,10 @@ class Session:
     @property
     def weights(self) -> Arrays:
         return {path: weight.array for path, weight in self.model.weight_paths().items()}
+
+    @property
+    def slots(self) -> Arrays:
+        return {step_names.slot(name): array for name, array in self.model.optimizer.slots.items()}
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ def check_training(session: Session, batches: list[Any], level: Target | None, d
             if level is not None and number == 1:
                 check_older_step(session, level, {**initial, **inputs}, steps[0])
             reported = model.train_on_batch(**batch, return_dict=True)
-            check_step(f"step {number}", session, steps[-1], reported, session.weights)
+            check_step(f"step {number}", session, steps[-1], reported, {**session.weights, **session.slots})
         model.save(directory / "after.lepton")
         lpt.set_threads(2)
         again = lpt.load(directory / "before.lepton")
@@ -173,9 +178,9 @@ def check_training(session: Session, batches: list[Any], level: Target | None, d
 
 
 def check_step(stage: str, session: Session, expected: Expected, reported: dict[str, float], found: Arrays) -> None:
-    """Loss, metrics and weights of a step."""
+    """Loss and metrics of a step, the weights after it, and what the optimizer keeps, which tells gradients."""
     metrics_of(expected).compare(f"{stage}, metrics", {k: np.asarray(v) for k, v in reported.items()})
-    expected.only(set(session.weights)).compare(f"{stage}, weights", found)
+    expected.only(set(found)).compare(f"{stage}, weights", found)
 
 
 def check_older_step(session: Session, level: Target, arrays: Arrays, expected: Expected) -> None:
@@ -186,7 +191,7 @@ def check_older_step(session: Session, level: Target, arrays: Arrays, expected: 
     older = build(graph, target=level, threads=1)
     older.bind({i.name: held[i.name] for i in graph.inputs if i.role != "input"})
     older.run({i.name: held[i.name] for i in graph.inputs_of("input")})
-    expected.only(set(session.weights)).compare(f"step on {level.name}, weights", held)
+    expected.only({*session.weights, *session.slots}).compare(f"step on {level.name}, weights", held)
 
 
 def check_evaluation(session: Session, peer: Session | None, batch: Any) -> None:
@@ -237,10 +242,12 @@ def _expected_training(session: Session, batch: Any) -> ExpectedTraining:
 def _step_inputs(session: Session, batch: Any, graph: Graph) -> Arrays:
     model, data = session.model, _data(session, batch)
     arrays = _columns(model, batch["x"])
-    arrays |= {f"target/{t.output}": np.asarray(a, t.dtype) for t, a in zip(data.targets, data.labels, strict=True)}
+    arrays |= {
+        step_names.target(t.output): np.asarray(a, t.dtype) for t, a in zip(data.targets, data.labels, strict=True)
+    }
     if data.sample_weight is not None:
-        arrays["sample_weight"] = np.asarray(data.sample_weight, model.sample_weight_dtype)
-    arrays["learning_rate"] = np.asarray(model.optimizer.learning_rate, np.float32)
+        arrays[step_names.SAMPLE_WEIGHT] = np.asarray(data.sample_weight, model.sample_weight_dtype)
+    arrays[step_names.LEARNING_RATE] = np.asarray(model.optimizer.learning_rate, np.float32)
     return {i.name: arrays[i.name] for i in graph.inputs if i.name in arrays}
 
 
@@ -277,7 +284,7 @@ def check_peer_training(session: Session, peer: Session, batches: list[Any], ste
     for number, (batch, expected) in enumerate(zip(batches, steps, strict=True), 1):
         reported = peer.model.train_on_batch(**batch, return_dict=True)
         if masked:  # Keras' metrics of a step do not see masks: docs/layers.md.
-            reported |= {k: float(v) for k, v in metrics_of(expected).exact.items() if k not in ("loss",)}
+            reported |= {k: float(v) for k, v in metrics_of(expected).exact.items() if k != "loss"}
         found = dict(zip(session.weights, peer.model.get_weights(), strict=True))
         check_step(f"step {number} of Keras", session, expected, reported, found)
 

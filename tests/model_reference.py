@@ -1,7 +1,7 @@
 """What a random model is to compute: the graph interpreter in float64, and how far rounding may carry a result.
 
 Two more runs, with a relative disturbance after every operation that rounds, tell how sensitive each result is: what
-float32 gives, here or in Keras, may differ by a small multiple of that and no more.
+float32 gives, here or in Keras, may differ by as much and no more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import bind_symbols
+from lepton_jit.step_names import metric_sum
 from tests.random_draft import NOISE, evaluate, widened
 
 __all__ = ["Arrays", "Difference", "Expected", "ExpectedTraining", "Rejected", "expected_outputs", "metrics_of"]
@@ -20,10 +21,11 @@ __all__ = ["Arrays", "Difference", "Expected", "ExpectedTraining", "Rejected", "
 Arrays = dict[str, np.ndarray]
 
 # What rounding to float32 may do without being an amplified disturbance, and how many disturbances an error may be.
-FLOOR, MULTIPLE = 4e-6, 3.0
+FLOOR, MULTIPLE = 2e-6, 1.0
 # Beyond this sensitivity an output or a loss says nothing.
 TOLERATED = 1e-3
 SMALLEST = 1e-3
+SUMS = metric_sum("", "").rstrip("/") + "/"
 
 
 class Rejected(Exception):  # noqa: N818  not an error: another model is drawn
@@ -120,14 +122,16 @@ class ExpectedTraining:
 
     def reset_metrics(self) -> None:
         for state in self.states:
-            state.update({name: np.zeros(()) for name in state if name.startswith("metrics/")})
+            state.update({name: np.zeros(()) for name in state if name.startswith(SUMS)})
 
 
 def metrics_of(expected: Expected) -> Expected:
     """Means from their sums, by the names that a step reports."""
 
     def means(run: Arrays) -> Arrays:
-        names = [n.removeprefix("metrics/").removesuffix("/total") for n in run if n.endswith("/total")]
-        return {n: run[f"metrics/{n}/total"] / run[f"metrics/{n}/count"] for n in names}
+        names = [
+            n.removeprefix(SUMS).removesuffix("/total") for n in run if n.startswith(SUMS) and n.endswith("/total")
+        ]
+        return {n: run[metric_sum(n, "total")] / run[metric_sum(n, "count")] for n in names}
 
     return Expected(means(expected.exact), tuple(means(run) for run in expected.disturbed))

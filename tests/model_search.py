@@ -21,7 +21,7 @@ from tests.levels import RUNNABLE
 from tests.model_arguments import ACTIVATIONS, NESTED, TABLES, Call, Text
 from tests.model_check import Extent, Session, check, quiet
 from tests.model_reference import Difference, Rejected
-from tests.model_text import ModelOutput, RandomModel, Step
+from tests.model_text import VALUE, ModelOutput, RandomModel, Step
 from tests.random_models import random_model
 
 # Another model of a seed whose first one says nothing.
@@ -150,15 +150,19 @@ def _renamed(step: Step, i: int, operand: str) -> Step:
     return Step(layer, inputs, options)
 
 
-def _reference(value: str, i: int, operand: str) -> str:
-    """A value's name where step i is `operand`."""
-    found = re.fullmatch(r"v(\d+)(.*)", value)
-    if found is None:
-        return str(value)
-    number = int(found[1])
-    if number == i:
-        return _reference(operand, i, operand) if operand != value else operand
-    return f"v{number - (number > i)}{found[2]}"
+def _reference(text: str, i: int, operand: str) -> str:
+    """The names of values where step i is gone, and `operand` stands for what it made."""
+
+    def renamed(found: re.Match[str]) -> str:
+        value = found[0]
+        if value.startswith("x"):
+            return value
+        number, _, rest = value[1:].partition("[")
+        if int(number) == i:
+            return operand
+        return f"v{int(number) - (int(number) > i)}" + (f"[{rest}" if rest else "")
+
+    return VALUE.sub(renamed, text)
 
 
 def _trimmed(model: RandomModel) -> RandomModel:
@@ -169,7 +173,7 @@ def _trimmed(model: RandomModel) -> RandomModel:
     for i in reversed(range(len(model.steps))):
         step = model.steps[i]
         if f"v{i}" in needed or any(s.layer == i and f"v{j}" in needed for j, s in enumerate(model.steps)):
-            needed |= {v.partition("[")[0] for v in (*step.inputs, *map(str, step.options.values()))} | {f"v{i}"}
+            needed |= {v.partition("[")[0] for v in step.reads()} | {f"v{i}"}
     unused = next((i for i in range(len(model.steps)) if f"v{i}" not in needed), None)
     if unused is not None and len(model.steps) > 1:
         steps = tuple(_renamed(s, unused, "") for j, s in enumerate(model.steps) if j != unused)

@@ -6,14 +6,17 @@ A `RandomModel` is data that reads as Python source, executed for this library a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.model_arguments import Call, Text
 
-__all__ = ["MERGING", "ModelInput", "ModelOutput", "RandomModel", "Step"]
+__all__ = ["MERGING", "VALUE", "ModelInput", "ModelOutput", "RandomModel", "Step"]
 
+# The name of a value: an input, what a step made, or one of several that it made.
+VALUE = re.compile(r"\b(?:x\d+|v\d+(?:\[\d+\])?)")
 MERGING = ("Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract")
 
 
@@ -37,6 +40,10 @@ class Step:
     layer: Call | int
     inputs: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+
+    def reads(self) -> list[str]:
+        """The values that it is called on, as inputs or in options."""
+        return [v for text in (*self.inputs, *map(repr, self.options.values())) for v in VALUE.findall(text)]
 
     def operands(self) -> str:
         merges = isinstance(self.layer, Call) and self.layer.kind in MERGING

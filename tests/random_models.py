@@ -17,6 +17,7 @@ __all__ = ["RandomModel", "random_model"]
 BATCHES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)
 # Names that the compiler and the steps have a use for themselves.
 ODD_NAMES = ("loss", "output", "step_", "seed_", "N", "main", "prepare", "x.1", "a b", "größe", "0", "fusion", "%v1")
+RECURRENT = ("GRU", "LSTM", "SimpleRNN")
 LARGEST = 2_000  # elements of a value, per sample
 WORK = 2_000_000  # multiplications of a layer, per sample
 
@@ -135,9 +136,22 @@ class _Draft:
             others = [k for k, e in LAYERS.items() if rank in e.ranks and k not in (*MERGING, "MultiHeadAttention")]
             # Layers of this rank alone twice as often as those of any.
             fitting = others + [k for k in others if len(LAYERS[k].ranks) == 1]
-            call = self.layer(self.choices.one_of(fitting), value)
+            chosen = self.choices.one_of(fitting)
+            fixed, options = self._initial_state(chosen) if chosen in RECURRENT else ({}, {})
+            call = self.layer(chosen, value, **fixed)
             if _work(call, self.shape(value)) <= WORK:
-                self.apply(call, value)
+                self.apply(call, value, **options)
+
+    def _initial_state(self, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments of a recurrent layer and of its call, by which it begins with what the model computed."""
+        vectors = [v for v in self.pool if v not in self.words and len(self.shape(v)) == 1 and self.shape(v)[0] <= 33]
+        if not vectors or not self.chance(30):
+            return {}, {}
+        first = self.choices.one_of(vectors)
+        alike = [v for v in vectors if self.shape(v) == self.shape(first)]
+        states = [first, self.choices.one_of(alike)] if kind == "LSTM" else [first]
+        text = f"[{', '.join(states)}]"
+        return {"units": self.shape(first)[0]}, {"initial_state": Text(text if kind == "LSTM" else first)}
 
     def _grow_words(self, value: str) -> None:
         kind = self.choices.integer(0, 9)
@@ -280,7 +294,7 @@ def random_model(seed: int, most_steps: int = 6) -> RandomModel:
 
 def _ends(draft: _Draft) -> list[str]:
     """What nothing reads, all of it: a step that no output needs would not be in the model."""
-    read = {v for step in draft.steps for v in (*step.inputs, *map(str, step.options.values()))}
+    read = {v for step in draft.steps for v in step.reads()}
     return [v for v in draft.pool if v not in read and v not in draft.words]
 
 
