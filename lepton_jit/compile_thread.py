@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from lepton_jit.errors import OutOfMemoryError
+from lepton_jit.runtime.memory import require_memory
 
 __all__ = ["HelperThread", "check_wanted", "run_apart"]
 
@@ -37,6 +38,9 @@ class _Task(Generic[T]):
         _current.set(self)
         try:
             self.done.put((self.work(), None))
+        except MemoryError as error:
+            ours = error if isinstance(error, OutOfMemoryError) else OutOfMemoryError("compiling: out of memory")
+            self.done.put((None, ours))
         except BaseException as error:
             self.done.put((None, error))
 
@@ -98,4 +102,5 @@ class HelperThread(ThreadPoolExecutor):
 
 def _if_wanted(task: _Task[Any] | None, work: Callable[[], T]) -> T:
     _check(task)
+    require_memory("compiling a part with LLVM", address_space=64 * 2**20, data=40 * 2**20)
     return work()
