@@ -133,7 +133,7 @@ class _Scatter:
             x = evaluator.value(self.operand, indices, guard)
             better: Atom | None = guard  # the first tap that exists, however small
             if number:
-                better = k.compare(x, best, "GT")
+                better = self._exceeds(k, x, best)
                 if guard is not None:
                     better = k.apply("or", better, k.compare(where, none, "EQ"))
                     better = k.apply("and", better, guard)
@@ -142,6 +142,13 @@ class _Scatter:
             where = tap_number if better is None else k.select(better, tap_number, where)
             places.append((indices, guard, tap_number))
         return where, places
+
+    def _exceeds(self, k: KernelBuilder, x: Atom, best: Atom) -> Atom:
+        """x > best, where NaN exceeds all but NaN."""
+        if not self.operand.type.dtype.is_float:
+            return k.compare(x, best, "GT")
+        not_below = k.apply("not", k.compare(x, best, "LE"))
+        return k.apply("and", not_below, k.compare(best, best, "EQ"))
 
     def _tap_dtype(self) -> DType:
         return DTYPES["i32"] if self.operand.type.dtype.bytes == 4 else DTYPES["i64"]

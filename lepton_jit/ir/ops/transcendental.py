@@ -17,7 +17,9 @@ _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
-    return x.dtype.type(1) / (x.dtype.type(1) + np.exp(-x))
+    """1 / (1 + exp(-x)), and exp(x) / (1 + exp(x)) below 0: where exp(-x) overflows the result is denormal, not 0."""
+    one, small = x.dtype.type(1), np.exp(-np.abs(x))
+    return np.where(x < 0, small, one) / (one + small)
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
