@@ -6,7 +6,9 @@ import pytest
 
 from lepton_jit.codegen.lower import RANGES, lower
 from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.schedule import replaces
 from lepton_jit.codegen.target import get_target
+from lepton_jit.compiler import optimize
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.parser import parse_graph
@@ -106,3 +108,14 @@ def test_a_sum_that_is_too_long_for_few_iterations_is_cut_into_parts(length: int
     b.output(b("dot_general", x, d, **sums), "y")
     steps = [step for step in lowered(b.build(), TARGET).steps if step.op == "affine_contraction"]
     assert len(steps) == kernels
+
+
+def test_a_residual_is_replaced_whatever_is_computed_of_the_product() -> None:
+    b = Builder("residual")
+    residual = b.input("r", TensorType.of("f32", 192, 192))
+    x, w = b.input("x", TensorType.of("f32", 192, 16)), b.input("w", TensorType.of("f32", 16, 192))
+    sums = {"lhs_contracting": (1,), "rhs_contracting": (0,), "lhs_batching": (), "rhs_batching": ()}
+    b.output(b("add", b("tanh", b("dot_general", x, w, **sums)), residual), "y")
+    _, main = optimize(b.build(), TARGET)
+    assert replaces(main.nodes[-1], residual, TARGET)
+    assert not replaces(main.nodes[-1], x, TARGET)

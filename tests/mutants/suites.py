@@ -67,8 +67,8 @@ SUITES = (
     ),
     Suite("lowering", ("lepton_jit/codegen/lower.py",), (_KERNELS,), (_PROGRAMS, _PARTS, _SAMPLES)),
     _schedules("lower_scan", tests=("test_scan",)),
-    _schedules("schedule", "schedule_vectors", "schedule_map", "schedule_rows", "schedule_reduce", "schedule_moments"),
-    _schedules("schedule_contraction", "schedule_pack", tests=("test_packed_rows",)),
+    _schedules("schedule", "schedule_contraction", "schedule_pack", tests=("test_packed_rows", "test_residuals")),
+    _schedules("schedule_vectors", "schedule_map", "schedule_rows", "schedule_reduce", "schedule_moments"),
     _schedules("schedule_movement", "schedule_indexing", "schedule_scatter", tests=("test_indexing",)),
     _schedules("schedule_window", tests=("test_windows",)),
     Suite(
