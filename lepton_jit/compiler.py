@@ -135,14 +135,15 @@ def _build(
     threads: int | None,
 ) -> Executable:
     objects = open_cache(environment)
-    key = cache_key(graph, target, typical_batch)
+    passes = pipeline(target, typical_batch)  # once: another thread may call `set_winograd` meanwhile
+    key = cache_key(graph, target, passes)
     watched = verify is not None or environment.dump is not None
     stored = objects.get(key) if objects and not watched else None
     parts = _unpack(stored) if stored else None
     require_memory("linking a program", address_space=40 * 2**20, data=24 * 2**20)
     if parts is None:
         with forks.compiling, _undisturbed():
-            parts = _compiled(graph, target, typical_batch, verify, environment.dump)
+            parts = _compiled(graph, target, passes, verify, environment.dump)
         if objects:
             objects.put(key, _pack(parts))
     return Executable(
@@ -150,14 +151,14 @@ def _build(
     )
 
 
-def _compiled(graph: Graph, target: Target, typical_batch: int, verify: str | None, dump: Path | None) -> Parts:
+def _compiled(graph: Graph, target: Target, passes: Sequence[Pass], verify: str | None, dump: Path | None) -> Parts:
     # Measured: 36 MB in all for two dense layers, 60 for a network whose parts have 2 MB of text. Each thread of two
     # reserves 72 MB of addresses if it can.
     require_memory("compiling", address_space=128 * 2**20, data=48 * 2**20)
     # LLVM makes what is small beside it, on another processor, while Python goes on.
     with HelperThread("lepton-jit-llvm") as beside:
         beside.submit(support_object, target)
-        prepare, main = optimize(graph, target, _observer(verify, dump), typical_batch)
+        prepare, main = run_passes(graph, passes, _observer(verify, dump))
         # The larger one first, so that LLVM has work soon.
         generated = generate(main, target, executor=beside)
         prepared = generate(prepare, target, once=True, executor=beside)
@@ -258,8 +259,12 @@ def optimize(
     graph: Graph, target: Target, observer: Observer | None = None, typical_batch: int = 1
 ) -> tuple[Graph, Graph]:
     """The optimized graphs (prepare, main); what depends on parameters alone is in `prepare`."""
-    observer = observer or Observer()
-    whole = run_pipeline(graph, pipeline(target, typical_batch), observer)
+    return run_passes(graph, pipeline(target, typical_batch), observer or Observer())
+
+
+def run_passes(graph: Graph, passes: Sequence[Pass], observer: Observer) -> tuple[Graph, Graph]:
+    """The same by these passes before the split."""
+    whole = run_pipeline(graph, passes, observer)
     prepare, main = split_prepare(whole)
     main = replace(main, name="main")
     of_prepare, of_main = observer.split(whole, prepare, main)
@@ -277,12 +282,12 @@ def _optimize_for_reading(graph: Graph, target: Target, typical_batch: int) -> t
     return stages, generate(prepare, target, once=True), generate(main, target)
 
 
-def cache_key(graph: Graph, target: Target, typical_batch: int = 1) -> str:
+def cache_key(graph: Graph, target: Target, passes: Sequence[Pass]) -> str:
     """What a program depends on: the graph without weights, the target, the versions and the compiler's own files."""
     import llvmlite
 
-    passes, versions = (*pipeline(target, typical_batch), *AFTER_SPLIT), (__version__, llvmlite.__version__)
-    parts = (str(graph), repr(target), repr(passes), *versions, _compiler_files())
+    versions = (__version__, llvmlite.__version__)
+    parts = (str(graph), repr(target), repr((*passes, *AFTER_SPLIT)), *versions, _compiler_files())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -88,7 +88,7 @@ def test_work_apart_sees_the_callers_context() -> None:
 
 @pytest.mark.usefixtures("no_cache")
 def test_ctrl_c_ends_a_compilation_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, began, optimize = settings(), threading.Event(), compiler.optimize
+    before, began, run_passes = settings(), threading.Event(), compiler.run_passes
 
     def endless(*arguments: object) -> object:
         began.set()
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_a_compilation_and_leaves_nothing_behind(monkeypatch: pytest
             time.sleep(0.001)
             check_wanted()
 
-    monkeypatch.setattr(compiler, "optimize", endless)
+    monkeypatch.setattr(compiler, "run_passes", endless)
     sender = interrupt_when(began)
     with pytest.raises(KeyboardInterrupt):
         lpt.compile(network())
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_a_compilation_and_leaves_nothing_behind(monkeypatch: pytest
     wait_for(lambda: not compile_threads())
     assert settings() == before
 
-    monkeypatch.setattr(compiler, "optimize", optimize)
+    monkeypatch.setattr(compiler, "run_passes", run_passes)
     assert lpt.compile(network())(np.zeros((2, 4), np.float32)).shape == (2, 3)
 
 

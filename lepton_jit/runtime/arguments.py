@@ -93,8 +93,9 @@ def cast(array: np.ndarray, dtype: np.dtype, who: str) -> np.ndarray:
         with np.errstate(invalid="ignore", over="ignore"):
             result = array.astype(dtype, order="C")
         if dtype.kind in "biu" and not np.array_equal(result, array):
+            first = tuple(int(i) for i in np.argwhere(result != array)[0])
             raise ArgumentError(
-                f"{who}: expected values that {dtype} can hold exactly, got {array.dtype} values that it cannot"
+                f"{who}: expected values that {dtype} can hold exactly, got {array[first]} at {list(first)}"
             )
         return result
     return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])

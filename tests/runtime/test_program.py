@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import re
 import subprocess
 import sys
 import threading
@@ -173,6 +174,24 @@ def test_two_inputs_that_disagree_about_a_symbol_are_both_named() -> None:
         program(np.zeros((3, 4)), np.zeros(2, np.int32))
     with pytest.raises(ArgumentError, match=r"input 'labels': expected values that int32 can hold exactly"):
         program(np.zeros((2, 4)), np.array([0.5, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        (np.array([[1.0, np.nan]]), "nan"),
+        (np.array([[1.0, np.inf]]), "inf"),
+        (np.array([[1.0, 2.0**31]], np.float32), "2147483648.0"),
+        (np.array([[1, -(2**31) - 1]]), "-2147483649"),
+        (np.array([[1, 2**32 - 1]], np.uint32), "4294967295"),
+        (np.array([[1, 2**63]], np.uint64), "9223372036854775808"),
+    ],
+    ids=str,
+)
+def test_numbers_that_an_integer_input_cannot_hold_are_named_with_their_place(rows: np.ndarray, wrong: str) -> None:
+    message = f"the input: expected values that int32 can hold exactly, got {wrong} at [0, 1]"
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        arguments.cast(rows, np.dtype(np.int32), "the input")
 
 
 def test_memory_plan_and_profile_name_layers() -> None:
