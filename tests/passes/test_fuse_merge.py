@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.parser import parse_graph
+from lepton_jit.ir.types import TensorType
 from lepton_jit.passes.check_numerics import CheckNumerics
 from lepton_jit.passes.fuse import Fuse
+from lepton_jit.passes.fuse_merge import MOST_MEMBERS
 from lepton_jit.passes.lower_contractions import LowerContractions
 from lepton_jit.passes.manager import Observers, run_pipeline
 from lepton_jit.passes.observers import VerifyStructure
@@ -83,3 +86,13 @@ def test_an_epilogue_computes_expensive_functions_of_the_product_only() -> None:
     assert ops(cheap) == ["pack", "affine_contraction+negate+multiply"]
     own = PRODUCT.replace("FACTOR", "tanh(%0) : f32[N,64]")
     assert ops(own) == ["pack", "affine_contraction+tanh+multiply"]
+
+
+def test_a_kernel_has_so_many_members_and_no_more() -> None:
+    b = Builder("chain")
+    value = b.input("x", TensorType.of("f32", "N"))
+    for _ in range(MOST_MEMBERS + 1):
+        value = b("negate", value)
+    b.output(value, "y")
+    nodes = Fuse().apply(b.build()).nodes
+    assert [len(n.regions[0].nodes) if n.regions else 1 for n in nodes] == [1, MOST_MEMBERS]
