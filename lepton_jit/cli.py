@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compile_.add_argument("--target", default="native", help="native (default), x86-64-v3 (AVX2), x86-64-v4 (AVX-512)")
     compile_.add_argument(
-        "--typical-batch", type=int, default=1, metavar="N", help="how many samples most calls have (default: 1)"
+        "--typical-batch", type=int, metavar="N", help="how many samples most calls have, if that is known"
     )
     compile_.set_defaults(command=_compile)
 

@@ -28,6 +28,7 @@ from lepton_jit.environment import Environment, read_environment
 from lepton_jit.errors import ArgumentError
 from lepton_jit.executable import Executable, Parts
 from lepton_jit.ir.graph import Graph
+from lepton_jit.ir.types import typical_batch as making_for
 from lepton_jit.passes.algebra import Algebra
 from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.base import Pass
@@ -87,7 +88,7 @@ def set_winograd(enabled: bool) -> None:
 
 
 def compile(
-    model: Traceable, *, threads: int | None = None, verify: str | None = None, typical_batch: int = 1
+    model: Traceable, *, threads: int | None = None, verify: str | None = None, typical_batch: int | None = None
 ) -> CompiledModel:
     """Compile a model for inference; native code is linked when this returns.
 
@@ -96,14 +97,15 @@ def compile(
     the name of the pass that changed the answer.
 
     Where the batch may be any number, choices that depend on it are made for a `typical_batch`: ResNet-18 compiled for
-    8 images takes a fifth less time for 8, and more for one. All others are computed as well.
+    8 images takes a fifth less time for 8, and more for one. All others are computed as well. Where none is given they
+    are made for 64 rows, but for Winograd's transformed kernels, which are for one.
 
     >>> import lepton_jit as lpt
     >>> fast = compile(lpt.Sequential([lpt.Dense(3, activation="relu", input_shape=(4,))]))
     >>> fast(np.zeros((2, 4))).shape
     (2, 3)
     """
-    batch = arguments.integer("compile", "typical_batch", typical_batch)
+    batch = None if typical_batch is None else arguments.integer("compile", "typical_batch", typical_batch)
     executable = build(model.trace(), threads=threads, verify=verify, typical_batch=batch)
     executable.bind(model.weights_by_name())
     return CompiledModel(executable, model.weights_by_name)
@@ -115,7 +117,7 @@ def build(
     threads: int | None = None,
     verify: str | None = None,
     target: Target | None = None,
-    typical_batch: int = 1,
+    typical_batch: int | None = None,
 ) -> Executable:
     """The program of a graph, from the cache if it has been compiled before."""
     environment = read_environment()
@@ -131,7 +133,7 @@ def _build(
     environment: Environment,
     verify: str | None,
     target: Target,
-    typical_batch: int,
+    typical_batch: int | None,
     threads: int | None,
 ) -> Executable:
     objects = open_cache(environment)
@@ -142,7 +144,7 @@ def _build(
     parts = _unpack(stored) if stored else None
     require_memory("linking a program", address_space=40 * 2**20, data=24 * 2**20)
     if parts is None:
-        with forks.compiling, _undisturbed():
+        with forks.compiling, _undisturbed(), making_for(typical_batch):
             parts = _compiled(graph, target, passes, verify, environment.dump)
         if objects:
             objects.put(key, _pack(parts))
@@ -214,7 +216,7 @@ def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) ->
     (directory / "memory.txt").write_text("\n\n".join(plans) + "\n")
 
 
-def pipeline(target: Target, typical_batch: int = 1) -> tuple[Pass, ...]:
+def pipeline(target: Target, typical_batch: int | None = None) -> tuple[Pass, ...]:
     """Every pass before the split in order, with the reason for its place."""
     return (
         # Gradients are taken of composites, which have stabler ones than their decompositions.
@@ -236,7 +238,7 @@ def pipeline(target: Target, typical_batch: int = 1) -> tuple[Pass, ...]:
         # While the input gradient of a strided convolution can still be told from other convolutions.
         SplitStridedGradients(),
         # While convolutions are still told from dot products.
-        *((Winograd(typical_batch),) if _winograd else ()),
+        *((Winograd(typical_batch or 1),) if _winograd else ()),
         LowerContractions(target.vector_bytes * target.tile_vectors, target.tile_rows),
         Canonicalize(),
         # Packed panels that two contractions share.
@@ -245,7 +247,7 @@ def pipeline(target: Target, typical_batch: int = 1) -> tuple[Pass, ...]:
         # Panels of what a loop captures are packed before it.
         SimplifyLoops(),
         # Updates next to their gradients, before fusion fixes what runs together.
-        ScheduleUpdates(),
+        ScheduleUpdates(typical_batch),
         # Where the order is settled and each copy can stand before its reader.
         Recompute(),
     )
@@ -256,7 +258,7 @@ AFTER_SPLIT: tuple[Pass, ...] = (Fuse(),)
 
 
 def optimize(
-    graph: Graph, target: Target, observer: Observer | None = None, typical_batch: int = 1
+    graph: Graph, target: Target, observer: Observer | None = None, typical_batch: int | None = None
 ) -> tuple[Graph, Graph]:
     """The optimized graphs (prepare, main); what depends on parameters alone is in `prepare`."""
     return run_passes(graph, pipeline(target, typical_batch), observer or Observer())
@@ -271,15 +273,20 @@ def run_passes(graph: Graph, passes: Sequence[Pass], observer: Observer) -> tupl
     return run_pipeline(prepare, AFTER_SPLIT, of_prepare), run_pipeline(main, AFTER_SPLIT, of_main)
 
 
-def optimize_for_reading(graph: Graph, target: Target, typical_batch: int) -> tuple[Stages, Generated, Generated]:
+def optimize_for_reading(
+    graph: Graph, target: Target, typical_batch: int | None
+) -> tuple[Stages, Generated, Generated]:
     """Every stage of a compilation that may have come from the cache, made again for a person to read."""
     return run_apart(partial(_optimize_for_reading, graph, target, typical_batch))
 
 
-def _optimize_for_reading(graph: Graph, target: Target, typical_batch: int) -> tuple[Stages, Generated, Generated]:
+def _optimize_for_reading(
+    graph: Graph, target: Target, typical_batch: int | None
+) -> tuple[Stages, Generated, Generated]:
     stages = Stages()
-    prepare, main = optimize(graph, target, Observers(stages, _WhileWanted()), typical_batch)
-    return stages, generate(prepare, target, once=True), generate(main, target)
+    with making_for(typical_batch):
+        prepare, main = optimize(graph, target, Observers(stages, _WhileWanted()), typical_batch)
+        return stages, generate(prepare, target, once=True), generate(main, target)
 
 
 def cache_key(graph: Graph, target: Target, passes: Sequence[Pass]) -> str:

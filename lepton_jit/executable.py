@@ -38,12 +38,12 @@ class Executable:
         self,
         graph: Graph,
         target: Target,
-        typical_batch: int,
+        typical_batch: int | None,
         parts: Parts,
         support: bytes,
         *,
         threads: int | None,
-        recompile: Callable[[Graph, Target, int], tuple[Any, Any, Any]],
+        recompile: Callable[[Graph, Target, int | None], tuple[Any, Any, Any]],
     ) -> None:
         self.graph = graph
         self.target = target

@@ -6,15 +6,22 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.codegen.target import Target
-from lepton_jit.compiler import build
+from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.step_printer import print_steps
+from lepton_jit.codegen.target import Target, get_target
+from lepton_jit.compiler import build, optimize
+from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
+from lepton_jit.ir.types import Poly, typical, typical_batch, typical_rows
 from lepton_jit.objective import Objective
+from lepton_jit.passes.manager import Observer
+from lepton_jit.passes.winograd import Winograd
 from lepton_jit.steps import trace_training_step
 from tests.levels import at_every_level
 
@@ -93,6 +100,39 @@ def test_choices_are_made_for_a_typical_batch(tmp_path: Path) -> None:
     assert np.array_equal(lpt.load(tmp_path / "net.so")(x), several(x))
     with pytest.raises(lpt.ArgumentError, match="compile: typical_batch: expected a positive integer, got 0"):
         lpt.compile(model, typical_batch=0)
+
+
+def test_one_typical_batch_reaches_passes_schedules_and_the_order_of_updates() -> None:
+    seen: list[tuple[int, int, int | None]] = []
+
+    class Watch(Observer):
+        def after(self, pass_: Any, before: Graph, after: Graph, seconds: float) -> None:
+            if isinstance(pass_, Winograd):
+                seen.append((typical(Poly.symbol("N")), typical_rows(), pass_.batch))
+
+    model, target = residual_model(), get_target("x86-64-v3")
+    texts = []
+    for rows in (None, 1, 8, 1000):
+        with typical_batch(rows):
+            _, main = optimize(model.trace(), target, Watch(), rows)
+            texts.append(print_steps(lower(main, target).steps))
+
+    assert seen == [(64, 64, 1), (1, 1, 1), (8, 8, 8), (1000, 1000, 1000)]
+    assert texts[1] not in (texts[0], texts[3])
+    assert typical_rows() == 64
+
+
+@pytest.mark.parametrize(
+    "rows", [1, pytest.param(8, marks=pytest.mark.soak), pytest.param(500, marks=pytest.mark.soak)]
+)
+def test_what_is_compiled_for_a_typical_batch_is_right_for_every_other(rows: int) -> None:
+    model, images = residual_model(), RANDOM.random((70, 16, 16, 3), np.float32)
+    fast = lpt.compile(model, typical_batch=rows)
+    whole = fast(images)
+
+    assert relative_error(whole, model(images)) < 1e-5
+    for n in (1, 3, 8):
+        assert np.array_equal(fast(images[:n]), whole[:n])
 
 
 def test_every_pass_can_be_verified(model: lpt.Sequential) -> None:

@@ -33,7 +33,7 @@ from lepton_jit.codegen.schedule_indexing import TOO_MANY, TOO_MANY_TEXT, schedu
 from lepton_jit.codegen.schedule_pack import packed_sides
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.types import THREADS_NAME, TYPICAL, Dim, DType, Poly, symbols_of, typical
+from lepton_jit.ir.types import THREADS_NAME, Dim, DType, Poly, symbols_of, typical, typical_rows
 
 # A slice that is read back from a core's share of the caches; larger ones leave it before they are read. With 512 KB,
 # of the second cache alone, batched products of 384 x 384 x 384 and 512 x 512 x 512 took 9 and 5 % longer (Zen 4); 4 MB
@@ -438,7 +438,7 @@ class Lowering:
 
 def _samples(size: Dim) -> int:
     """Of how many samples a typical size is."""
-    return 1 if isinstance(size, int) else TYPICAL
+    return 1 if isinstance(size, int) else typical_rows()
 
 
 def _symbols(graph: Graph) -> set[str]:

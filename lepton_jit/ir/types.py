@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,8 @@ __all__ = [
     "row_major",
     "symbols_of",
     "typical",
+    "typical_batch",
+    "typical_rows",
     "with_value",
 ]
 
@@ -75,6 +79,7 @@ DTYPES: dict[str, DType] = {
     )
 }
 TYPICAL = 64
+_typical_rows: ContextVar[int] = ContextVar("typical_rows", default=TYPICAL)
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES.values()}
 
 
@@ -268,8 +273,28 @@ def row_major(shape: Shape) -> list[Dim]:
 
 
 def typical(dim: Dim) -> int:
-    """A dimension with every symbol at 64: what heuristics take where only run time knows."""
-    return dim if isinstance(dim, int) else dim.value(dict.fromkeys(symbols_of([dim]), TYPICAL))
+    """A dimension with every symbol at `typical_rows()`: what heuristics take where only run time knows."""
+    return dim if isinstance(dim, int) else dim.value(dict.fromkeys(symbols_of([dim]), typical_rows()))
+
+
+def typical_rows() -> int:
+    """The batch that choices are made for: 64, or what the compilation under way was told."""
+    return _typical_rows.get()
+
+
+@contextmanager
+def typical_batch(rows: int | None) -> Iterator[None]:
+    """What is compiled inside, on this thread, is made for batches of so many rows, or of 64 where nothing was said.
+
+    >>> with typical_batch(8):
+    ...     typical(3 * Poly.symbol("N"))
+    24
+    """
+    token = _typical_rows.set(TYPICAL if rows is None else rows)
+    try:
+        yield
+    finally:
+        _typical_rows.reset(token)
 
 
 def least(dim: Dim) -> int:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from lepton_jit.ir.graph import Graph, Node
 from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.types import typical_rows
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.liveness import FREE, Liveness
 
@@ -33,18 +34,18 @@ class ScheduleUpdates(Pass):
     write that could never come last.
 
     law: any order that respects the data dependences computes the same. The new order is taken where its peak of live
-    bytes, with `batch` for every symbolic dimension, is not above the given one's.
+    bytes, with `batch` (else `typical_rows()`) for every symbolic dimension, is not above the given one's.
     """
 
     name: ClassVar[str] = "schedule-updates"
 
-    batch: int = 32
+    batch: int | None = None
 
     def inside(self, loop: Node) -> None:
         """Regions write no state."""
 
     def apply(self, graph: Graph) -> Graph:
-        liveness = Liveness(graph, self.batch)
+        liveness = Liveness(graph, typical_rows() if self.batch is None else self.batch)
         order = _Schedule(graph, liveness).run()
         if all(map(operator.is_, order, graph.nodes)) or liveness.peak(order) > liveness.peak(graph.nodes):
             return graph

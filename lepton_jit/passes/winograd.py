@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.ops.winograd import lines_of_block
-from lepton_jit.ir.types import TYPICAL, TensorType, dim_value, symbols_of, typical
+from lepton_jit.ir.types import TensorType, dim_value, symbols_of, typical, typical_rows
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.facts import of_parameters_alone
 from lepton_jit.passes.rewrite import Rewriter, rewrite
@@ -36,7 +36,8 @@ class Winograd(Pass):
     under 5e-6 for 2 x 2 (2.3e-6; normal inputs, 64 to 512 channels).
 
     Products fall to 1/4 and 4/9, but the transformed kernel is 4 and 1.8 times as large, and the transformed input and
-    products pass through memory. Where the kernel is a parameter, it is estimated for a `batch`, if any is possible.
+    products pass through memory. Where the kernel is a parameter and any batch is possible, it is estimated for `batch`
+    rows: for one unless the user said more, since a single row has the least use for a larger kernel.
     """
 
     name: ClassVar[str] = "winograd"
@@ -52,7 +53,9 @@ class Winograd(Pass):
 
         def transformed(rewriter: Rewriter, node: Node) -> Value | None:
             prepared = node.operands[1].name in fixed
-            tile = _best_tile(node, prepared, self.batch if prepared else TYPICAL, speed) if _fits(node) else None
+            tile = (
+                _best_tile(node, prepared, self.batch if prepared else typical_rows(), speed) if _fits(node) else None
+            )
             return _transformed(rewriter, node, tile) if tile else None
 
         return rewrite(graph, {"convolution": [transformed]})
