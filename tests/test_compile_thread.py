@@ -138,7 +138,7 @@ def test_a_check_outside_of_a_compilation_passes() -> None:
 # Forks
 
 FORKS = """
-import os, sys, threading, time
+import faulthandler, os, sys, threading, time
 import numpy as np
 import lepton_jit as lpt
 
@@ -158,6 +158,7 @@ for i in range(10):
     time.sleep(0.013 * i)
     pid = os.fork()
     if pid == 0:
+        faulthandler.dump_traceback_later(40, exit=True)  # says where it hangs
         model = network(5)
         weights = [np.asarray(w) for w in model.get_weights()]
         x = np.ones((2, 4), np.float32)
@@ -165,6 +166,7 @@ for i in range(10):
         expected = np.maximum(x @ weights[0] + weights[1], 0) @ weights[2] + weights[3]
         os._exit(0 if np.allclose(y, expected, atol=1e-5) and sys.getswitchinterval() > 0.001 else 1)
     children.append(pid)
+faulthandler.dump_traceback_later(50, exit=True)
 print([os.waitpid(pid, 0)[1] for pid in children])
 os._exit(0)
 """
