@@ -256,9 +256,9 @@ class _Fusion:
 
     # Emission
 
-    def _computed_inside(self, j: int) -> Sequence[Value]:
-        """The operands of node j that its kernel can compute where it reads them."""
-        return () if self.nodes[j].op in ("affine_contraction", "moments") else self.nodes[j].operands
+    def _read_from_memory(self, j: int) -> Sequence[Value]:
+        """The operands of node j that its kernel cannot compute where it reads them: a tile's sides, moments' rows."""
+        return self.nodes[j].operands if self.nodes[j].op in ("affine_contraction", "moments") else ()
 
     def _emit(self) -> list[Node]:
         """The groups in an order in which they can run, as close to the old order as that allows."""
@@ -303,12 +303,12 @@ class _Fusion:
         if group.kind == "single":
             return root
         inside = set(group.members)
-        # a tile reads its two sides from memory, moments their rows
-        pending = [v for j in group.members for v in self._computed_inside(j)]
+        stored = {v for j in group.members for v in self._read_from_memory(j)}
+        pending = [v for j in group.members for v in self.nodes[j].operands]
         while pending:
             value = pending.pop()
             i = self.position.get(value, -1)
-            if i >= 0 and self.duplicated[i] and i not in inside:
+            if i >= 0 and self.duplicated[i] and i not in inside and value not in stored:
                 inside.add(i)
                 pending += self.nodes[i].operands
         nodes = [self.nodes[i] for i in sorted(inside)]

@@ -44,6 +44,15 @@ def test_validation_split_takes_the_last_rows_before_shuffling() -> None:
     assert [history["val_loss"][0], history["val_accuracy"][0]] == pytest.approx(expected)
 
 
+def test_a_layer_behind_a_dropout_of_everything_trains() -> None:
+    model = lpt.Sequential(
+        [lpt.Dropout(1.0, input_shape=(4,)), lpt.Dense(4, activation="relu"), lpt.BatchNormalization()]
+    )
+    model.compile("sgd", "mse")
+
+    assert model.train_on_batch(X, 2 * np.ones((11, 4))) == pytest.approx(4.0)
+
+
 def test_the_loss_of_a_ragged_epoch_is_the_mean_over_samples() -> None:
     model = classifier(optimizer=lpt.optimizers.SGD(0.0))
 
