@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,19 +45,10 @@ class Column:
         self._source_at = address_of(self._source)
         self._row_bytes = self._source.nbytes // max(1, len(source))
         self.fits = self._source.dtype == self.dtype
-        self._shape = (min(batch_size, len(source)), *source.shape[1:])
-
-    @cached_property
-    def _gathered(self) -> np.ndarray:
-        return aligned_empty(self._shape, self._source.dtype)
-
-    @cached_property
-    def _gathered_at(self) -> int:
-        return address_of(self._gathered)
-
-    @cached_property
-    def _converted(self) -> np.ndarray:
-        return aligned_empty(self._shape, self.dtype)
+        shape = (min(batch_size, len(source)), *source.shape[1:])
+        self._gathered = aligned_empty(shape, self._source.dtype)  # of which no page is touched before it is used
+        self._gathered_at = address_of(self._gathered)
+        self._converted = self._gathered if self.fits else aligned_empty(shape, self.dtype)
 
     def at(self, start: int, stop: int) -> int:
         """The address of rows that follow each other, in place where the element type fits."""

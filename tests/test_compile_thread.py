@@ -181,6 +181,45 @@ def test_children_forked_while_another_thread_compiles_compile_too() -> None:
     assert (done.stdout.strip(), done.stderr) == (str([0] * 10), "")
 
 
+LLVM_AT_WORK = """
+import faulthandler, os, threading
+import lepton_jit as lpt
+from lepton_jit.codegen import generate
+
+began, compile_object = threading.Event(), generate.compile_object
+
+def slow(*arguments):
+    if os.getpid() == parent:
+        began.set()
+        threading.Event().wait()
+    return compile_object(*arguments)
+
+parent, generate.compile_object = os.getpid(), slow
+threading.Thread(target=lambda: lpt.compile(lpt.Sequential([lpt.Dense(3, input_shape=(2,))])), daemon=True).start()
+began.wait()
+pid = os.fork()
+if pid == 0:
+    faulthandler.dump_traceback_later(10, exit=True)
+    elsewhere = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(4)]
+    for thread in elsewhere:  # which take the identities of the parent's threads
+        thread.start()
+    lpt.compile(lpt.Sequential([lpt.Dense(4, input_shape=(2,))]))
+    os._exit(7)
+faulthandler.dump_traceback_later(20, exit=True)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os._exit(0)
+"""
+
+
+def test_a_child_forked_while_another_thread_waits_for_objects_compiles_too() -> None:
+    environment = {**os.environ, "LEPTON_JIT_CACHE": "off"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LLVM_AT_WORK],
+        capture_output=True, text=True, check=False, timeout=60, env=environment,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == ("7", "")
+
+
 def test_a_compilation_may_fork() -> None:
     def fork() -> int:
         with forks.compiling:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from lepton_jit.codegen.emit_program import KernelUnit, emit_program
 from lepton_jit.codegen.lower import lower, symbols_of_graph
@@ -27,16 +26,18 @@ class Generated:
     effort: int
     parts: tuple[Part, ...]
     started: tuple[Future[bytes], ...]  # LLVM at work on each part, if it was given somewhere to work
+    _objects: list[tuple[bytes, ...]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def llvm(self) -> str:
         return joined(self.parts)
 
     def objects(self) -> tuple[bytes, ...]:
-        return self._objects
+        if not self._objects:
+            self._objects.append(self._compiled())
+        return self._objects[0]
 
-    @cached_property
-    def _objects(self) -> tuple[bytes, ...]:
+    def _compiled(self) -> tuple[bytes, ...]:
         if self.started:
             return tuple(future.result() for future in self.started)
         return tuple(_object(part, self.target, self.effort) for part in self.parts)
