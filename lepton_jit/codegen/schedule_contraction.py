@@ -72,7 +72,7 @@ def computes_parts(cluster: Cluster, target: Target) -> bool:
     """
     plan = Plan(cluster, target)
     known = all(isinstance(x.extent, int) for x in plan.sums)
-    if 0 in plan.shape or not plan.tileable() or plan.row_panel or plan.table is not None or not known:
+    if 0 in plan.shape or not plan.tileable() or plan.table is not None or not known:
         return False
     return not plan.few_tiles() and not _few_iterations(plan)
 

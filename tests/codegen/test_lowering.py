@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_jit.codegen.lower import RANGES, lower
-from lepton_jit.codegen.lowered import Step
+from lepton_jit.codegen.lower import RANGES, SLICE_BYTES, lower
+from lepton_jit.codegen.lowered import Lowered, Step
 from lepton_jit.codegen.schedule import replaces
-from lepton_jit.codegen.target import get_target
+from lepton_jit.codegen.target import Target, get_target
 from lepton_jit.compiler import optimize
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
+from lepton_jit.ir.graph import Value
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.types import TensorType
-from tests.codegen.programs import everywhere, lowered, lowered_unfused
+from tests.codegen.programs import everywhere, lowered, lowered_unfused, step_ops
 from tests.codegen.test_chains import convolved, has_chains
+from tests.levels import for_every_target
 
 TARGET = get_target("x86-64-v3")
 
@@ -81,6 +83,68 @@ def test_kernels_are_chained_where_what_lies_between_is_larger_than_caches_keep(
     y = convolved(b, x, "expand", 1, channels)
     b.output(convolved(b, y, "depthwise", 3, channels, groups=channels), "y")
     assert everywhere(b.build(), has_chains) == chained
+
+
+def depthwise(b: Builder, x: Value, name: str) -> Value:
+    return b("relu", convolved(b, x, name, 3, 64, groups=64))
+
+
+def launches_of_steps(program: Lowered) -> list[int]:
+    return [len(step.launches) for step in program.steps]
+
+
+def test_what_overwrites_a_state_is_not_chained_to_what_reads_its_rows() -> None:
+    """Another thread still reads the lines at the boundary."""
+    b = Builder("overwritten")
+    x = b.input("x", TensorType.of("f32", "N", 56, 56, 64), "state")
+    b.output(depthwise(b, depthwise(b, x, "first"), "second"), "x", donates="x")
+    assert everywhere(b.build(), launches_of_steps) == [1, 1]
+
+
+def test_a_kernel_that_adds_what_the_chain_has_passed_already_ends_it() -> None:
+    """The third reads lines of the second's result, and of the first's what a window of lines no longer holds."""
+    b = Builder("residual")
+    first = depthwise(b, b.input("x", TensorType.of("f32", "N", 56, 56, 64)), "first")
+    b.output(b("add", depthwise(b, depthwise(b, first, "second"), "third"), first), "y")
+    assert everywhere(b.build(), launches_of_steps) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "steps"),
+    [
+        (0, 9, ["slice", "reverse"]),
+        (1, 9, ["slice | reverse"]),
+        (1, SLICE_BYTES // 32, ["slice | reverse"]),
+        (1, SLICE_BYTES // 32 + 1, ["slice", "reverse"]),
+    ],
+)
+def test_kernels_go_slice_by_slice_where_a_cache_holds_what_one_reads_of_the_same_slice(
+    batch: int, rows: int, steps: list[str]
+) -> None:
+    """The reversed batch is read from its end, where slices are not there yet; 8 numbers of each row are 32 bytes."""
+    b = Builder("slices")
+    x = b.input("x", TensorType.of("f32", "N", rows, 9))
+    y = b("slice", x, start=(0, 0, 1), limit=(*x.type.shape[:2], 9), strides=(1, 1, 1))
+    b.output(y, "y")
+    b.output(b("reverse", y, dimensions=(batch,)), "z")
+    assert everywhere(b.build(), step_ops, lowered_unfused) == steps
+
+
+@for_every_target
+def test_a_copy_of_half_of_the_rows_is_not_taken_for_one_of_all(target: Target) -> None:
+    """Both copies begin at the first row: tile by tile they are the same."""
+    b, rows, channels = Builder("copies"), 4 * target.tile_rows, 400
+    x = b.input("x", TensorType.of("f32", 1, rows, channels))
+    options = {"lhs_spec": (0, 2, 1), "rhs_spec": (2, 1, 0), "out_spec": (0, 2, 1), "strides": (1,)}
+    options |= {"lhs_dilation": (1,), "rhs_dilation": (1,), "window_reversal": (False,)}
+    options |= {"feature_group_count": 1, "batch_group_count": 1}
+    for name, cut in (("half", -rows // 2), ("all", 0)):
+        kernel = b.input(name, TensorType.of("f32", 1, channels, channels))
+        b.output(b("convolution", x, kernel, **options, padding=((0, cut),)), f"of_{name}")
+    launches = [launch for step in lowered(b.build(), target).steps for launch in step.launches]
+    copies = [launch.kernel for launch in launches if launch.scratch and not launch.kernel.flops]
+    assert [kernel.extent for kernel in copies] == [2, 4]
+    assert len({kernel.body for kernel in copies}) == 1
 
 
 @pytest.mark.parametrize(("lines", "parts"), [(32, 2), (33, 1)])

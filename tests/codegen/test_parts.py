@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.target import Target
+from lepton_jit.compiler import optimize
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
@@ -79,6 +80,24 @@ def test_products_side_by_side_are_not_copied(dimension: int, target: Target) ->
     b = Builder("halves")
     b.output(b("concatenate", *two_halves(b), dimension=dimension), "y")
     assert agree(b.build(), target).count("concatenate") == 0
+
+
+@for_every_target
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_gradients_of_kernels_side_by_side_are_not_copied(dimension: int, target: Target) -> None:
+    """Their left sides are packed into panels of rows, which the taps of a window share."""
+    b = Builder("gradients")
+    spec = {"lhs_spec": (3, 0, 1, 2), "rhs_spec": (3, 0, 1, 2), "out_spec": (2, 3, 0, 1)}
+    plain = DILATED | {"lhs_dilation": (1, 1), "window_reversal": (False, False), "padding": ((1, 1), (1, 1))} | spec
+    kernels = []
+    for name in ("first", "second"):
+        x, dy = (b.input(f"{kind}_{name}", TensorType.of("f32", 1, 8, 8, 17)) for kind in ("x", "dy"))
+        kernels.append(b("convolution", x, dy, **plain))
+    b.output(b("concatenate", *kernels, dimension=dimension), "y")
+    ops = agree(b.build(), target)
+    assert [ops.count(op) for op in ("affine_contraction", "concatenate")] == [2, 0]
+    _, main = optimize(b.build(), target)
+    assert all(n.attributes["row_panel"] for n in main.nodes if n.op == "affine_contraction")
 
 
 @for_every_target
