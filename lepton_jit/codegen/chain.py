@@ -16,7 +16,7 @@ from lepton_jit.codegen.cluster import is_whole
 from lepton_jit.codegen.loop_ir import CeilDiv, Extent, Progress, Reach
 from lepton_jit.codegen.lowered import Launch, ProgramBuffer
 from lepton_jit.codegen.microkernel import LINE_BYTES
-from lepton_jit.ir.types import typical
+from lepton_jit.ir.types import ratio, typical
 
 # What lies between the kernels of a chain in one turn: a fifth of an L2 cache (192 to 768 KB measure alike).
 TURN_BYTES = 3 << 17
@@ -87,11 +87,10 @@ def turn_of(launches: Sequence[Launch], buffers: Sequence[ProgramBuffer]) -> int
 
 
 def in_step(launches: Sequence[Launch]) -> bool:
-    """Whether every launch goes through its images as fast as those that read them."""
-    rates = _rates(launches)
-    return all(
-        rates[j] == _rows_a_row(launches[j], reach) * rates[c]
-        for j, readers in enumerate(links(launches))
+    """Whether every launch goes through its images as fast as those that read them, whatever the batch is."""
+    return all(units_a_group(launch) is not None for launch in launches) and all(
+        ratio(progress_of(launch).count, progress_of(launches[c]).count) == _rows_a_row(launch, reach)
+        for launch, readers in zip(launches, links(launches), strict=True)
         for c, reach in readers
     )
 
@@ -119,9 +118,12 @@ def rows_in_a_turn(launches: Sequence[Launch], turn: int) -> list[int]:
 
 
 def _rates(launches: Sequence[Launch]) -> list[Fraction]:
-    """Rows of each launch for one of the last."""
-    counts = [typical(progress_of(launch).count) for launch in launches]
-    return [Fraction(count, max(counts[-1], 1)) for count in counts]
+    """Rows of each launch for one of the last, all of which go in step."""
+    rates = [Fraction(1)] * len(launches)
+    for j, readers in reversed(list(enumerate(links(launches)))):
+        for c, reach in readers:
+            rates[j] = _rows_a_row(launches[j], reach) * rates[c]
+    return rates
 
 
 def _rows_a_row(launch: Launch, reach: Reach) -> Fraction:
@@ -169,13 +171,21 @@ def group_rows(launch: Launch) -> Group:
     """The rows of a group of iterations of a launch."""
     progress, extent = progress_of(launch), launch.kernel.extent
     even = is_whole(progress.count, progress.unit)
-    if isinstance(extent, CeilDiv):  # not rounded up: as if groups were fewer and larger
-        groups = Fraction(typical(extent.dividend) * typical(extent.factor), extent.divisor * progress.each)
+    if isinstance(extent, CeilDiv):
         even = even and is_whole(extent.dividend, extent.divisor)
-    else:
-        groups = Fraction(typical(extent), progress.each)
-    units = Fraction(typical(progress.count), progress.unit) / groups
+    units = units_a_group(launch)
+    assert units is not None
     return Group(math.ceil(units) * progress.unit, even and units.denominator == 1)
+
+
+def units_a_group(launch: Launch) -> Fraction | None:
+    """The units of rows of a group of iterations of a launch, where all batches have the same."""
+    progress, extent = progress_of(launch), launch.kernel.extent
+    if isinstance(extent, CeilDiv):  # not rounded up: as if groups were fewer and larger
+        iterations, parts = extent.dividend * extent.factor, extent.divisor
+    else:
+        iterations, parts = extent, 1
+    return ratio(progress.count * (parts * progress.each), iterations * progress.unit)
 
 
 def progress_of(launch: Launch) -> Progress:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -26,6 +27,7 @@ __all__ = [
     "dtype_of",
     "element_count",
     "least",
+    "ratio",
     "row_major",
     "symbols_of",
     "typical",
@@ -256,6 +258,19 @@ def element_count(shape: Iterable[Dim]) -> Dim:
     for dim in shape:
         count = dim * count
     return count
+
+
+def ratio(dividend: Dim, divisor: Dim) -> Fraction | None:
+    """Their quotient where it is one number, whatever their symbols are; else None.
+
+    >>> n = Poly.symbol("N")
+    >>> ratio(6 * n + 3, 4 * n + 2), ratio(n, 64)
+    (Fraction(3, 2), None)
+    """
+    if divisor == 0:
+        return None
+    quotient = Fraction(_terms(dividend)[0][1], _terms(divisor)[0][1])
+    return quotient if dividend * quotient.denominator == divisor * quotient.numerator else None
 
 
 def symbols_of(shape: Iterable[Dim]) -> set[str]:

@@ -15,7 +15,7 @@ from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.ir.types import DTYPES, Poly, TensorType, dim_value
+from lepton_jit.ir.types import DTYPES, Dim, Poly, TensorType, dim_value, typical_batch
 from tests.codegen.loop_programs import chain_turns, iteration_count, walk_of
 from tests.codegen.programs import differences, everywhere, fused, linked, lowered, run_loops
 from tests.levels import at_every_level, for_every_target, level
@@ -157,6 +157,30 @@ def test_no_window_is_too_small_however_launches_are_cut_and_read(turn: int) -> 
             assert max(walk.rows(j, there.goals[j]) - walk.rows(j, there.begins[j]) for there in turns) <= rows
             done = {i for there in turns for i in range(there.done[j], there.goals[j])}
             assert done == set(range(iteration_count(launch.kernel, symbols)))
+
+
+def two_maps(rows: Dim, extent: Dim, reading: Dim) -> list[Launch]:
+    """Launches without bodies: `extent` iterations make `rows` rows, of each of which one of `reading` rows is made."""
+    written = Progress(1, rows, 8, ())
+    read = Progress(1, reading, 8, (("a0", Reach(1, 1, 1, 8)),))
+    buffers = tuple(Buffer(name, DTYPES["f32"], 1) for name in ("a0", "o0"))
+    kernels = (Kernel("k", buffers, count, 1, (), progress=p) for count, p in ((extent, written), (reading, read)))
+    return [Launch(kernel, (number, number + 1)) for number, kernel in enumerate(kernels)]
+
+
+N = Poly.symbol("N")
+
+
+@pytest.mark.parametrize(
+    ("rows", "extent", "reading", "expected"),
+    [(6 * N, 3 * N, 6 * N, True), (24, 3 * N, 24, False), (6 * N, 12, 6 * N, False), (6 * N, 3 * N, 24, False)],
+)
+def test_launches_that_keep_step_in_the_typical_batch_alone_are_no_chain(
+    rows: Dim, extent: Dim, reading: Dim, expected: bool
+) -> None:
+    """A batch of 4 has 24 rows and 12 iterations."""
+    with typical_batch(4):
+        assert chain.in_step(two_maps(rows, extent, reading)) == expected
 
 
 def random_chain(rng: random.Random) -> list[Launch]:
