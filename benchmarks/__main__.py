@@ -34,7 +34,7 @@ IMPORTS = {
     "lepton_jit": "lepton_jit",
     "numpy": "numpy",
     "lepton_jit, layers and models": "lepton_jit.models",
-    "lepton_jit, all for compiling": "lepton_jit.models, lepton_jit.compiler, llvmlite.binding",
+    "lepton_jit, all for compiling": "lepton_jit.models, lepton_jit.compiler.build, llvmlite.binding",
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -21,8 +21,8 @@ from benchmarks.layers import fastest
 from benchmarks.machine import describe_machine
 from benchmarks.peak import fma_peak
 from benchmarks.report import console
-from lepton_jit.compiler import build
-from lepton_jit.executable import Executable
+from lepton_jit.compiler.build import build
+from lepton_jit.compiler.executable import Executable
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import TensorType, dim_value

@@ -27,7 +27,7 @@ __all__ = ["compile_seconds", "main"]
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """\
 import json, sys, time
-import llvmlite.binding, lepton_jit.compiler, lepton_jit.codegen.generate
+import llvmlite.binding, lepton_jit.compiler.build, lepton_jit.codegen.generate
 import lepton_jit as lpt
 from benchmarks.case import Case, Problem
 from benchmarks.cases.resnet import resnet

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton_jit.codegen.generate import generate
-from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.describe import describe
+from lepton_jit.compiler.describe import describe
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.types import TensorType
 from lepton_jit.runtime.linker import link

@@ -17,8 +17,8 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
-from lepton_jit.codegen.machine_code import compile_object
-from lepton_jit.codegen.microkernel import SHAPE, ALayout, MicroKernel, emit_microkernel
+from lepton_jit.codegen.llvm.machine_code import compile_object
+from lepton_jit.codegen.llvm.microkernel import SHAPE, ALayout, MicroKernel, emit_microkernel
 from lepton_jit.codegen.target import Target, get_target
 
 # Walks a table of calls: (function, a, b, c, shape, row_offsets, extras, row, column) each.

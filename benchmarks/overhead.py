@@ -17,8 +17,8 @@ import lepton_jit as lpt
 from benchmarks.case import Problem
 from benchmarks.cases import CASES
 from benchmarks.peers.lepton import build_model
-from lepton_jit import executable
-from lepton_jit.compiler import build
+from lepton_jit.compiler import executable
+from lepton_jit.compiler.build import build
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.types import TensorType
 from lepton_jit.runtime.native import Code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from lepton_jit.codegen.peak import measure_peak
+from lepton_jit.codegen.llvm.peak import measure_peak
 from lepton_jit.codegen.target import get_target
 
 __all__ = ["fma_peak"]

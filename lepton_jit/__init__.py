@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         optimizers,
         regularizers,
     )
-    from lepton_jit.compiler import compile, set_winograd
+    from lepton_jit.compiler.build import compile, set_winograd
+    from lepton_jit.compiler.reading import parse
     from lepton_jit.layers import (
         GRU,
         LSTM,
@@ -71,12 +72,11 @@ if TYPE_CHECKING:
         Subtract,
         ZeroPadding2D,
     )
-    from lepton_jit.loading import load
     from lepton_jit.models import Model, Sequential
+    from lepton_jit.models.loading import load
+    from lepton_jit.models.saving import load_model
     from lepton_jit.random import set_random_seed
-    from lepton_jit.reading import parse
     from lepton_jit.runtime.threads import set_threads
-    from lepton_jit.saving import load_model
 
 _SUBMODULES = (
     "activations",
@@ -93,13 +93,13 @@ _SUBMODULES = (
 _HOMES = {
     "Model": "lepton_jit.models",
     "Sequential": "lepton_jit.models",
-    "compile": "lepton_jit.compiler",
-    "load": "lepton_jit.loading",
-    "load_model": "lepton_jit.saving",
-    "parse": "lepton_jit.reading",
+    "compile": "lepton_jit.compiler.build",
+    "load": "lepton_jit.models.loading",
+    "load_model": "lepton_jit.models.saving",
+    "parse": "lepton_jit.compiler.reading",
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",
-    "set_winograd": "lepton_jit.compiler",
+    "set_winograd": "lepton_jit.compiler.build",
 }  # the other names are layers
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit import arguments
+from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, DTypeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.tracing import Tracer, evaluate

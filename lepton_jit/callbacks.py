@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_jit import arguments
-from lepton_jit.console import say
+from lepton_jit.common import arguments
+from lepton_jit.common.console import say
 from lepton_jit.errors import ArgumentError
 
 if TYPE_CHECKING:

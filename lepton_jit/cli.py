@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lepton_jit as lpt
+from lepton_jit.common.writing import whole_file
 from lepton_jit.environment import read_environment
-from lepton_jit.writing import whole_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lepton_jit as lpt
-from lepton_jit.compiled import CompiledModel
+from lepton_jit.compiler.compiled import CompiledModel
 from lepton_jit.datasets import mnist
 from lepton_jit.models import Model
 from lepton_jit.runtime.threads import current_threads
@@ -41,7 +41,7 @@ COMPILE_IN_NEW_PROCESS = """\
 import json, sys, time
 import numpy as np
 import lepton_jit as lpt
-import lepton_jit.compiler, llvmlite.binding
+import lepton_jit.compiler.build, llvmlite.binding
 model, image = lpt.load(sys.argv[1]), np.zeros((1, 28, 28, 1), np.float32)
 start = time.perf_counter()
 lpt.compile(model)(image)

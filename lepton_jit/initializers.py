@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit import arguments
-from lepton_jit.configurable import Configurable, Registry
+from lepton_jit.common import arguments
+from lepton_jit.common.configurable import Configurable, Registry
 from lepton_jit.errors import ShapeError
 from lepton_jit.random import check_seed, generator
 

@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lepton_jit import arguments, losses
-from lepton_jit.configurable import Configurable, Registry
+from lepton_jit.common import arguments
+from lepton_jit.common.configurable import Configurable, Registry
+from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES
 from lepton_jit.layers.symbolic import ShapeTuple
-from lepton_jit.naming import snake_case
-from lepton_jit.targets import Target
+from lepton_jit.losses import losses
+from lepton_jit.losses.targets import Target
 from lepton_jit.tracing import Tracer, evaluate
 
 __all__ = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit import arguments
-from lepton_jit.configurable import Configurable, Registry
+from lepton_jit.common import arguments
+from lepton_jit.common.configurable import Configurable, Registry
 from lepton_jit.ir.graph import Value
 from lepton_jit.tracing import Tracer, evaluate
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 import lepton_jit as lpt
-from lepton_jit import step_names
 from lepton_jit.codegen.target import Target
-from lepton_jit.compiler import build
+from lepton_jit.compiler.build import build
 from lepton_jit.ir.graph import Graph
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
+from lepton_jit.training import step_names
 from tests.keras_peer import Peer
 from tests.model_arguments import Call
 from tests.model_reference import (

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.codegen.target import Target
-from lepton_jit.compiler import build
+from lepton_jit.compiler.build import build
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Output, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import dim_value
-from lepton_jit.passes.autodiff import Autodiff
-from lepton_jit.passes.rewrite import Rewriter
-from lepton_jit.steps import trace_forward
+from lepton_jit.passes.gradient.autodiff import Autodiff
+from lepton_jit.passes.rewriting.rewrite import Rewriter
+from lepton_jit.training.steps import trace_forward
 from tests.codegen.programs import differences
 
 Arrays = Mapping[str, np.ndarray]

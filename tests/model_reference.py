@@ -13,7 +13,7 @@ import numpy as np
 
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import bind_symbols
-from lepton_jit.step_names import metric_sum
+from lepton_jit.training.step_names import metric_sum
 from tests.random_draft import NOISE, evaluate, widened
 
 __all__ = ["Arrays", "Difference", "Expected", "ExpectedTraining", "Rejected", "expected_outputs", "metrics_of"]

@@ -17,8 +17,8 @@ from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.op import OPS
-from lepton_jit.passes.autodiff import Autodiff
-from lepton_jit.passes.rewrite import Rewriter
+from lepton_jit.passes.gradient.autodiff import Autodiff
+from lepton_jit.passes.rewriting.rewrite import Rewriter
 from tests.random_draft import (
     LARGEST,
     LATE,

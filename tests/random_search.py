@@ -11,8 +11,8 @@ import numpy as np
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.interpreter import bind_symbols, run_nodes
 from lepton_jit.ir.types import symbols_of
-from lepton_jit.passes.autodiff import Autodiff
-from lepton_jit.passes.rewrite import Rewriter, without_dead_nodes
+from lepton_jit.passes.gradient.autodiff import Autodiff
+from lepton_jit.passes.rewriting.rewrite import Rewriter, without_dead_nodes
 from tests.random_graphs import RandomGraph, random_graph
 
 Check = Callable[[RandomGraph], None]

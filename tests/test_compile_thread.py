@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit import compiler
-from lepton_jit.compile_thread import HelperThread, UnwantedError, check_wanted, run_apart
+from lepton_jit.compiler import build as compiler
+from lepton_jit.compiler.compile_thread import HelperThread, UnwantedError, check_wanted, run_apart
 from lepton_jit.runtime import forks
 
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.codegen.lower import lower
-from lepton_jit.codegen.step_printer import print_steps
+from lepton_jit.codegen.program.lower import lower
+from lepton_jit.codegen.program.step_printer import print_steps
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.compiler import build, optimize
+from lepton_jit.compiler.build import build, optimize
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import Poly, typical, typical_batch, typical_rows
-from lepton_jit.objective import Objective
 from lepton_jit.passes.manager import Observer
 from lepton_jit.passes.winograd import Winograd
-from lepton_jit.steps import trace_training_step
+from lepton_jit.training.objective import Objective
+from lepton_jit.training.steps import trace_training_step
 from tests.levels import at_every_level
 
 RANDOM = np.random.default_rng(0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.target import Target
-from lepton_jit.compiler import build
+from lepton_jit.compiler.build import build
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.levels import RUNNABLE, at_every_level, level
 from tests.random_draft import distance
 from tests.random_graphs import RandomGraph, coverage, print_coverage

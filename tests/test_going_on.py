@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.configurable import Configurable
+from lepton_jit.common.configurable import Configurable
 from tests.model_arguments import LAYERS, OPTIMIZERS, TABLES, Call, Place, draw_object
 from tests.random_draft import SeededChoices
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 import lepton_jit as lpt
-from lepton_jit.interrupts import DeferredInterrupt
+from lepton_jit.training.interrupts import DeferredInterrupt
 from tests.interrupting import at_every_boundary, under_alarms
 from tests.runtime.programs import affine
 

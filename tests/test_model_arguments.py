@@ -23,7 +23,7 @@ REGISTERED: dict[str, Mapping[str, type]] = {
     "layers": registry.LAYERS._classes,
     "initializers": initializers._registry._classes,
     "regularizers": regularizers._registry._classes,
-    "losses": losses._registry._classes,
+    "losses": losses.losses._registry._classes,
     "metrics": metrics._registry._classes,
     "optimizers": optimizers._registry._classes,
     "optimizers.schedules": schedules._registry._classes,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit import naming
+from lepton_jit.common import naming
 from lepton_jit.layers import registry
 from lepton_jit.layers.symbolic import as_list
 

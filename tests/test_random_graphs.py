@@ -9,7 +9,7 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.op import OPS
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.verifier import verify
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.random_draft import LATE, distance, evaluate, widened
 from tests.random_graphs import RandomGraph, coverage, print_coverage, random_graph
 from tests.random_search import search

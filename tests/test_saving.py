@@ -22,9 +22,10 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 import lepton_jit as lpt
-from lepton_jit import model_file, writing
+from lepton_jit.common import writing
 from lepton_jit.layers import registry
 from lepton_jit.layers.weight import without_values
+from lepton_jit.models import model_file
 
 X = np.random.default_rng(0).normal(size=(12, 6, 6, 1)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 12)
@@ -440,7 +441,7 @@ def test_a_model_in_a_container_is_copied_with_it(trained: Any) -> None:
 def test_a_pickle_names_one_function_of_this_package_and_holds_data(trained: Any) -> None:
     names = [a for op, a, _ in pickletools.genops(pickle.dumps(trained, protocol=3)) if op.name == "GLOBAL"]
 
-    assert names == ["lepton_jit.saving model_of_bytes"]
+    assert names == ["lepton_jit.models.saving model_of_bytes"]
 
 
 def test_a_damaged_pickle_is_refused(trained: Any) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lepton_jit import writing
-from lepton_jit.writing import fresh_file, whole_file, work_folder
+from lepton_jit.common import writing
+from lepton_jit.common.writing import fresh_file, whole_file, work_folder
 
 LEFTOVER = ".lepton-0123456789abcdef.tmp"
 

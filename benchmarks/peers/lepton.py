@@ -11,7 +11,7 @@ import lepton_jit as lpt
 from benchmarks.case import ADAM_EPSILON, TIMED_LEARNING_RATE, Problem
 from benchmarks.contender import Contender, trainer
 from benchmarks.network import EPSILON, MOMENTUM, Weights
-from lepton_jit.executable import Executable
+from lepton_jit.compiler.executable import Executable
 from lepton_jit.runtime.plan import MemoryPlan
 from lepton_jit.runtime.profile import Profile
 from lepton_jit.runtime.threads import set_threads

@@ -5,11 +5,11 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
-from lepton_jit.codegen.emit_program import KernelUnit, emit_program
-from lepton_jit.codegen.lower import lower, symbols_of_graph
-from lepton_jit.codegen.lowered import Lowered
-from lepton_jit.codegen.machine_code import QUICK, THOROUGH, compile_assembly, compile_object
-from lepton_jit.codegen.module_parts import Part, joined
+from lepton_jit.codegen.llvm.emit_program import KernelUnit, emit_program
+from lepton_jit.codegen.llvm.machine_code import QUICK, THOROUGH, compile_assembly, compile_object
+from lepton_jit.codegen.llvm.module_parts import Part, joined
+from lepton_jit.codegen.program.lower import lower, symbols_of_graph
+from lepton_jit.codegen.program.lowered import Lowered
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lepton_jit.common.writing import whole_file, work_folder
 from lepton_jit.errors import LeptonError
-from lepton_jit.writing import whole_file, work_folder
 
 __all__ = ["DownloadError", "download", "is_complete"]
 

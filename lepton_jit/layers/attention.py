@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-from lepton_jit import arguments, initializers, regularizers
+from lepton_jit import initializers, regularizers
+from lepton_jit.common import arguments
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, Shape

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lepton_jit import activations, arguments, initializers, regularizers
+from lepton_jit import activations, initializers, regularizers
+from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit import arguments, initializers, regularizers
+from lepton_jit import initializers, regularizers
+from lepton_jit.common import arguments
 from lepton_jit.errors import DTypeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, DType, dtype_of

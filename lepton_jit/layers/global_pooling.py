@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lepton_jit import arguments
+from lepton_jit.common import arguments
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.layer import Layer
 from lepton_jit.layers.symbolic import ShapeTuple

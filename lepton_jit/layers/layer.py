@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lepton_jit import arguments, initializers, regularizers
-from lepton_jit.configurable import check_arguments, plain
+from lepton_jit import initializers, regularizers
+from lepton_jit.common import arguments
+from lepton_jit.common.configurable import check_arguments, plain
+from lepton_jit.common.naming import auto_name
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
@@ -20,7 +22,6 @@ from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.layers.trainable import Trainable
 from lepton_jit.layers.weight import Weight, assign_all
-from lepton_jit.naming import auto_name
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Layer"]

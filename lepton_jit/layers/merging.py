@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any, ClassVar
 
-from lepton_jit import arguments
+from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, Shape, TensorType

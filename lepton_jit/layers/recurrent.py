@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lepton_jit import activations, arguments, initializers, regularizers
+from lepton_jit import activations, initializers, regularizers
+from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value

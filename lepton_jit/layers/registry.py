@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_jit.configurable import Registry
+from lepton_jit.common.configurable import Registry
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.layers import (
     attention,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lepton_jit import arguments
+from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.layer import Layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton_jit.configurable import Registry
+from lepton_jit.common.configurable import Registry
 from lepton_jit.optimizers import schedules
 from lepton_jit.optimizers.optimizer import Optimizer
 from lepton_jit.optimizers.rules import SGD, Adam, AdamW, RMSprop

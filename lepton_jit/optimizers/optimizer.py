@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lepton_jit import arguments
-from lepton_jit.configurable import Configurable
+from lepton_jit.common import arguments
+from lepton_jit.common.configurable import Configurable
+from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ArgumentError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType
 from lepton_jit.layers.weight import Weight
-from lepton_jit.naming import snake_case
 from lepton_jit.optimizers import schedules
 from lepton_jit.runtime.arguments import aligned_empty
 from lepton_jit.tracing import Tracer

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_jit import arguments
+from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType

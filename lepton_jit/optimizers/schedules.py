@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lepton_jit import arguments
-from lepton_jit.configurable import Configurable, Registry
+from lepton_jit.common import arguments
+from lepton_jit.common.configurable import Configurable, Registry
 from lepton_jit.errors import ArgumentError
 
 __all__ = [

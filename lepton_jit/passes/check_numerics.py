@@ -12,8 +12,8 @@ from lepton_jit.ir.graph import Graph, Input, Node, Value
 from lepton_jit.ir.interpreter import bind_symbols, run_nodes
 from lepton_jit.ir.loops import Loop
 from lepton_jit.ir.types import dim_value, symbols_of
-from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.base import Pass
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.passes.manager import Observer
 from lepton_jit.passes.split_prepare import SPLIT
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Attribute, Graph, Node, Value
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.rewrite import Rewriter
+from lepton_jit.passes.rewriting.rewrite import Rewriter
 
 __all__ = ["EliminateCommonSubexpressions"]
 

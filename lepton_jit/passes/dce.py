@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lepton_jit.ir.graph import Graph
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.rewrite import without_dead_nodes
+from lepton_jit.passes.rewriting.rewrite import without_dead_nodes
 
 __all__ = ["EliminateDeadCode"]
 

@@ -9,7 +9,7 @@ from lepton_jit.errors import GraphError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.rewrite import Rewriter
+from lepton_jit.passes.rewriting.rewrite import Rewriter
 
 __all__ = ["ExpandComposites", "expand_node"]
 

@@ -12,8 +12,8 @@ from lepton_jit.errors import LeptonError
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.matching import constant_node, reads_symbols
-from lepton_jit.passes.rewrite import Rewriter, without_dead_nodes
+from lepton_jit.passes.rewriting.matching import constant_node, reads_symbols
+from lepton_jit.passes.rewriting.rewrite import Rewriter, without_dead_nodes
 
 __all__ = ["FoldConstants"]
 

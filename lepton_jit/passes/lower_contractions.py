@@ -10,7 +10,7 @@ from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import Dim, element_count, row_major, typical
 from lepton_jit.ir.windows import channel_windows
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.rewrite import Rewriter, rewrite
+from lepton_jit.passes.rewriting.rewrite import Rewriter, rewrite
 
 # With fewer rows than this, packing the right side costs as much as it gains.
 REUSING_ROWS = 32

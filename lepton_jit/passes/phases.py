@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.windows import channel_windows
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.rewrite import Rewriter, rewrite
+from lepton_jit.passes.rewriting.rewrite import Rewriter, rewrite
 
 __all__ = ["SplitStridedGradients"]
 

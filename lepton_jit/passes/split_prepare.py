@@ -6,8 +6,8 @@ import itertools
 from dataclasses import replace
 
 from lepton_jit.ir.graph import Graph, Input, Output, Value
-from lepton_jit.passes.facts import of_parameters_alone
-from lepton_jit.passes.rewrite import without_dead_nodes
+from lepton_jit.passes.rewriting.facts import of_parameters_alone
+from lepton_jit.passes.rewriting.rewrite import without_dead_nodes
 
 __all__ = ["SPLIT", "split_prepare"]
 

@@ -9,8 +9,8 @@ from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.ops.winograd import lines_of_block
 from lepton_jit.ir.types import TensorType, dim_value, symbols_of, typical, typical_rows
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.facts import of_parameters_alone
-from lepton_jit.passes.rewrite import Rewriter, rewrite
+from lepton_jit.passes.rewriting.facts import of_parameters_alone
+from lepton_jit.passes.rewriting.rewrite import Rewriter, rewrite
 
 __all__ = ["Winograd"]
 

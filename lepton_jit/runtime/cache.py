@@ -11,8 +11,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from lepton_jit.common.writing import fresh_file
 from lepton_jit.environment import Environment, read_environment
-from lepton_jit.writing import fresh_file
 
 __all__ = ["DEFAULT_LIMIT", "ObjectCache", "open_cache"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_jit.common.writing import file_path, whole_file, work_folder
 from lepton_jit.errors import ArgumentError, LeptonError, UnsupportedError
 from lepton_jit.runtime.arguments import check_parameters
 from lepton_jit.runtime.cpu import host_architecture
 from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.module_file import seal
 from lepton_jit.runtime.wrapper import function_name, header_text, version_script, weights_assembly, wrapper_text
-from lepton_jit.writing import file_path, whole_file, work_folder
 
 __all__ = ["export", "find_linker"]
 

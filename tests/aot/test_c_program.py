@@ -112,7 +112,7 @@ def test_the_library_needs_libc_only(exported: Exported) -> None:
 
 @needs_cc
 def test_a_library_of_many_parts_gives_the_same_bits(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lepton_jit.codegen.module_parts.PART_CHARACTERS", 1)
+    monkeypatch.setattr("lepton_jit.codegen.llvm.module_parts.PART_CHARACTERS", 1)
     monkeypatch.setenv("LEPTON_JIT_CACHE", "off")
     lpt.set_random_seed(1)
     fast = lpt.compile(build_model())

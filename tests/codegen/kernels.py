@@ -10,10 +10,10 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
-from lepton_jit.codegen.emit_contract import ContractUnit
-from lepton_jit.codegen.emit_kernel import emit_kernel
-from lepton_jit.codegen.loop_ir import CeilDiv, Kernel
-from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.llvm.emit_contract import ContractUnit
+from lepton_jit.codegen.llvm.emit_kernel import emit_kernel
+from lepton_jit.codegen.llvm.machine_code import compile_object
+from lepton_jit.codegen.loops.ir import CeilDiv, Kernel
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.types import dim_value
 

@@ -8,9 +8,9 @@ import random
 import numpy as np
 import pytest
 
-from lepton_jit.codegen import chain, lower
-from lepton_jit.codegen.loop_ir import Buffer, CeilDiv, Kernel, Progress, Reach
-from lepton_jit.codegen.lowered import Launch, Lowered, Step
+from lepton_jit.codegen.loops.ir import Buffer, CeilDiv, Kernel, Progress, Reach
+from lepton_jit.codegen.program import chain, lower
+from lepton_jit.codegen.program.lowered import Launch, Lowered, Step
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value

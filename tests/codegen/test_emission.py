@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.loop_interpreter import run_kernel
-from lepton_jit.codegen.loop_parser import parse_kernel
+from lepton_jit.codegen.loops.interpreter import run_kernel
+from lepton_jit.codegen.loops.parser import parse_kernel
 from lepton_jit.codegen.target import Target, native_target
 from tests.codegen.kernels import emitted, run_emitted
 from tests.levels import for_every_target

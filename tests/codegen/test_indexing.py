@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated
-from lepton_jit.codegen.lowered import Lowered
-from lepton_jit.codegen.schedule_indexing import MOST_UPDATES, TOO_MANY, TOO_MANY_TEXT
+from lepton_jit.codegen.kernels.schedule_indexing import MOST_UPDATES, TOO_MANY, TOO_MANY_TEXT
+from lepton_jit.codegen.program.lowered import Lowered
 from lepton_jit.codegen.target import native_target
 from lepton_jit.errors import OutOfRangeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, TensorType
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.codegen.programs import differences, everywhere, fused, linked, run_loops, run_native, step_ops
 
 TOKENS, WIDTH = 7, 20

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.loop_interpreter import run_kernel
-from lepton_jit.codegen.loop_ir import (
+from lepton_jit.codegen.loops.interpreter import run_kernel
+from lepton_jit.codegen.loops.ir import (
     BOOL,
     I64,
     Affine,
@@ -30,9 +30,9 @@ from lepton_jit.codegen.loop_ir import (
     Store,
     Var,
 )
-from lepton_jit.codegen.loop_parser import parse_kernel, parse_kernels
-from lepton_jit.codegen.loop_printer import print_affine, print_kernel, print_kernels
-from lepton_jit.codegen.loop_verifier import verify_kernel
+from lepton_jit.codegen.loops.parser import parse_kernel, parse_kernels
+from lepton_jit.codegen.loops.printer import print_affine, print_kernel, print_kernels
+from lepton_jit.codegen.loops.verifier import verify_kernel
 from lepton_jit.errors import GraphError, LeptonError, ParseError
 from lepton_jit.ir.types import DTYPES, Poly
 

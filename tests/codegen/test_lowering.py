@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_jit.codegen.lower import RANGES, SLICE_BYTES, lower
-from lepton_jit.codegen.lowered import Lowered, Step
-from lepton_jit.codegen.schedule import replaces
+from lepton_jit.codegen.program.lower import RANGES, SLICE_BYTES, lower
+from lepton_jit.codegen.program.lowered import Lowered, Step
+from lepton_jit.codegen.program.schedule import replaces
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.compiler import optimize
+from lepton_jit.compiler.build import optimize
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value

@@ -10,7 +10,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.codegen.loop_programs import run_loops
 from tests.codegen.programs import everywhere, fused, run_native, step_ops
 from tests.levels import level

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated
-from lepton_jit.codegen.loop_ir import Contract, walk
-from lepton_jit.codegen.lowered import Lowered, Step
+from lepton_jit.codegen.loops.ir import Contract, walk
+from lepton_jit.codegen.program.lowered import Lowered, Step
 from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
@@ -705,7 +705,7 @@ def test_what_stands_side_by_side_is_computed_by_one_kernel(width: int) -> None:
 
 def test_a_program_in_many_parts_is_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = generated("convolution", native_target())
-    monkeypatch.setattr("lepton_jit.codegen.module_parts.PART_CHARACTERS", 1)
+    monkeypatch.setattr("lepton_jit.codegen.llvm.module_parts.PART_CHARACTERS", 1)
     cut = fused(model("convolution"), native_target())
     assert (len(whole.parts), len(cut.parts) > 1) == (1, True)
     assert cut.llvm == whole.llvm

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_jit.compiler import build
+from lepton_jit.compiler.build import build
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.check_numerics import random_arrays, relative_error
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.ir.loops import lstm
 from tests.levels import level
 from tests.passes.test_scan_gradient import gradient_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.lowered import Lowered
+from lepton_jit.codegen.program.lowered import Lowered
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import Generated
-from lepton_jit.codegen.loop_parser import parse_kernels
-from lepton_jit.codegen.loop_printer import print_kernels
-from lepton_jit.codegen.loop_verifier import verify_kernel
+from lepton_jit.codegen.loops.parser import parse_kernels
+from lepton_jit.codegen.loops.printer import print_kernels
+from lepton_jit.codegen.loops.verifier import verify_kernel
 from lepton_jit.codegen.target import Target, native_target
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph

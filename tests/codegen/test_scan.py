@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lepton_jit.codegen import contraction_tiles
+from lepton_jit.codegen.contraction import tiles as contraction_tiles
 from lepton_jit.codegen.generate import Generated, generate
-from lepton_jit.codegen.loop_interpreter import iteration_count, run_kernel
-from lepton_jit.codegen.loop_parser import parse_kernels
-from lepton_jit.codegen.lower import lower
-from lepton_jit.codegen.lowered import Lowered, Rows, Scan
-from lepton_jit.codegen.step_printer import print_steps
+from lepton_jit.codegen.loops.interpreter import iteration_count, run_kernel
+from lepton_jit.codegen.loops.parser import parse_kernels
+from lepton_jit.codegen.program.lower import lower
+from lepton_jit.codegen.program.lowered import Lowered, Rows, Scan
+from lepton_jit.codegen.program.step_printer import print_steps
 from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value

@@ -12,7 +12,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType, dim_value
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.codegen.programs import differences, everywhere, fused, linked, run_loops, run_native, step_ops
 from tests.levels import RUNNABLE, at_every_level, level
 

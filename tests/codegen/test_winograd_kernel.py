@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.generate import generate
-from lepton_jit.codegen.loop_ir import Let, Load, walk
-from lepton_jit.codegen.lower import lower
+from lepton_jit.codegen.loops.ir import Let, Load, walk
+from lepton_jit.codegen.program.lower import lower
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph

@@ -13,7 +13,7 @@ import pytest
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.op import DECOMPOSED, NOT_DIFFERENTIABLE, OPS
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.ir.cases import Case, cases, gradient_graph, resolved_attributes, run
 from tests.ir.jax_ops import JAX, run_all
 

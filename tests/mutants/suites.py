@@ -33,9 +33,9 @@ def _golden(word: str) -> tuple[str, ...]:
     return ("tests/passes/test_golden.py", "-k", word)
 
 
-def _schedules(*families: str, tests: tuple[str, ...] = ()) -> Suite:
+def _schedules(*modules: str, tests: tuple[str, ...] = ()) -> Suite:
     """Code generation of some families of operations, with what is tested of them alone."""
-    files = tuple(f"lepton_jit/codegen/{family}.py" for family in families)
+    files = tuple(f"lepton_jit/codegen/{module}.py" for module in modules)
     own = tuple(f"tests/codegen/{name}.py" for name in tests)
     return Suite("lowering", files, (_KERNELS, own) if own else (_KERNELS,), (_SAMPLES, _PROGRAMS))
 
@@ -43,7 +43,11 @@ def _schedules(*families: str, tests: tuple[str, ...] = ()) -> Suite:
 SUITES = (
     Suite(
         "rules",
-        ("lepton_jit/passes/rules_*.py", "lepton_jit/passes/algebra*.py", "lepton_jit/passes/canonicalize.py"),
+        (
+            "lepton_jit/passes/rewriting/rules_*.py",
+            "lepton_jit/passes/rewriting/algebra*.py",
+            "lepton_jit/passes/rewriting/canonicalize.py",
+        ),
         (
             _golden("canonicalize or algebra"),
             ("tests/passes/test_rules.py", "tests/passes/test_special_values.py"),
@@ -65,25 +69,38 @@ SUITES = (
         (_golden("contraction"), _KERNELS),
         (_RANDOM, _PROGRAMS),
     ),
-    Suite("lowering", ("lepton_jit/codegen/lower.py",), (_KERNELS,), (_PROGRAMS, _PARTS, _SAMPLES)),
-    _schedules("lower_scan", tests=("test_scan",)),
-    _schedules("schedule", "schedule_contraction", "schedule_pack", tests=("test_packed_rows", "test_residuals")),
-    _schedules("schedule_vectors", "schedule_map", "schedule_rows", "schedule_reduce", "schedule_moments"),
-    _schedules("schedule_movement", "schedule_indexing", "schedule_scatter", tests=("test_indexing",)),
-    _schedules("schedule_window", tests=("test_windows",)),
+    Suite("lowering", ("lepton_jit/codegen/program/lower.py",), (_KERNELS,), (_PROGRAMS, _PARTS, _SAMPLES)),
+    _schedules("program/lower_scan", tests=("test_scan",)),
+    _schedules(
+        "program/schedule",
+        "contraction/schedule_contraction",
+        "contraction/schedule_pack",
+        tests=("test_packed_rows", "test_residuals"),
+    ),
+    _schedules(
+        "contraction/schedule_vectors",
+        "kernels/schedule_map",
+        "kernels/schedule_rows",
+        "kernels/schedule_reduce",
+        "kernels/schedule_moments",
+    ),
+    _schedules(
+        "kernels/schedule_movement", "kernels/schedule_indexing", "kernels/schedule_scatter", tests=("test_indexing",)
+    ),
+    _schedules("kernels/schedule_window", tests=("test_windows",)),
     Suite(
         "lowering",
-        ("lepton_jit/codegen/schedule_winograd.py",),
+        ("lepton_jit/codegen/winograd/schedule_winograd.py",),
         (_KERNELS, ("tests/codegen/test_winograd_kernel.py",), ("tests/codegen/test_winograd_blocks.py",)),
     ),
     Suite(
         "lowering",
-        ("lepton_jit/codegen/schedule_winograd_blocks.py",),
+        ("lepton_jit/codegen/winograd/schedule_winograd_blocks.py",),
         (("tests/codegen/test_winograd_blocks.py",),),
     ),
     Suite(
         "split",
-        ("lepton_jit/passes/split_prepare.py", "lepton_jit/passes/facts.py"),
+        ("lepton_jit/passes/split_prepare.py", "lepton_jit/passes/rewriting/facts.py"),
         (_golden("split or algebra"), ("tests/passes/test_split_prepare.py",)),
         (_RANDOM,),
     ),

@@ -8,12 +8,12 @@ from itertools import pairwise
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import DTYPES, Poly, TensorType
-from lepton_jit.passes.autodiff import Autodiff
-from lepton_jit.passes.canonicalize import Canonicalize
 from lepton_jit.passes.cse import EliminateCommonSubexpressions
 from lepton_jit.passes.expand_composites import ExpandComposites
 from lepton_jit.passes.fold_constants import FoldConstants
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.passes.manager import run_pipeline
+from lepton_jit.passes.rewriting.canonicalize import Canonicalize
 
 F32 = DTYPES["f32"]
 Kept = Callable[[Builder, Value], Value]  # what of a slot's new value is kept

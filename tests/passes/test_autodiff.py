@@ -10,7 +10,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import TensorType
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 
 MATRICES = {"lhs_batching": (), "rhs_batching": (), "lhs_contracting": (1,), "rhs_contracting": (0,)}
 

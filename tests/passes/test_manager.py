@@ -18,11 +18,11 @@ from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.printer import print_graph
 from lepton_jit.ir.types import DTYPES, TensorType
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.canonicalize import Canonicalize
 from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays, relative_error
 from lepton_jit.passes.dce import EliminateDeadCode
 from lepton_jit.passes.manager import Observer, Observers, run_pipeline
 from lepton_jit.passes.observers import Dump, Stages, StopAfter, Timing, VerifyStructure
+from lepton_jit.passes.rewriting.canonicalize import Canonicalize
 
 GRAPH = parse_graph("""
 graph @main(%x: f32[N,3] input "x") {

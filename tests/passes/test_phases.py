@@ -9,8 +9,8 @@ import pytest
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.types import TensorType
-from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.check_numerics import CheckNumerics
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.passes.manager import Observers, run_pipeline
 from lepton_jit.passes.observers import VerifyStructure
 from lepton_jit.passes.phases import SplitStridedGradients

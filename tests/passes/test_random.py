@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler import AFTER_SPLIT, optimize, pipeline
+from lepton_jit.compiler.build import AFTER_SPLIT, optimize, pipeline
 from lepton_jit.ir.graph import Graph, Input, Output, Value
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.check_numerics import CheckNumerics
 from lepton_jit.passes.dce import EliminateDeadCode
 from lepton_jit.passes.manager import Observer, Observers, apply_everywhere
 from lepton_jit.passes.observers import VerifyStructure
-from lepton_jit.passes.rewrite import Rewriter
+from lepton_jit.passes.rewriting.rewrite import Rewriter
 from lepton_jit.passes.split_prepare import SPLIT
 from tests.random_graphs import RandomGraph, random_graph
 from tests.random_search import search

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lepton_jit.ir.op import OPS
-from lepton_jit.passes.algebra import log_of_softmax
-from lepton_jit.passes.algebra_batch_norm import fold_batch_norm
-from lepton_jit.passes.algebra_movement import pull_movement
 from lepton_jit.passes.base import PASSES
-from lepton_jit.passes.canonicalize import CANONICAL_RULES
+from lepton_jit.passes.rewriting.algebra import log_of_softmax
+from lepton_jit.passes.rewriting.algebra_batch_norm import fold_batch_norm
+from lepton_jit.passes.rewriting.algebra_movement import pull_movement
+from lepton_jit.passes.rewriting.canonicalize import CANONICAL_RULES
 
 RULES = {rule for rules in CANONICAL_RULES.values() for rule in rules} | {
     log_of_softmax,

@@ -15,8 +15,8 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.loops import Loop, scan
 from lepton_jit.ir.types import TensorType
 from lepton_jit.ir.verifier import verify
-from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.check_numerics import random_arrays, relative_error
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from tests.ir.loops import MATMUL, arrays_for, jax_lstm, lstm
 from tests.random_draft import SeededChoices
 from tests.random_loops import random_loop, unrolled

@@ -6,7 +6,7 @@ import pytest
 
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.verifier import verify
-from lepton_jit.passes.autodiff import Autodiff
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.passes.liveness import Liveness
 from lepton_jit.passes.schedule_updates import ScheduleUpdates
 from tests.passes.programs import simplified, training_step

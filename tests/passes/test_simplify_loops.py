@@ -6,17 +6,17 @@ import pytest
 
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.passes.autodiff import Autodiff
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.canonicalize import Canonicalize
 from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays, relative_error
 from lepton_jit.passes.cse import EliminateCommonSubexpressions
 from lepton_jit.passes.dce import EliminateDeadCode
 from lepton_jit.passes.expand_composites import ExpandComposites
 from lepton_jit.passes.fold_constants import FoldConstants
+from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.passes.manager import Observers, run_pipeline
 from lepton_jit.passes.observers import VerifyStructure
-from lepton_jit.passes.simplify_loops import SimplifyLoops
+from lepton_jit.passes.rewriting.canonicalize import Canonicalize
+from lepton_jit.passes.scans.simplify_loops import SimplifyLoops
 from tests.ir.loops import lstm
 from tests.passes.test_scan_gradient import gradient_of
 from tests.random_draft import SeededChoices

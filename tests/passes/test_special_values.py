@@ -19,10 +19,10 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.op import OPS, Family
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.ir.types import DTYPES, DType, TensorType, dim_value
-from lepton_jit.passes.canonicalize import CANONICAL_RULES, Canonicalize
 from lepton_jit.passes.fold_constants import FoldConstants
-from lepton_jit.passes.rewrite import Rewriter, Rule, rewrite
-from lepton_jit.passes.rules_elementwise import ELEMENTWISE_RULES
+from lepton_jit.passes.rewriting.canonicalize import CANONICAL_RULES, Canonicalize
+from lepton_jit.passes.rewriting.rewrite import Rewriter, Rule, rewrite
+from lepton_jit.passes.rewriting.rules_elementwise import ELEMENTWISE_RULES
 from tests.ir.special import edges, same_bits
 from tests.passes import golden
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.codegen.target import get_target
 from lepton_jit.runtime.linker import link
 from lepton_jit.runtime.manifest import Buffer, Manifest, Step, Tensor

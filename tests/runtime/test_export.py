@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, UnsupportedError
 from lepton_jit.runtime import export as export_module
 from lepton_jit.runtime.cpu import cpu_features, host_architecture

@@ -16,7 +16,7 @@ LIMITED = """
 import resource, sys
 import numpy as np
 import lepton_jit as lpt
-import lepton_jit.compiler
+import lepton_jit.compiler.build
 
 model = lpt.Sequential([lpt.Dense(8, activation="relu", input_shape=(4,)), lpt.Dense(3)])
 limit, key, room = getattr(resource, sys.argv[1]), sys.argv[2], int(sys.argv[3]) << 20

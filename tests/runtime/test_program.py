@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton_jit.codegen.machine_code import compile_object
+from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.errors import ArgumentError, DTypeError, LeptonError, ShapeError
 from lepton_jit.runtime import arguments
 from lepton_jit.runtime import threads as thread_settings

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lepton_jit.codegen.machine_code import compile_assembly
+from lepton_jit.codegen.llvm.machine_code import compile_assembly
 from lepton_jit.codegen.target import get_target
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.runtime.support_text import ARCHITECTURES, SUPPORT_FUNCTIONS, support_text

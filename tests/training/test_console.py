@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit import progress
+from lepton_jit.training import progress
 
 X, Y = np.ones((8, 4), np.float32), np.zeros((8, 1), np.float32)
 

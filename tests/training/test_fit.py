@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit import progress
+from lepton_jit.training import progress
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(11, 4)).astype("float32")

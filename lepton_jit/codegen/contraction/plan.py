@@ -1,0 +1,270 @@
+"""What an affine contraction asks for: its loops, joined where all operands allow, and its epilogue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lepton_jit.codegen.kernels.cluster import Cluster, accesses_of, is_whole, slice_count
+from lepton_jit.codegen.kernels.evaluate import LANE, Indices
+from lepton_jit.codegen.loops.ir import Affine, Const, Epilogue, Extent, Extra, Let, Load, Progress, Reach, Slices, Var
+from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
+from lepton_jit.codegen.program.independent_rows import batch_of_turns
+from lepton_jit.codegen.target import Target
+from lepton_jit.ir.types import Dim, Poly, element_count, row_major, typical
+
+# A summed index is split only where there are fewer tiles than this and the sum is long: a weight gradient.
+FEW_TILES = 16
+LONG_SUM = 2048
+# Offset tables of flattened rows are not longer than this: 8 KB of constants.
+LONGEST_TABLE = 1024
+# The rows of one iteration, in tiles, where there are many rows.
+BLOCK_TILES = 4
+
+
+@dataclass(frozen=True)
+class LoopDim:
+    """A loop of an affine contraction; `dims` are the result's dimensions that it walks, joined."""
+
+    kind: str
+    extent: Dim
+    lhs: Dim
+    rhs: Dim
+    out: Dim
+    dims: tuple[int, ...]
+
+
+ONE_ROW = LoopDim("row", 1, 0, 0, 0, ())
+
+
+class Plan:
+    """What the attributes of the contraction say, as loops."""
+
+    def __init__(self, cluster: Cluster, target: Target) -> None:
+        self.cluster = cluster
+        self.target = target
+        (self.node,) = (n for n in cluster.region.nodes if n.op == "affine_contraction")
+        self.attributes: Any = self.node.attributes
+        self.shape = cluster.region.outputs[0].value.type.shape
+        self.dtype = self.node.result.type.dtype
+        self.lanes = target.lanes(8 * self.dtype.bytes)
+        self._finish = replace(cluster, providers={self.node.result: lambda e, i: Const(0, self.dtype)})
+        self.accesses = accesses_of(self._finish, [o.value for o in cluster.region.outputs], len(self.shape))
+        loops = self._loops()
+        self.sums = [x for x in loops if x.kind == "sum"]
+        self.columns = [x for x in loops if x.kind == "column"]
+        self.outer = [x for x in loops if x.kind in ("row", "batch")]
+        rows = [x for x in self.outer if x.kind == "row"]
+        self.inner = rows[-1] if rows else ONE_ROW
+        self.around = [x for x in self.outer if x is not self.inner]
+        self.table: tuple[int, ...] | None = None
+        if len(rows) > 1:
+            self._flatten(rows[-2])
+        self.flops = element_count(x.extent for x in loops) * 2
+        # the buffers of the two sides
+        self.lhs, self.rhs = (cluster.inputs[v] for v in self.node.operands)
+        self.unpacked = cluster.inputs[cluster.unpacked] if cluster.unpacked else None
+
+    def _loops(self) -> list[LoopDim]:
+        a = self.attributes
+        joined: list[LoopDim] = []
+        last_row = max((i for i, kind in enumerate(a["kinds"]) if kind == "row"), default=-1)
+        in_panels = last_row if a["row_panel"] else -1
+        for i, (kind, extent, lhs, rhs, out, out_dim) in enumerate(
+            zip(a["kinds"], a["extents"], a["lhs"], a["rhs"], a["out"], a["out_dims"], strict=True)
+        ):
+            loop = LoopDim(kind, extent, lhs, rhs, out, (out_dim,))
+            if joined and kind in ("row", "batch") and i != in_panels and self._joins(joined[-1], loop):
+                last = joined.pop()
+                loop = replace(loop, extent=last.extent * extent, dims=last.dims + loop.dims)
+            joined.append(loop)
+        return joined
+
+    def _joins(self, outer: LoopDim, inner: LoopDim) -> bool:
+        """Every operand, the result and the epilogue's operands step over the whole inner loop."""
+        if outer.kind != inner.kind:
+            return False
+        steps = [(outer.lhs, inner.lhs), (outer.rhs, inner.rhs), (outer.out, inner.out)]
+        a, b = outer.dims[-1], inner.dims[0]
+        if a != b:
+            steps += [(access[a], access[b]) for access in self.accesses]
+        return all(x == y * inner.extent for x, y in steps)
+
+    def _flatten(self, outer: LoopDim) -> None:
+        """Rows of short lines (3 taps, 7 pixels) become one dimension with a table of offsets, so tiles fill up."""
+        inner = self.inner
+        if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
+            return
+        if inner.extent * 2 > self.target.tile_rows or inner.extent * outer.extent > LONGEST_TABLE:
+            return
+        if outer.out != inner.out * inner.extent or not isinstance(inner.lhs, int) or not isinstance(outer.lhs, int):
+            return
+        a, b = outer.dims[-1], inner.dims[0]
+        if outer.rhs or inner.rhs or any(access[a] != access[b] * inner.extent for access in self.accesses):
+            return
+        self.table = tuple(i * outer.lhs + j * inner.lhs for i in range(outer.extent) for j in range(inner.extent))
+        self.around.remove(outer)
+        self.inner = replace(inner, extent=inner.extent * outer.extent, lhs=0, dims=outer.dims + inner.dims)
+
+    def tileable(self) -> bool:
+        """One column loop, its columns side by side in the result and in the right side, and at most three sums."""
+        if len(self.columns) != 1 or len(self.sums) > 3 or not self.dtype.is_float:
+            return False
+        if any(x.extent == 0 for x in self.sums):
+            return False
+        (column,) = self.columns
+        if column.extent == 1 and any(x.lhs == x.rhs == x.out == 1 for x in self.outer):
+            return False  # each channel by itself: a vector has many of them, a tile one
+        beside = self.attributes["panel"] > 0 or column.rhs == 1 or column.extent == 1
+        return isinstance(column.extent, int) and column.out == 1 and beside
+
+    @property
+    def row_panel(self) -> int:
+        """The rows of a tile where the left side is packed; 0 where it is not."""
+        return self.attributes["row_panel"]
+
+    @property
+    def out_start(self) -> Affine:
+        """Where the result begins, which may be a part of what lies there."""
+        return Affine.of(self.attributes["out_offset"])
+
+    @property
+    def has_epilogue(self) -> bool:
+        return len(self.cluster.region.nodes) > 1
+
+    @property
+    def column(self) -> LoopDim:
+        return self.columns[0]
+
+    @property
+    def width(self) -> int:
+        return self.attributes["panel"] or self.lanes * self.target.tile_vectors
+
+    @property
+    def block_rows(self) -> int:
+        """The rows of one iteration, where there are many."""
+        return self.target.tile_rows * BLOCK_TILES
+
+    @property
+    def samples(self) -> Poly | None:
+        """The batch, where the rows are that of every turn, [turns][batch]."""
+        return batch_of_turns(self.shape) if self.inner.dims == (0, 1) and self.table is None else None
+
+    @property
+    def panels(self) -> int:
+        assert isinstance(self.column.extent, int)
+        return -(-self.column.extent // self.width)
+
+    def few_tiles(self) -> bool:
+        tiles = typical(element_count(x.extent for x in self.around)) * self.panels
+        tiles *= -(-typical(self.inner.extent) // self.target.tile_rows)
+        return tiles < FEW_TILES and self.long_sum()
+
+    def long_sum(self) -> bool:
+        return typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
+
+    def right_sides(self) -> list[LoopDim]:
+        """The loops around that have a right side each."""
+        return [x for x in self.around if x.rhs != 0]
+
+    def slices(self, extent: Extent) -> Slices | None:
+        """A sample after the other, where iterations with this extent, the loops around slowest, go by samples."""
+        first, *_ = self.around or [self.inner]
+        count = slice_count(extent, self.shape, products=first.kind == "batch") if first.dims[:1] == (0,) else 0
+        return Slices(count, self._local_buffers(first)) if count else None
+
+    def _local_buffers(self, first: LoopDim) -> frozenset[str]:
+        """The buffers of which index n of the result needs index n alone; the batch is in the loop `first`.
+
+        Of a side whose elements lie at n * sample + rest, with all of them inside the side, each rest is in one sample.
+        """
+        batch = self.shape[0]
+        shared: set[str] = set()
+        for value, step in zip(self.node.operands, (first.lhs, first.rhs), strict=True):
+            alone = value.type.rank > 0 and value.type.shape[0] == batch
+            if not alone or step * (first.extent // batch) != element_count(value.type.shape[1:]):
+                shared.add(self.cluster.inputs[value])
+        return self._finish.local_inputs(batch) - shared
+
+    def sums_whole(self) -> list[tuple[Affine, Dim, Dim]]:
+        return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]
+
+    def block_unit(self) -> int:
+        """Blocks of rows begin at multiples of this: whole tiles, except where lines of many rows end between them."""
+        rows, extent = self.target.tile_rows, self.inner.extent
+        return 1 if self.around and not (isinstance(extent, int) and extent % rows == 0) else rows
+
+    def whole_tiles(self) -> bool:
+        """Every block of rows is full tiles, whatever the batch is."""
+        rows = self.target.tile_rows
+        return self.block_unit() == rows and is_whole(self.inner.extent, rows)
+
+    def progress(self) -> Progress | None:
+        """Rows of the result, where they lie in the order of iterations, and which lines of the left side they read."""
+        if self.samples is not None:
+            return None  # blocks go by samples
+        width, loops = self.column.extent, [*self.around, self.inner]
+        steps = zip(loops, row_major((*(x.extent for x in loops), width)), strict=False)
+        reach = self._reach(loops)
+        if reach is None or not isinstance(width, int) or any(loop.out != step for loop, step in steps):
+            return None
+        count = element_count(x.extent for x in loops)
+        return Progress(self.panels, count, width, ((self.lhs, reach),), self.block_unit())
+
+    def _reach(self, loops: Sequence[LoopDim]) -> Reach | None:
+        *around, inner = loops
+        static = [*(x.lhs for x in (*loops, *self.sums)), *(x.extent for x in self.sums)]
+        if (
+            self.table
+            or self.row_panel
+            or self.attributes["lhs_offset"] != 0
+            or not all(isinstance(s, int) and s >= 0 for s in static)
+        ):
+            return None
+        span = typical(sum(((x.extent - 1) * x.lhs for x in self.sums), 1))
+        apart = row_major((*(x.extent for x in loops), inner.lhs))[:-1]
+        if span <= typical(inner.lhs) and all(x.lhs == step for x, step in zip(loops, apart, strict=True)):
+            return Reach(1, 1, 1, typical(inner.lhs))  # row by row
+        if len(around) != 2 or not isinstance(inner.extent, int) or not isinstance(around[1].extent, int):
+            return None
+        image, line = (typical(x.lhs) for x in around)
+        width = math.gcd(image, line)
+        taps = -(-(span + (inner.extent - 1) * typical(inner.lhs)) // width)
+        return Reach(inner.extent, around[1].extent, image // width, width, line // width, 0, taps)
+
+    def indices(self, positions: Sequence[tuple[LoopDim, Affine]]) -> Indices:
+        """Indices of the result for positions of loops; a joined loop counts in its last dimension."""
+        strides = row_major(self.shape)
+        indices = [Affine()] * len(self.shape)
+        for loop, position in positions:
+            if loop.dims:
+                d = loop.dims[-1]
+                indices[d] = indices[d] + position * (loop.out // strides[d])
+        return tuple(indices)
+
+    def epilogue(
+        self, positions: Sequence[tuple[LoopDim, Affine]], column: Affine
+    ) -> tuple[Epilogue | None, tuple[Extra, ...]]:
+        """The rest of the region, from an accumulator to the result, at row `row` of a tile."""
+        k = KernelBuilder()
+        k.buffers = {b.name: b for b in self.cluster.buffers}
+        accumulator = Var("accumulator", self.dtype, self.lanes)
+        evaluator = self.cluster.evaluator(k, self.lanes)
+        evaluator.bound[self.node.result] = accumulator
+        indices = self.indices([*positions, (self.inner, Affine.var("row")), (self.column, column + Affine.var(LANE))])
+        (output,) = self.cluster.outputs
+        result = evaluator.value(output, indices)
+        extras, names, body = [], [accumulator], []
+        for stmt in k.statements:
+            assert isinstance(stmt, Let)
+            if not isinstance(stmt.expr, Load):
+                body.append(stmt)
+                continue
+            load = stmt.expr
+            step = load.index.coefficient("row")
+            index = load.index - Affine.var("row") * step
+            extras.append(Extra(load.buffer, index, step, 1 if stmt.var.lanes > 1 else 0))
+            names.append(stmt.var)
+        return Epilogue(tuple(names), tuple(body), result), tuple(extras)

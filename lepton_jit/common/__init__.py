@@ -1,0 +1,1 @@
+"""What all storeys use and knows none of them: checks of arguments, names, configurations, files, the terminal."""

@@ -1,0 +1,26 @@
+"""Losses, and what labels look like to them.
+
+A loss compares an output with its labels inside of a trace, and gives one number for each sample.
+"""
+
+from __future__ import annotations
+
+from lepton_jit.losses.losses import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SparseCategoricalCrossentropy,
+    get,
+)
+
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "SparseCategoricalCrossentropy",
+    "get",
+]

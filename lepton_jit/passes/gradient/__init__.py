@@ -1,0 +1,1 @@
+"""Reverse-mode differentiation: gradient nodes become the operations that compute them."""

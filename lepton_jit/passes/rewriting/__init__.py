@@ -1,0 +1,1 @@
+"""Rewrite rules on a graph, what they match and the facts that they rest on."""

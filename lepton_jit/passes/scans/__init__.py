@@ -1,0 +1,1 @@
+"""What moves into loops, out of them and behind them."""
