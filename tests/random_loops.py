@@ -10,21 +10,24 @@ from lepton_jit.ir.inline import inline
 from lepton_jit.ir.loops import Loop, scan
 from lepton_jit.ir.types import Dim, TensorType, dim_value
 from tests.ir.loops import MATMUL
-from tests.random_draft import Choices
+from tests.random_draft import Choices, extent
 
-WIDTH = 3
-ROW = TensorType.of("f32", "N", WIDTH)
+# Of a row: wider ones are more than a tile or two, and slow in the interpreter.
+MOST_COLUMNS = 65
 
 
-def random_loop(choices: Choices, *, dtype: str = "f32", symbolic: bool = False, gradient: bool = False) -> Graph:
+def random_loop(
+    choices: Choices, *, width: int | None = None, dtype: str = "f32", symbolic: bool = False, gradient: bool = False
+) -> Graph:
     """Inputs x, h, w and bias; one or two loops over up to 4 steps, the second over what the first stacked."""
+    width = max(1, extent(choices, MOST_COLUMNS)) if width is None else width
     length: Dim = TensorType.of("f32", "T").shape[0] if symbolic else choices.integer(0, 4)
-    row = ROW.with_dtype(TensorType.of(dtype).dtype)
+    row = TensorType.of(dtype, "N", width)
     b = Builder("random_loop")
     x = b.input("x", row.with_shape((length, *row.shape)))
     h = b.input("h", row)
-    w = b.input("w", row.with_shape((WIDTH, WIDTH)), "parameter")
-    bias = b.input("bias", row.with_shape((WIDTH,)), "parameter")
+    w = b.input("w", row.with_shape((width, width)), "parameter")
+    bias = b.input("bias", row.with_shape((width,)), "parameter")
     results: list[Value] = []
     arrays = [x]
     for number in range(choices.integer(1, 2)):
@@ -46,7 +49,7 @@ def random_loop(choices: Choices, *, dtype: str = "f32", symbolic: bool = False,
 
 def _loss(b: Builder, values: Sequence[Value]) -> Value:
     """The sum of all elements' sines: every one matters, and in its own way."""
-    total = b.constant(0.0, values[0].type.dtype) if values else b.constant(0.0, ROW.dtype)
+    total = b.constant(0.0, values[0].type.dtype if values else TensorType.of("f32").dtype)
     for value in values:
         total = b("add", total, b("reduce", b("sine", value), dimensions=tuple(range(value.type.rank)), kind="add"))
     return total

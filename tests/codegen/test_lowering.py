@@ -163,6 +163,21 @@ def test_an_iteration_has_few_channels_of_images_that_a_cache_holds(lines: int, 
     assert progress.each == parts
 
 
+def test_products_of_a_batch_are_told_what_their_right_sides_were_packed_from() -> None:
+    """They ask memory for the next ones, where these lie."""
+    b = Builder("products")
+    x, w = (b.input(name, TensorType.of("f32", "N", 40, 40)) for name in "xw")
+    where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
+    b.output(b("dot_general", x, w, **where), "y")
+
+    def third_operand(program: Lowered) -> str:
+        launch = program.steps[-1].launches[-1]
+        buffers = {b.name: number for b, number in zip(launch.kernel.buffers, launch.buffers, strict=True)}
+        return program.buffers[buffers["a2"]].name
+
+    assert everywhere(b.build(), third_operand) == "w"
+
+
 @pytest.mark.parametrize(("length", "kernels"), [(5000, 2), (500, 1)])
 def test_a_sum_that_is_too_long_for_few_iterations_is_cut_into_parts(length: int, kernels: int) -> None:
     """The parts are added by a second kernel."""

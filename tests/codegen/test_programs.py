@@ -15,7 +15,7 @@ from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.ir.types import DTYPES, Poly, TensorType
+from lepton_jit.ir.types import DTYPES, Dim, Poly, TensorType
 from lepton_jit.runtime.program import Program
 from tests.codegen.models import SHAPES, arrays_of, convolution, dense, model, softmax
 from tests.codegen.programs import (
@@ -436,14 +436,29 @@ def test_batched_products_have_the_same_bits_on_any_number_of_threads(
 
 @for_every_target
 @pytest.mark.parametrize("batch", ["N", 8])
-def test_products_of_another_number_of_slices_run_alone(batch: int | str, target: Target) -> None:
-    """[N, 2, ...] reshaped to [2 N, ...] has twice the slices: with those of the first, half of them were left out."""
-    b, size = Builder("heads"), 64
+@pytest.mark.parametrize("joins", [True, False])
+def test_products_of_another_number_of_slices_run_alone(joins: bool, batch: int | str, target: Target) -> None:
+    """[N, 2, ...] reshaped to [2 N, ...] has twice the slices: with those of the first, half of them were left out.
+
+    The first result is packed as the right side of the second.
+    """
+    b, size = Builder("heads"), 36
     x, w, v = (b.input(name, TensorType.of("f32", batch, 2, size, size)) for name in "xwv")
-    pairs = {"lhs_batching": (0, 1), "rhs_batching": (0, 1), "lhs_contracting": (3,), "rhs_contracting": (2,)}
-    whole = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
-    joined, v = (b("reshape", y, shape=(y.type.shape[0] * 2, size, size)) for y in (b("dot_general", x, w, **pairs), v))
-    b.output(b("dot_general", v, joined, **whole), "y")
+    pairs, whole = (
+        {"lhs_batching": d, "rhs_batching": d, "lhs_contracting": (len(d) + 1,), "rhs_contracting": (len(d),)}
+        for d in ((0, 1), (0,))
+    )
+
+    def reshaped(y: Value, leading: tuple[Dim, ...]) -> Value:
+        return b("reshape", y, shape=(*leading, size, size))
+
+    apart, joined = x.type.shape[:2], (x.type.shape[0] * 2,)
+    if joins:
+        right = reshaped(b("dot_general", x, w, **pairs), joined)
+        b.output(b("dot_general", reshaped(v, joined), right, **whole), "y")
+    else:
+        first = b("dot_general", reshaped(x, joined), reshaped(w, joined), **whole)
+        b.output(b("dot_general", v, reshaped(first, apart), **pairs), "y")
     made = fused(b.build(), target)
     assert [step.op.split(" | ")[:2] for step in made.lowered.steps] == [["pack", "affine_contraction"]] * 2
     if target not in RUNNABLE:
@@ -451,7 +466,8 @@ def test_products_of_another_number_of_slices_run_alone(batch: int | str, target
     for count in (8,) if batch == 8 else (3, 9):
         rng = np.random.default_rng(count)
         arrays = {n: rng.integers(-3, 3, (count, 2, size, size)).astype(np.float32) for n in "xwv"}
-        expected = {"y": np.matmul(arrays["v"], arrays["x"] @ arrays["w"]).reshape(-1, size, size)}
+        product = np.matmul(arrays["v"], arrays["x"] @ arrays["w"])
+        expected = {"y": product.reshape(-1, size, size) if joins else product}
         assert differences(run_native(made, arrays, threads=2), expected) == []
         if count == 3:
             assert differences(run_loops(made.lowered, arrays, {"N": count}), expected) == []

@@ -56,7 +56,9 @@ def test_the_gradient_has_one_product_in_its_loop_and_three_behind_it() -> None:
 # Among the later ones: a sum over the rounds of a product that another rule replaces.
 @pytest.mark.parametrize("seed", [*range(40), 145, 271, 321])
 def test_a_random_loop_computes_what_it_did(seed: int) -> None:
-    graph = random_loop(SeededChoices(seed), gradient=seed % 2 == 0 or seed > 40, symbolic=seed % 3 == 0 and seed < 40)
+    late, choices = seed > 40, SeededChoices(seed)
+    width, gradient, symbolic = 3 if late else None, seed % 2 == 0 or late, seed % 3 == 0 and not late
+    graph = random_loop(choices, width=width, gradient=gradient, symbolic=symbolic)
     observer = Observers(VerifyStructure(), CheckNumerics(random_arrays(graph, seed), tolerance=2e-5))
     run_pipeline(graph, PIPELINE, observer)
 
