@@ -33,7 +33,7 @@ demo: $(STAMPS)/demo  ## train, compile, export and run the digits model, from n
 	$(BIN)/lepton-jit demo
 
 test: $(STAMPS)/test  ## the whole test suite, docs included
-	$(PYTEST) -n $(JOBS) $(TESTS)
+	$(PYTEST) -n $(JOBS) --dist worksteal $(TESTS)
 
 tiny: $(STAMPS)/test  ## a few seconds of tests, straight through the stack
 	$(PYTEST) -m tiny -q $$(grep -rlE 'pytest\.mark\.tiny\b' tests --include='test_*.py')

@@ -14,7 +14,7 @@ from tests.model_search import Failure, check_seed, coverage, minimized, print_c
 from tests.model_text import RandomModel
 from tests.random_models import random_model
 
-SEEDS = 20
+SEEDS = 12
 # One test of a long run checks a part, so that two workers share the time.
 PARTS = 2
 # At least so many models in a long run; one takes as long as so many graphs.

@@ -37,9 +37,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
-    """An element type; `bool` is stored as one byte of 0 or 1.
+    """An element type, of which there is one object; `bool` is stored as one byte of 0 or 1.
 
     >>> DTYPES["f32"].numpy
     dtype('float32')
@@ -60,8 +60,8 @@ class DType:
     def __repr__(self) -> str:
         return self.name
 
-    def __hash__(self) -> int:
-        return hash(self.name)
+    def __reduce__(self) -> tuple[object, ...]:
+        return dtype_of, (self.name,)
 
 
 DTYPES: dict[str, DType] = {

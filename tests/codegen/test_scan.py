@@ -269,7 +269,7 @@ def test_what_loops_read_is_right_for_any_batch(batch: int, target: Target) -> N
     made, expected = compiled(graph, target), run_graph(graph, arrays)
     for threads in (1, 2, 3):
         assert differences(run_native(made, arrays, threads=threads), expected) == [], threads
-    if batch in (0, 17, 32):
+    if batch in (0, 17) or (batch == 32 and target == level(0)):  # the interpreter of loops takes its time
         assert differences(run_loops(made.lowered, arrays, {"N": batch}, threads=1 + batch % 3), expected) == []
 
 

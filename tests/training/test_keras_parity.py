@@ -199,46 +199,37 @@ def test_fit_of_a_model_with_branches_gives_keras_history() -> None:
         assert relative_error(mine, theirs) < 1e-4
 
 
-@pytest.mark.parametrize("how", ["sample_weight", "class_weight"])
-def test_weights_of_samples_and_classes_act_as_in_keras(how: str) -> None:
-    def make(layers: Any) -> list[Any]:
-        return [layers.Dense(3, activation="softmax")]
-
-    peer, ours = sequential_pair(make, (4,))
-    rng = np.random.default_rng(5)
-    x, y = rng.normal(size=(6, 4)).astype("float32"), rng.integers(0, 3, 6)
-    given = {"sample_weight": rng.uniform(size=6)} if how == "sample_weight" else {"class_weight": {0: 2.0, 2: 0.5}}
-    histories = []
-    for model in (peer, ours):
+@pytest.fixture(scope="module")
+def weighing_pair() -> tuple[Any, Any]:
+    """A classifier in Keras and here, compiled once for all kinds of weights."""
+    models = sequential_pair(lambda layers: [layers.Dense(3, activation="softmax")], (4,))
+    for model in models:
         model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["acc"])
-        histories.append(model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, **given).history)
-
-    assert list(histories[1]) == list(histories[0])
-    for key in histories[0]:
-        assert histories[1][key] == pytest.approx(histories[0][key], rel=1e-5), key
+    return models
 
 
 @pytest.mark.parametrize("how", ["sample_weight", "class_weight"])
-@pytest.mark.parametrize("validation", ["split", "data", "weighted data"])
-def test_validation_is_weighted_by_samples_as_in_keras_and_never_by_classes(how: str, validation: str) -> None:
-    def make(layers: Any) -> list[Any]:
-        return [layers.Dense(3, activation="softmax")]
-
-    peer, ours = sequential_pair(make, (4,))
+@pytest.mark.parametrize("validation", [None, "split", "data", "weighted data"])
+def test_weights_of_samples_and_classes_act_as_in_keras(
+    how: str, validation: str | None, weighing_pair: tuple[Any, Any]
+) -> None:
+    """Those of samples in the validation as well, those of classes never there."""
+    copy_weights(*weighing_pair)
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(20, 4)).astype("float32"), rng.integers(0, 3, 20)
-    given: dict[str, Any] = {"validation_split": 0.3}
-    if validation != "split":
-        given = {"validation_data": (x, y) if validation == "data" else (x, y, rng.uniform(size=20))}
-    given[how] = rng.uniform(size=20) if how == "sample_weight" else {0: 10.0, 1: 1.0, 2: 0.1}
-    histories = []
-    for model in (peer, ours):
-        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["acc"])
-        histories.append(model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, **given).history)
+    validations: dict[str | None, dict[str, Any]] = {
+        None: {},
+        "split": {"validation_split": 0.3},
+        "data": {"validation_data": (x, y)},
+        "weighted data": {"validation_data": (x, y, rng.uniform(size=20))},
+    }
+    options = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0, **validations[validation]}
+    options[how] = rng.uniform(size=20) if how == "sample_weight" else {0: 10.0, 2: 0.1}  # class 1 counts once
+    expected, found = (model.fit(x, y, **options).history for model in weighing_pair)
 
-    assert list(histories[1]) == list(histories[0])
-    for key in histories[0]:
-        assert histories[1][key] == pytest.approx(histories[0][key], rel=1e-5), key
+    assert list(found) == list(expected)
+    for key in expected:
+        assert found[key] == pytest.approx(expected[key], rel=1e-5), key
 
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])

@@ -49,12 +49,14 @@ class KernelUnit:
         if id(kernel) in self._known:
             return self._known[id(kernel)][1]
         key = replace(kernel, name="", layer="", extent=0, flops=0, slices=None, progress=None, turning=0)
-        if key not in self._made:
+        made = self._made.get(key)
+        if made is None:
             named = replace(kernel, name=f"{self.module.name}_kernel_{len(self._made)}")
-            self._made[key] = emit_kernel(self.module, named, self._target, self._symbols, self._contracts.emit)
+            made = emit_kernel(self.module, named, self._target, self._symbols, self._contracts.emit)
+            self._made[key] = made
             self.parts.grown()
-        self._known[id(kernel)] = kernel, self._made[key]
-        return self._made[key]
+        self._known[id(kernel)] = kernel, made
+        return made
 
 
 def emit_program(lowered: Lowered, unit: KernelUnit, target: Target) -> None:

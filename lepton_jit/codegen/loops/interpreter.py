@@ -179,7 +179,7 @@ class _Iteration:
 
     def loop(self, loop: Loop) -> None:
         for carry in loop.carries:
-            self.values[carry.var.name] = np.broadcast_to(self.atom(carry.init), _shape(carry.var.lanes))
+            self.values[carry.var.name] = _spread(self.atom(carry.init), _shape(carry.var.lanes))
         for i in range(self.affine(loop.start), self.affine(loop.stop), loop.step):
             self.values[loop.var] = np.asarray(i)
             self.run(loop.body)
@@ -274,10 +274,11 @@ class _Iteration:
             case Horizontal(op, arg):
                 return self.horizontal(op, arg)
             case Trn(first, second, width, odd):
-                parts = [
-                    np.broadcast_to(self.atom(x), var.lanes).reshape(-1, 2, width)[:, int(odd)] for x in (first, second)
-                ]
-                return np.stack(parts, 1).reshape(var.lanes)
+                result = np.empty(var.lanes, var.dtype.numpy)
+                for half, x in enumerate((first, second)):
+                    parts = _spread(self.atom(x), (var.lanes,)).reshape(-1, 2, width)
+                    result.reshape(-1, 2, width)[:, half] = parts[:, int(odd)]
+                return result
 
     def horizontal(self, op: str, arg: Atom) -> np.ndarray:
         """Combine the lanes by halves."""
@@ -418,9 +419,9 @@ def _multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray, fused: bool) -> n
 
 def _sums_of_products(a: np.ndarray, b: np.ndarray, total: np.ndarray, fused: bool) -> np.ndarray:
     """total[rows, columns] + a[k, rows] * b[k, columns] for each k in order, by multiply-adds."""
-    wide = _wider(a.dtype) if fused else a.dtype
+    wide, total = _wider(a.dtype) if fused else a.dtype, total.copy()
     for products in a.astype(wide)[:, :, None] * b.astype(wide)[:, None, :]:
-        total = (products + total).astype(a.dtype, copy=False)
+        np.add(products, total, out=total, casting="same_kind")
     return total
 
 

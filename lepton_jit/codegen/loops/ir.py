@@ -35,6 +35,9 @@ class Var:
     dtype: DType
     lanes: int = 1
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
 
 @dataclass(frozen=True)
 class Const:
@@ -51,7 +54,7 @@ class Const:
         return isinstance(other, Const) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(repr(self.value))
 
 
 Atom = Var | Const
