@@ -55,10 +55,13 @@ class ParseError(FileFormatError):
     "line 3, column 7: expected ')'"
     """
 
-    def __init__(self, message: str, *, line: int, column: int) -> None:
-        super().__init__(f"line {line}, column {column}: {message}")
+    def __init__(self, message: str, line: int, column: int) -> None:
+        super().__init__(message, line, column)  # a pickle calls the class on these
         self.line = line
         self.column = column
+
+    def __str__(self) -> str:
+        return f"line {self.line}, column {self.column}: {self.args[0]}"
 
 
 class GraphError(LeptonError):

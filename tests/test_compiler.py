@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -260,3 +262,37 @@ def test_compilations_side_by_side_leave_the_interpreter_as_it_was(monkeypatch: 
     found = [np.shape(fast(np.ones((1, n)))) for fast, (n, _) in zip(programs, shapes, strict=True)]
     assert found == [(1, units) for _, units in shapes]
     assert sys.getswitchinterval() == before
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [1, 2], lpt.Sequential, lpt.Dense(2)], ids=repr)
+def test_what_is_no_model_is_neither_compiled_nor_taken_weights_from(wrong: Any) -> None:
+    fast = lpt.compile(lpt.Sequential([lpt.Dense(3, input_shape=(4,))]))
+    with pytest.raises(lpt.ArgumentError, match="compile: expected a model, got "):
+        lpt.compile(wrong)
+    with pytest.raises(lpt.ArgumentError, match="update_weights: expected a model, got "):
+        fast.update_weights(wrong)
+
+
+def test_numbers_of_rows_and_calls_are_integers() -> None:
+    fast = lpt.compile(lpt.Sequential([lpt.Dense(3, input_shape=(4,))]))
+    for wrong in ("a", None, 1.5, -1):
+        with pytest.raises(lpt.ArgumentError, match="plan_at: batch: expected an integer of at least 0"):
+            fast.plan_at(wrong)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(lpt.ArgumentError, match="profile: calls: expected a positive integer"):
+            fast.profile(np.ones((2, 4)), calls=wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_switches_are_booleans_and_numbers_of_threads_are_not() -> None:
+    with pytest.raises(lpt.ArgumentError, match="set_winograd: enabled: expected True or False, got 3"):
+        lpt.set_winograd(3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(lpt.ArgumentError, match="threads: expected an integer, got True"):
+        lpt.set_threads(True)
+
+
+def test_native_code_is_neither_copied_nor_pickled(tmp_path: Path) -> None:
+    fast = lpt.compile(lpt.Sequential([lpt.Dense(3, input_shape=(4,))]))
+    library, _ = fast.export(tmp_path / "m.so")
+    for native in (fast, lpt.load(library)):
+        for make in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(lpt.UnsupportedError, match="holds native code of this process"):
+                make(native)

@@ -231,3 +231,26 @@ def test_a_killed_writer_leaves_whole_files_and_the_next_write_removes_the_rest(
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"True {files}\n"
+
+
+def test_a_directory_that_takes_no_new_files_is_named_at_once() -> None:
+    for make in (lambda: fresh_file(Path("/proc/m"), 0o600), lambda: work_folder(Path("/proc"))):
+        with pytest.raises(FileNotFoundError, match=r"No such file or directory: '/proc'$"), make():
+            pass
+
+
+def test_a_folder_that_is_swept_before_it_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def sweep_first(name: Path, *args: Any) -> int:
+        opened.append(name)
+        if len(opened) == 1:
+            name.rmdir()
+        return real(name, *args)
+
+    real = os.open
+    monkeypatch.setattr(os, "open", sweep_first)
+    with work_folder(tmp_path) as work:
+        assert ([work], 2) == (list(tmp_path.iterdir()), len(opened))

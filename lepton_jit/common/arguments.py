@@ -18,6 +18,7 @@ __all__ = [
     "dtype_name",
     "integer",
     "integer_tuple",
+    "model",
     "number",
     "only_defaults",
     "optional_number",
@@ -112,6 +113,12 @@ def choice(owner: str, name: str, value: Any, allowed: Sequence[str]) -> str:
     if word not in allowed:
         raise ArgumentError(f"{owner}: {name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
     return word
+
+
+def model(owner: str, value: Any, methods: Sequence[str]) -> None:
+    """ArgumentError unless these methods make a model of it."""
+    if isinstance(value, type) or not all(hasattr(value, name) for name in methods):
+        raise ArgumentError(f"{owner}: expected a model, got {value!r}")
 
 
 def dtype_name(owner: str, value: Any) -> str:

@@ -103,16 +103,17 @@ def work_folder(folder: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _claim(folder: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
+def _claim(folder: Path, create: Callable[[Path], int | None]) -> tuple[Path, int]:
     """A temporary name in `folder`, and the handle that `create` returned for it, locked."""
     while True:
         name = folder / f".lepton-{secrets.token_hex(8)}.tmp"
         try:
             handle = create(name)
-        except FileNotFoundError:
-            if folder.is_dir():  # swept before it was opened
-                continue
+        except OSError as error:
+            error.filename = str(folder)  # what the user knows, and not a name made up here
             raise
+        if handle is None:
+            continue
         with suppress(OSError):  # a file system without locks: nothing is swept there
             fcntl.flock(handle, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):  # swept before it was locked
@@ -121,9 +122,13 @@ def _claim(folder: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _make_directory(name: Path) -> int:
+def _make_directory(name: Path) -> int | None:
+    """The handle of a new directory; None if it was swept before it was opened."""
     name.mkdir(mode=0o700)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
 
 
 def _flush_directory(folder: Path) -> None:

@@ -84,7 +84,7 @@ def set_winograd(enabled: bool) -> None:
     >>> set_winograd(True)
     """
     global _winograd
-    _winograd = enabled
+    _winograd = arguments.boolean("set_winograd", "enabled", enabled)
 
 
 def compile(
@@ -105,6 +105,7 @@ def compile(
     >>> fast(np.zeros((2, 4))).shape
     (2, 3)
     """
+    arguments.model("compile", model, ("trace", "weights_by_name"))
     batch = None if typical_batch is None else arguments.integer("compile", "typical_batch", typical_batch)
     executable = build(model.trace(), threads=threads, verify=verify, typical_batch=batch)
     executable.bind(model.weights_by_name())

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from lepton_jit.common import arguments
 from lepton_jit.compiler.compile_thread import run_apart
 from lepton_jit.compiler.executable import Executable
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.printer import print_graph
 from lepton_jit.runtime.manifest import Tensor
+from lepton_jit.runtime.native import Native
 from lepton_jit.runtime.plan import MemoryPlan
 from lepton_jit.runtime.profile import Profile
 
@@ -27,7 +29,7 @@ PLANNED_BATCH = 64
 _CODE = ("loops", "llvm", "asm")
 
 
-class CompiledModel:
+class CompiledModel(Native):
     """A compiled model: `fast(x)`, `fast(a, b)` or `fast({"name": a})`, for any batch size.
 
     One output is an array, several are a tuple; results are fresh arrays.
@@ -54,6 +56,7 @@ class CompiledModel:
 
     def update_weights(self, model: Any) -> None:
         """Take a new snapshot of the weights of `model`, without recompiling."""
+        arguments.model("update_weights", model, ("weights_by_name",))
         given = model.weights_by_name()
         missing = [i.name for i in self.executable.graph.inputs_of("parameter") if i.name not in given]
         if missing:
@@ -71,13 +74,15 @@ class CompiledModel:
     def plan_at(self, batch: int) -> MemoryPlan:
         """The memory plan with every symbolic dimension at `batch`."""
         program = self.executable.program
-        return program.plan(**dict.fromkeys(program.manifest.symbols, batch))
+        rows = arguments.integer("plan_at", "batch", batch, low=0)
+        return program.plan(**dict.fromkeys(program.manifest.symbols, rows))
 
     def profile(self, *inputs: Any, calls: int = 10) -> Profile:
         """The time of every kernel, with its layer, FLOPs, bytes and share of the peak measured beside it."""
         from lepton_jit.codegen.llvm.peak import measure_peak  # emits code: imported when it is asked for
 
-        found = self.executable.program.profile(*inputs, parameters=self.executable.parameters, calls=calls)
+        count = arguments.integer("profile", "calls", calls)
+        found = self.executable.program.profile(*inputs, parameters=self.executable.parameters, calls=count)
         return replace(found, peak=run_apart(partial(measure_peak, self.executable.target)) * found.threads)
 
     def ir(self, stage: str | None = None, *, layer: str | None = None) -> str:

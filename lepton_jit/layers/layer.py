@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from lepton_jit import initializers, regularizers
 from lepton_jit.common import arguments
 from lepton_jit.common.configurable import check_arguments, plain
 from lepton_jit.common.naming import auto_name
-from lepton_jit.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
+from lepton_jit.errors import ArgumentError, DTypeError, OutOfMemoryError, ShapeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
@@ -124,7 +125,8 @@ class Layer:
         """A new weight of the layer's element type."""
         sizes = arguments.integer_tuple(self.label, f"shape of {name}", shape, low=0)
         self._check_size(f"weight {name!r}", sizes, self.compute_dtype)
-        weight = Weight(
+        make = partial(
+            Weight,
             _checked_weight_name(self.label, name),
             sizes,
             self.compute_dtype,
@@ -132,6 +134,10 @@ class Layer:
             regularizer=regularizers.get(regularizer),
             trainable=trainable,
         )
+        try:
+            weight = make()
+        except MemoryError as error:
+            raise OutOfMemoryError(f"{self.label}: weight {name!r}: {error}") from None
         (self._weights if trainable else self._statistics).append(weight)
         return weight
 

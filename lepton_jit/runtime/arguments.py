@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
+from lepton_jit.errors import ArgumentError, DTypeError, OutOfMemoryError, ShapeError
 from lepton_jit.runtime.dimensions import Polynomial, parse_polynomial
 from lepton_jit.runtime.manifest import NUMPY_DTYPES, Manifest, Tensor
 from lepton_jit.runtime.plan import ALIGNMENT
@@ -59,7 +59,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """
     count = math.prod(shape) * dtype.itemsize
     boundary = ALIGNMENT if count < HUGE_PAGE else HUGE_PAGE
-    memory = np.empty(count + boundary, np.uint8)
+    try:
+        memory = np.empty(count + boundary, np.uint8)
+    except MemoryError:
+        raise OutOfMemoryError(f"no memory for {count:,} bytes of {dtype}{list(shape)}") from None
     start = -address_of(memory) % boundary
     return memory[start : start + count].view(dtype).reshape(shape)
 

@@ -13,7 +13,7 @@ from lepton_jit.errors import FileFormatError
 from lepton_jit.runtime.library import open_library
 from lepton_jit.runtime.manifest import Manifest, Tensor
 from lepton_jit.runtime.module_file import check_header, check_host, is_module, read_sealed
-from lepton_jit.runtime.native import Code, Support
+from lepton_jit.runtime.native import Code, Native, Support
 from lepton_jit.runtime.program import Parameters, Program
 from lepton_jit.runtime.wrapper import MODULE_TABLE
 
@@ -22,7 +22,7 @@ __all__ = ["Module", "is_module", "load_module"]
 _TABLE_VERSION = 1
 
 
-class Module:
+class Module(Native):
     """An exported program: `module(x)` gives the same bits as the program that it was exported from.
 
     As there, one output is an array, several are a tuple.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Batches", "Code", "ColumnRecord", "ContextRecord", "StepRecord", "Support"]
+from lepton_jit.errors import UnsupportedError
+
+__all__ = ["Batches", "Code", "ColumnRecord", "ContextRecord", "Native", "StepRecord", "Support"]
 
 _POINTER = ctypes.c_void_p
 _COUNT = ctypes.c_int64
@@ -24,6 +27,16 @@ _SIGNATURES: dict[str, Callable[[int], Callable]] = {
     "lpt_run_batches": ctypes.CFUNCTYPE(ctypes.c_int32, *[_POINTER] * 7, _COUNT, _POINTER, *[_COUNT] * 3),
     "lpt_plan": ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, _POINTER, _POINTER, _POINTER, _POINTER),
 }
+
+
+class Native:
+    """What holds code and addresses of this process, and so has no copies."""
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError(
+            f"a {type(self).__name__} holds native code of this process, and is neither copied nor pickled; "
+            "copy the model and compile that, or export a library and load it again"
+        )
 
 
 class StepRecord(ctypes.Structure):

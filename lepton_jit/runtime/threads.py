@@ -36,7 +36,9 @@ def check_threads(threads: int) -> int:
     try:
         count = operator.index(threads)
     except TypeError:
-        raise ArgumentError(f"threads: expected an integer, got {threads!r}") from None
+        count = None
+    if count is None or isinstance(threads, bool):
+        raise ArgumentError(f"threads: expected an integer, got {threads!r}")
     if not 1 <= count <= MAX_THREADS:
         raise ArgumentError(f"threads: expected 1 to {MAX_THREADS}, got {count}")
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 
 import pytest
@@ -231,3 +232,9 @@ def test_mutated_texts_are_errors_of_ours_or_graphs(fuzz_examples: int) -> None:
 
 def test_nodes_without_results_are_printed_without_types() -> None:
     assert print_node(Node("check", training_step().nodes[0].operands[:1], ())) == "check(%input)"
+
+
+def test_an_error_of_a_text_goes_from_one_process_to_another() -> None:
+    error = ParseError("expected ')'", line=3, column=7)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(error), error.line, error.column) == (str(again), again.line, again.column)

@@ -10,6 +10,7 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.layers.window import same_padding, window_inside
+from lepton_jit.runtime.arguments import aligned_empty
 
 HUGE = 10**12
 IMAGE = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -76,3 +77,14 @@ def test_a_window_inside_the_image_reads_what_the_whole_window_reads(size: int) 
             assert read(taps, inner, stride) == read(window, low, stride), (window, stride)
             assert (size + inner + behind - taps) // stride + 1 == -(-size // stride), (window, stride)
             assert taps <= max(2 * size - 1, stride), (window, stride)
+
+
+@pytest.mark.parametrize("kernel", ["glorot_uniform", "he_normal", "orthogonal", "zeros", "ones"])
+def test_a_weight_that_no_memory_is_left_for_is_named(kernel: str) -> None:
+    with pytest.raises(lpt.OutOfMemoryError, match=r"layer 'd': weight 'kernel': Unable to allocate"):
+        lpt.Dense(2**42, kernel_initializer=kernel, name="d")(lpt.Input((4,)))
+
+
+def test_an_answer_that_no_memory_is_left_for_is_an_error_of_this_package() -> None:
+    with pytest.raises(lpt.OutOfMemoryError, match=r"no memory for 70,368,744,177,664 bytes of float32"):
+        aligned_empty((2**40, 16), np.dtype("float32"))
