@@ -16,6 +16,22 @@ import numpy as np
 import lepton_jit as lpt
 
 
+def _add_weight(self: Any, shape: Any = None, initializer: Any = None, *rest: Any, **options: Any) -> Any:
+    """Keras draws weights by a program for each shape, which takes 0.2 s to compile; tests replace them anyway."""
+    known = keras.initializers.get(initializer)
+    random = isinstance(known, keras.initializers.Initializer) and not isinstance(known, _CONSTANT)
+    return _keras_add_weight(self, shape, _drawn_by_numpy if random else initializer, *rest, **options)
+
+
+def _drawn_by_numpy(shape: tuple[int, ...], dtype: Any = None, **_: Any) -> np.ndarray:
+    return np.random.default_rng(shape).normal(0, 0.1, shape).astype(dtype)
+
+
+_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
+_keras_add_weight = keras.layers.Layer.add_weight
+keras.layers.Layer.add_weight = _add_weight
+
+
 def relative_error(actual: Any, expected: Any) -> float:
     """max|a - b| / max|b|"""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
