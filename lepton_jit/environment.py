@@ -67,7 +67,7 @@ def _integer(variables: Mapping[str, str], name: str, *, least: int) -> int | No
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) < least:
-        raise ArgumentError(f"environment variable {name}: expected an integer of at least {least}, got {text!r}")
+        raise ArgumentError(f"environment variable {name}: expected an integer of {least} to 999999999, got {text!r}")
     return int(text)
 
 

@@ -296,3 +296,12 @@ def test_native_code_is_neither_copied_nor_pickled(tmp_path: Path) -> None:
         for make in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises(lpt.UnsupportedError, match="holds native code of this process"):
                 make(native)
+
+
+def test_the_text_of_a_layer_that_is_not_there_is_an_error_that_lists_those_that_are() -> None:
+    block = lpt.Sequential([lpt.Input((4,)), lpt.Dense(3, name="inner")], name="block")
+    fast = lpt.compile(lpt.Sequential([lpt.Input((4,)), block, lpt.Dense(2, name="last")]))
+    assert all(fast.ir("traced", layer=name) for name in ("block", "block/inner", "last"))
+    for wrong in ("inner", "lost", "", "las"):
+        with pytest.raises(lpt.ArgumentError, match=f"ir: expected a layer .* of block/inner, last, got '{wrong}'"):
+            fast.ir("traced", layer=wrong)

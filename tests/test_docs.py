@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from lepton_jit.common import naming
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")] if path.is_file())
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[\w+-]*).*$")
@@ -77,6 +79,7 @@ def run_session(block: Block, name: str, namespace: dict[str, Any]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    naming.reset_names()  # a page names its layers as in a fresh process
 
     run_page(page.read_text(encoding="utf-8"), str(page))
 

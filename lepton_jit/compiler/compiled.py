@@ -91,12 +91,18 @@ class CompiledModel(Native):
         `prepare` is what is computed of weights alone, once, `prepare-fuse` what fusion makes of it; its code is
         `prepare-loops`, `prepare-llvm` and `prepare-asm`. `layer` keeps what comes from one layer and those inside it.
         """
+        self._check_layer(layer)
         names = self.stages()
         if stage is None:
             return "\n".join(f"// ---- {name}\n{self.ir(name, layer=layer)}" for name in names)
         if stage not in names:
             raise ArgumentError(f"ir: expected a stage of {', '.join(names)}, got {stage!r}")
         return self._text(stage, layer)
+
+    def _check_layer(self, layer: str | None) -> None:
+        known = sorted({node.layer for node in self.executable.graph.nodes if node.layer})
+        if layer is not None and not any(f"{name}/".startswith(f"{layer}/") for name in known):
+            raise ArgumentError(f"ir: expected a layer that computes something, of {', '.join(known)}, got {layer!r}")
 
     def stages(self) -> list[str]:
         """The names that `ir` takes, in the order of compilation."""
