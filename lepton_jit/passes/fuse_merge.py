@@ -165,9 +165,8 @@ def _merge_reductions(f: Grouping) -> None:
         kind = next((n.operands[0].type, n.attributes["dimensions"]) for n in _members(f, group, "reduce"))
         read = _read_whole(f, group)
         for other, other_kind, other_read in kept:
-            room = other.has_room(len(group.members))
-            apart = not _leads(f, group, other) and not _leads(f, other, group)
-            if kind == other_kind and read & other_read and room and apart:
+            alike = kind == other_kind and not read.isdisjoint(other_read) and other.has_room(len(group.members))
+            if alike and not _leads(f, group, other) and not _leads(f, other, group):
                 other_read |= read
                 _absorb(f, other, group)
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -240,10 +240,9 @@ def _update_of_node(graph: Graph) -> list[int | None]:
     # a repeated scalar, as the learning rate is, joins nothing
     tensors = [u and n.op not in FREE and n.result.type.rank > 0 for u, n in zip(updates, graph.nodes, strict=True)]
     families = _merged(bits for bits, tensor in zip(reached, tensors, strict=True) if tensor)
-    return [
-        next((f for f in families if bits and not bits & ~f), None) if update else None
-        for bits, update in zip(reached, updates, strict=True)
-    ]
+    family_of = {bit: family for family in families for bit in _single_bits(family)}
+    found = [family_of.get(bits & -bits, 0) if update else 0 for bits, update in zip(reached, updates, strict=True)]
+    return [family if family and not bits & ~family else None for bits, family in zip(reached, found, strict=True)]
 
 
 def _bits_of_outputs(graph: Graph) -> tuple[dict[str, int], int]:
@@ -266,6 +265,12 @@ def _merged(sets: Iterable[int]) -> list[int]:
             bits |= m
         merged.append(bits)
     return merged
+
+
+def _single_bits(bits: int) -> Iterator[int]:
+    while bits:
+        yield bits & -bits
+        bits &= bits - 1
 
 
 def _is_light(node: Node) -> bool:
