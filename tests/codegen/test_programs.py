@@ -123,6 +123,19 @@ def test_products_without_elements(batch: int | str, rows: int, length: int | st
         assert np.array_equal(y, x @ w + 1)
 
 
+@at_every_level
+def test_several_products_of_no_rows_are_nothing(target: Target) -> None:
+    """Each is one iteration, however many rows there are; none could be shared out among no tiles."""
+    b = Builder("products")
+    x, w = b.input("x", TensorType.of("f32", 15, "N", 65)), b.input("w", TensorType.of("f32", 15, 65, 9))
+    where = {"lhs_batching": (0,), "rhs_batching": (0,), "lhs_contracting": (2,), "rhs_contracting": (1,)}
+    b.output(b("dot_general", x, w, **where), "y")
+    program = linked(fused(b.build(), target), 2)
+    for rows in (3, 0):
+        (y,) = program(np.ones((15, rows, 65), np.float32), np.ones((15, 65, 9), np.float32))
+        assert np.array_equal(y, np.full((15, rows, 9), 65, np.float32))
+
+
 @pytest.mark.parametrize("kind", ["add", "maximum"])
 def test_what_follows_a_sum_over_leading_dimensions_may_repeat_its_operands(kind: str) -> None:
     """Dimensions that stay are one loop only where every operand behind the sum goes on as well (a fuzz found it)."""

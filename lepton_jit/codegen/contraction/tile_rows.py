@@ -69,6 +69,9 @@ class RowTiles:
                 self.tile(begin + j * most, most, (most,))
         elif self.carries:
             self.even_tiles(begin, size, self._heights())
+        elif isinstance(blocks, int):  # there is an iteration even where there are no rows
+            with k.when(k.compare(size, Const(0, I64), "GT")):
+                self._overlapping_tiles(begin, size)
         else:
             self._overlapping_tiles(begin, size)
 
