@@ -136,6 +136,19 @@ def test_several_products_of_no_rows_are_nothing(target: Target) -> None:
         assert np.array_equal(y, np.full((15, rows, 9), 65, np.float32))
 
 
+@at_every_level
+def test_the_parts_of_a_long_sum_may_have_no_products(target: Target) -> None:
+    """It is cut along the first index, and the batch may be the other one."""
+    b = Builder("gradient")
+    x, d = b.input("x", TensorType.of("f32", 65, 3, "N")), b.input("d", TensorType.of("f32", "N", 32, 65))
+    where = {"lhs_batching": (), "rhs_batching": (), "lhs_contracting": (0, 2), "rhs_contracting": (2, 0)}
+    b.output(b("dot_general", x, d, **where), "y")
+    program = linked(fused(b.build(), target), 2)
+    for count in (3, 0):
+        (y,) = program(np.ones((65, 3, count), np.float32), np.ones((count, 32, 65), np.float32))
+        assert np.array_equal(y, np.full((3, 32), 65 * count, np.float32))
+
+
 @pytest.mark.parametrize("kind", ["add", "maximum"])
 def test_what_follows_a_sum_over_leading_dimensions_may_repeat_its_operands(kind: str) -> None:
     """Dimensions that stay are one loop only where every operand behind the sum goes on as well (a fuzz found it)."""

@@ -134,9 +134,11 @@ def _split_sum(plan: Plan) -> Planned:
     size = k.apply("subtract", end, begin)
     start = Affine.var(begin.name)
     sums = [(Affine.var(size.name), first.lhs, first.rhs), *plan.sums_whole()[1:]]
-    with k.when(k.compare(size, Const(0, I64), "GT")):
+    inner = element_count(x.extent for x in plan.sums[1:])
+    products = size if isinstance(inner, int) else k.apply("multiply", size, k.index(Affine.of(inner)))
+    with k.when(k.compare(products, Const(0, I64), "GT")):
         extent = tiles.emit([SPLITS], sums, start * first.lhs, start * first.rhs, part * elements, checked=True)
-    with k.otherwise():  # fewer samples than parts: this part is empty
+    with k.otherwise():  # no samples, or fewer than parts: this part is empty
         others = functools.reduce(Affine.__add__, rest, Affine())
         with k.when(k.compare(k.index(others), Const(0, I64), "EQ")):
             for i, mask in vector_loop(k, Affine(), Affine.of(elements), plan.lanes):
