@@ -14,6 +14,12 @@ X86_64_V3_FEATURES = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "mov
 X86_64_V4_FEATURES = (*X86_64_V3_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 
+# What is the same for all levels.
+LINE_BYTES = 64
+# A result of so many elements does not stay in the caches of one core.
+FAR_ELEMENTS = 1 << 19
+
+
 @dataclass(frozen=True)
 class Target:
     """An instruction-set level with its vector unit.

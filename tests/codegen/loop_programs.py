@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jit.codegen.llvm.microkernel import LINE_BYTES
 from lepton_jit.codegen.loops.interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.program.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.program.lowered import Alternate, Except, Launch, Lowered, ProgramBuffer, Scan, Slot, Step
+from lepton_jit.codegen.target import LINE_BYTES
 from lepton_jit.ir.types import THREADS_NAME, dim_value
 
 Arrays = Mapping[str, np.ndarray]

@@ -16,8 +16,8 @@ import pytest
 from llvmlite import ir
 
 from lepton_jit.codegen.llvm.machine_code import compile_assembly, compile_object
-from lepton_jit.codegen.llvm.microkernel import FAR_ELEMENTS, SHAPE, Fragment, MicroKernel, emit_microkernel
-from lepton_jit.codegen.target import TARGETS, Target
+from lepton_jit.codegen.llvm.microkernel import SHAPE, Fragment, MicroKernel, emit_microkernel
+from lepton_jit.codegen.target import FAR_ELEMENTS, TARGETS, Target
 from lepton_jit.errors import ArgumentError
 from tests.levels import RUNNABLE
 

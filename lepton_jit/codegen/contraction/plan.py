@@ -9,9 +9,9 @@ from typing import Any
 
 from lepton_jit.codegen.kernels.cluster import Cluster, accesses_of, is_whole, slice_count
 from lepton_jit.codegen.kernels.evaluate import LANE, Indices
+from lepton_jit.codegen.kernels.turns import batch_of_turns
 from lepton_jit.codegen.loops.ir import Affine, Const, Epilogue, Extent, Extra, Let, Load, Progress, Reach, Slices, Var
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
-from lepton_jit.codegen.program.independent_rows import batch_of_turns
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Dim, Poly, element_count, row_major, typical
 

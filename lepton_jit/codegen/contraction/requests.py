@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lepton_jit.codegen.contraction.plan import LoopDim, Plan
 from lepton_jit.codegen.kernels.cluster import LEAST_SLICES, ceil_divide
-from lepton_jit.codegen.llvm.microkernel import FAR_ELEMENTS, LINE_BYTES, LINES_AHEAD
 from lepton_jit.codegen.loops.ir import I64, Affine, Const, Var
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
+from lepton_jit.codegen.target import FAR_ELEMENTS, LINE_BYTES
 from lepton_jit.ir.types import Dim, element_count, typical
 
 # Tiles that look ahead sum so many products between; with more tiles of a panel than this they need not look for the
@@ -18,6 +18,8 @@ AHEAD_PRODUCTS = 16
 MOST_TILES_AHEAD = 32
 # Rows that tiles of more columns than this read are packed, or have time to arrive.
 MOST_STREAMED = 96
+# Lines that a kernel that looks `ahead` asks for after each innermost sum.
+LINES_AHEAD = 8
 # Nearer rows of a result (in elements) a processor foresees.
 ROWS_APART = 256
 

@@ -10,9 +10,9 @@ from typing import Protocol
 from lepton_jit.codegen.contraction.packed_left import PackedLeft
 from lepton_jit.codegen.contraction.plan import Plan
 from lepton_jit.codegen.kernels.cluster import ceil_divide, lowest_covering, number_of, part_of
+from lepton_jit.codegen.kernels.turns import ROW_BLOCK
 from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, Const, Var
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
-from lepton_jit.codegen.program.independent_rows import BLOCK
 from lepton_jit.ir.types import Dim, Poly, least
 
 # Heights of tiles where the number of rows is known at run time only; 8 and 11 are even splits of 16 and of 32 rows.
@@ -83,7 +83,7 @@ class RowTiles:
         return k.apply("and", several, k.compare(groups, number_of(k, blocks), "LE"))
 
     def _groups(self, batch: Poly) -> Var:
-        return ceil_divide(self.kernel, self.kernel.index(Affine.of(batch)), Const(BLOCK, I64))
+        return ceil_divide(self.kernel, self.kernel.index(Affine.of(batch)), Const(ROW_BLOCK, I64))
 
     def _tiles_of_samples(self, batch: Poly, block: Affine, blocks: Atom | int) -> None:
         """Blocks are shared out among groups of samples, and the turns among the blocks of a group."""
@@ -198,7 +198,7 @@ class RowTiles:
         every = range(1, most + 1) if self.carries or most <= SHORT_TILE else (*FEW_HEIGHTS, most)
         # an even split of two tiles' rows or more has none lower than two thirds
         low = -(-2 * most // 3) if least(self.plan.inner.extent) >= 2 * most else 1
-        low = min(low, BLOCK // 2) if of_samples else low
+        low = min(low, ROW_BLOCK // 2) if of_samples else low
         return tuple(h for h in every if low <= h <= most)
 
     def _run_of_tiles(self, row: Affine, height: int, count: int) -> None:

@@ -19,9 +19,9 @@ from lepton_jit.codegen.kernels.cluster import (
     vector_loop,
 )
 from lepton_jit.codegen.kernels.evaluate import linear
+from lepton_jit.codegen.kernels.turns import batch_of_turns
 from lepton_jit.codegen.loops.ir import Affine, Buffer, CeilDiv, Extent, Kernel, Slices
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
-from lepton_jit.codegen.program.independent_rows import batch_of_turns
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import Shape, element_count, row_major

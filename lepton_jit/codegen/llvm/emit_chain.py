@@ -11,10 +11,10 @@ from lepton_jit.codegen.llvm.emit_dims import Symbols
 from lepton_jit.codegen.llvm.emit_frame import FRAME_BUFFERS, KERNEL_TYPE, own_frame, pointer_at, slot_of
 from lepton_jit.codegen.llvm.emit_primitives import I64_TYPE, POINTER, Builder, Value, allocate, declared
 from lepton_jit.codegen.llvm.emit_scan import counted
-from lepton_jit.codegen.llvm.microkernel import LINE_BYTES
 from lepton_jit.codegen.loops.ir import Kernel
 from lepton_jit.codegen.program.chain import Walk, progress_of, written_by
 from lepton_jit.codegen.program.lowered import ProgramBuffer, Step
+from lepton_jit.codegen.target import LINE_BYTES
 
 I1_TYPE = ir.IntType(1)
 

@@ -19,7 +19,6 @@ from lepton_jit.codegen.llvm.emit_primitives import (
     splat_constant,
 )
 from lepton_jit.codegen.llvm.microkernel import (
-    LINE_BYTES,
     SHAPE,
     ALayout,
     Fragment,
@@ -29,7 +28,7 @@ from lepton_jit.codegen.llvm.microkernel import (
 )
 from lepton_jit.codegen.llvm.module_parts import SHARED
 from lepton_jit.codegen.loops.ir import Affine, Apply, Atom, Const, Contract, Tile
-from lepton_jit.codegen.target import Target
+from lepton_jit.codegen.target import LINE_BYTES, Target
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
 

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
 
+from lepton_jit.codegen.contraction.requests import LINES_AHEAD
 from lepton_jit.codegen.llvm.emit_primitives import declared
-from lepton_jit.codegen.target import Target
+from lepton_jit.codegen.target import FAR_ELEMENTS, LINE_BYTES, Target
 from lepton_jit.errors import ArgumentError
 
 # llvmlite's annotations give no value a type and no arithmetic a result.
@@ -25,12 +26,7 @@ POINTER = ir.PointerType()
 ELEMENTS = {"f32": ir.FloatType(), "f64": ir.DoubleType()}
 BITS = {"f32": 32, "f64": 64}
 
-LINE_BYTES = 64
 A_STEPS_AHEAD = 16
-# A result of so many elements does not stay in the caches of one core.
-FAR_ELEMENTS = 1 << 19
-# Lines that a kernel that looks `ahead` asks for after each innermost sum.
-LINES_AHEAD = 8
 
 ARGUMENTS = ("a", "b", "c", "shape", "row_offsets", "extras", "row", "column")
 

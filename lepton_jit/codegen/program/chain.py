@@ -13,9 +13,9 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from lepton_jit.codegen.kernels.cluster import is_whole
-from lepton_jit.codegen.llvm.microkernel import LINE_BYTES
 from lepton_jit.codegen.loops.ir import CeilDiv, Extent, Progress, Reach
 from lepton_jit.codegen.program.lowered import Launch, ProgramBuffer
+from lepton_jit.codegen.target import LINE_BYTES
 from lepton_jit.ir.types import ratio, typical
 
 # What lies between the kernels of a chain in one turn: a fifth of an L2 cache (192 to 768 KB measure alike).

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lepton_jit.codegen.kernels.turns import ROW_BLOCK
 from lepton_jit.codegen.program.lowered import Rows
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
-from lepton_jit.ir.types import Dim, Poly, Shape, element_count, symbols_of, typical
+from lepton_jit.ir.types import Dim, Poly, element_count, symbols_of, typical
 
-# Rows of one block: two tiles of 8 rows, so that each panel that comes from the L2 cache is used by two tiles.
-BLOCK = 16
-# Samples of fewer elements share lines of the cache.
-LINE = 16
 # What one turn reads besides its rows: more than this does not stay in a core's cache from turn to turn.
 RESIDENT_BYTES = 3 << 19
 
@@ -34,18 +31,7 @@ def rows_of(region: Graph) -> Rows | None:
     shared = sum(
         typical(e.value.type.elements) * e.value.type.dtype.bytes for e in region.inputs if not _has(e.value, batch)
     )
-    return Rows(repr(batch), BLOCK, shared > RESIDENT_BYTES)
-
-
-def batch_of_turns(shape: Shape) -> Poly | None:
-    """The batch of what a scan reads or stacks, [turns][batch][...]: threads share it there, as they do in a scan.
-
-    With another share half of the gates changed cores, which costs a fifth of an LSTM where their caches lie apart.
-    """
-    if len(shape) < 3 or typical(element_count(shape[2:])) < LINE:
-        return None
-    turns, batch = shape[:2]
-    return batch if isinstance(turns, int) and isinstance(batch, Poly) and repr(batch).isidentifier() else None
+    return Rows(repr(batch), ROW_BLOCK, shared > RESIDENT_BYTES)
 
 
 def independent(region: Graph, batch: Poly) -> bool:

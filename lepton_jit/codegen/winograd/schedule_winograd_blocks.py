@@ -22,10 +22,9 @@ from lepton_jit.codegen.kernels.cluster import (
     split_index,
 )
 from lepton_jit.codegen.kernels.evaluate import Evaluator, linear
-from lepton_jit.codegen.llvm.microkernel import LINE_BYTES
 from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, Buffer, Const, Var
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
-from lepton_jit.codegen.target import Target
+from lepton_jit.codegen.target import LINE_BYTES, Target
 from lepton_jit.codegen.winograd.schedule_winograd import transform_input, transform_output
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.ops.winograd import lines_of_block
