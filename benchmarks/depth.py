@@ -42,8 +42,8 @@ processor = time.process_time() - processor
 fast(x)
 done = time.perf_counter()
 steps = len(fast.executable.program.manifest.steps)
-parts = fast.executable.parts
-code = sum(map(len, parts.main_objects + parts.prepare_objects))
+made = fast.executable
+code = sum(map(len, made.main.objects + made.prepare.objects))
 print(json.dumps({"processor": processor, "result": done - start, "steps": steps, "code": code}))
 """
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         optimizers,
         regularizers,
     )
-    from lepton_jit.compiler.build import compile, set_winograd
+    from lepton_jit.compiler.compile import compile
+    from lepton_jit.compiler.pipeline import set_winograd
     from lepton_jit.compiler.reading import parse
     from lepton_jit.layers import (
         GRU,
@@ -93,13 +94,13 @@ _SUBMODULES = (
 _HOMES = {
     "Model": "lepton_jit.models",
     "Sequential": "lepton_jit.models",
-    "compile": "lepton_jit.compiler.build",
+    "compile": "lepton_jit.compiler.compile",
     "load": "lepton_jit.models.loading",
     "load_model": "lepton_jit.models.saving",
     "parse": "lepton_jit.compiler.reading",
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",
-    "set_winograd": "lepton_jit.compiler.build",
+    "set_winograd": "lepton_jit.compiler.pipeline",
 }  # the other names are layers
 
 __all__ = [

@@ -17,7 +17,8 @@ import lepton_jit as lpt
 from lepton_jit.codegen.program.lower import lower
 from lepton_jit.codegen.program.step_printer import print_steps
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.compiler.build import build, optimize
+from lepton_jit.compiler.build import build
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import Poly, typical, typical_batch, typical_rows

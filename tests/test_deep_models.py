@@ -9,7 +9,7 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.passes.fuse_merge import MOST_MEMBERS
 
 DEEP = 1500

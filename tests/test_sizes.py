@@ -15,7 +15,7 @@ import pytest
 import lepton_jit as lpt
 from lepton_jit.codegen.generate import generate
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.ir.graph import Graph
 from lepton_jit.layers import registry
 from tests.levels import RUNNABLE

@@ -1,4 +1,4 @@
-"""From a traced graph to a program that runs: the stages in order, on one page."""
+"""From a traced graph to an executable: the cache, the passes, LLVM on another thread, and what reads a compilation."""
 
 from __future__ import annotations
 
@@ -11,43 +11,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from lepton_jit._version import __version__
 from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.codegen.program.step_printer import print_steps
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.common import arguments
-from lepton_jit.compiler.compile_thread import HelperThread, check_wanted, run_apart
-from lepton_jit.compiler.compiled import PLANNED_BATCH, CompiledModel
+from lepton_jit.compiler.compile_thread import HelperThread, run_apart
 from lepton_jit.compiler.describe import describe
-from lepton_jit.compiler.executable import Executable, Parts
+from lepton_jit.compiler.executable import PLANNED_BATCH, Code, Executable
+from lepton_jit.compiler.pipeline import AFTER_SPLIT, WhileWanted, observer, optimize, pipeline, run_passes
 from lepton_jit.environment import Environment, read_environment
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.types import typical_batch as making_for
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.check_numerics import CheckNumerics
-from lepton_jit.passes.cse import EliminateCommonSubexpressions
-from lepton_jit.passes.dce import EliminateDeadCode
-from lepton_jit.passes.expand_composites import ExpandComposites
-from lepton_jit.passes.fold_constants import FoldConstants
-from lepton_jit.passes.fuse import Fuse
-from lepton_jit.passes.gradient.autodiff import Autodiff
-from lepton_jit.passes.lower_contractions import LowerContractions
-from lepton_jit.passes.manager import Observer, Observers, run_pipeline
-from lepton_jit.passes.observers import Dump, Stages, VerifyStructure
-from lepton_jit.passes.phases import SplitStridedGradients
-from lepton_jit.passes.recompute import Recompute
-from lepton_jit.passes.rewriting.algebra import Algebra
-from lepton_jit.passes.rewriting.canonicalize import Canonicalize
-from lepton_jit.passes.scans.simplify_loops import SimplifyLoops
-from lepton_jit.passes.schedule_updates import ScheduleUpdates
-from lepton_jit.passes.split_prepare import split_prepare
-from lepton_jit.passes.winograd import Winograd
+from lepton_jit.passes.manager import Observers
+from lepton_jit.passes.observers import Stages
 from lepton_jit.runtime import forks
 from lepton_jit.runtime.cache import open_cache
 from lepton_jit.runtime.linker import link
@@ -56,60 +36,13 @@ from lepton_jit.runtime.memory import require_memory
 from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 
-__all__ = ["AFTER_SPLIT", "Traceable", "build", "compile", "optimize", "pipeline", "set_winograd", "support_object"]
+__all__ = ["build", "support_object"]
 
 
+# What the cache calls the two programs of a graph.
+PROGRAMS = ("prepare", "main")
 # A thread's turn with the interpreter while LLVM is at work on another one.
 TURN_SECONDS = 0.0003
-
-
-class Traceable(Protocol):
-    """What can be compiled: a model, or anything else that gives a graph and the arrays of its parameters."""
-
-    def trace(self) -> Graph: ...
-
-    def weights_by_name(self) -> dict[str, np.ndarray]: ...
-
-
-_winograd = True
-
-
-def set_winograd(enabled: bool) -> None:
-    """Whether programs that are compiled from now on may use Winograd's algorithm for 3 x 3 convolutions.
-
-    It takes fewer products and rounds differently: errors up to 3e-5 of a layer's largest result instead of 1e-6.
-    An infinity or a NaN in an image spoils all results of the tiles that read it, up to 8 x 8 pixels.
-
-    >>> set_winograd(False)
-    >>> set_winograd(True)
-    """
-    global _winograd
-    _winograd = arguments.boolean("set_winograd", "enabled", enabled)
-
-
-def compile(
-    model: Traceable, *, threads: int | None = None, verify: str | None = None, typical_batch: int | None = None
-) -> CompiledModel:
-    """Compile a model for inference; native code is linked when this returns.
-
-    The weights are a snapshot, refreshed by `update_weights`. `threads` beats `lepton_jit.set_threads`, which beats
-    `LEPTON_JIT_THREADS`. `verify="passes"` runs the interpreter before and after every pass, and raises GraphError with
-    the name of the pass that changed the answer.
-
-    Where the batch may be any number, choices that depend on it are made for a `typical_batch`: ResNet-18 compiled for
-    8 images takes a fifth less time for 8, and more for one. All others are computed as well. Where none is given they
-    are made for 64 rows, but for Winograd's transformed kernels, which are for one.
-
-    >>> import lepton_jit as lpt
-    >>> fast = compile(lpt.Sequential([lpt.Dense(3, activation="relu", input_shape=(4,))]))
-    >>> fast(np.zeros((2, 4))).shape
-    (2, 3)
-    """
-    arguments.model("compile", model, ("trace", "weights_by_name"))
-    batch = None if typical_batch is None else arguments.integer("compile", "typical_batch", typical_batch)
-    executable = build(model.trace(), threads=threads, verify=verify, typical_batch=batch)
-    executable.bind(model.weights_by_name())
-    return CompiledModel(executable, model.weights_by_name)
 
 
 def build(
@@ -142,34 +75,38 @@ def _build(
     key = cache_key(graph, target, passes)
     watched = verify is not None or environment.dump is not None
     stored = objects.get(key) if objects and not watched else None
-    parts = _unpack(stored) if stored else None
+    code = _unpack(stored) if stored else None
     require_memory("linking a program", address_space=40 * 2**20, data=24 * 2**20)
-    if parts is None:
+    if code is None:
         with forks.compiling, _undisturbed(), making_for(typical_batch):
-            parts = _compiled(graph, target, passes, verify, environment.dump)
+            code = _compiled(graph, target, passes, verify, environment.dump)
         if objects:
-            objects.put(key, _pack(parts))
+            objects.put(key, _pack(code))
     return Executable(
-        graph, target, typical_batch, parts, support_object(target), threads=threads, recompile=optimize_for_reading
+        graph, target, typical_batch, *code, support_object(target), threads=threads, recompile=optimize_for_reading
     )
 
 
-def _compiled(graph: Graph, target: Target, passes: Sequence[Pass], verify: str | None, dump: Path | None) -> Parts:
+def _compiled(
+    graph: Graph, target: Target, passes: Sequence[Pass], verify: str | None, dump: Path | None
+) -> tuple[Code, Code]:
     # Measured: 36 MB in all for two dense layers, 60 for a network whose parts have 2 MB of text. Each thread of two
     # reserves 72 MB of addresses if it can.
     require_memory("compiling", address_space=128 * 2**20, data=48 * 2**20)
     # LLVM makes what is small beside it, on another processor, while Python goes on.
     with HelperThread("lepton-jit-llvm") as beside:
         beside.submit(support_object, target)
-        prepare, main = run_passes(graph, passes, _observer(verify, dump))
+        prepare, main = run_passes(graph, passes, observer(verify, dump))
         # The larger one first, so that LLVM has work soon.
         generated = generate(main, target, executor=beside)
         prepared = generate(prepare, target, once=True, executor=beside)
         gc.collect(0)  # what was made meanwhile; LLVM is still busy
-        parts = _parts(graph.name, prepared, generated)
+        prepare_code = Code(describe(prepared.lowered, target), prepared.objects())
+        manifest = replace(describe(generated.lowered, target), name=graph.name)  # what messages call the program
+        main_code = Code(manifest, generated.objects())
     if dump is not None:
         dump_code(dump, [prepared, generated], support_object(target))
-    return parts
+    return prepare_code, main_code
 
 
 @contextmanager
@@ -217,63 +154,6 @@ def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) ->
     (directory / "memory.txt").write_text("\n\n".join(plans) + "\n")
 
 
-def pipeline(target: Target, typical_batch: int | None = None) -> tuple[Pass, ...]:
-    """Every pass before the split in order, with the reason for its place."""
-    return (
-        # Gradients are taken of composites, which have stabler ones than their decompositions.
-        Autodiff(),
-        # Before anything looks for patterns.
-        Canonicalize(),
-        FoldConstants(),
-        EliminateCommonSubexpressions(),
-        # Folds batch normalization into weights: needs composites, and the canonical order of operands.
-        Algebra(),
-        ExpandComposites(),
-        # Before products become contractions, which are not looked into; it brings constants and transposes.
-        SimplifyLoops(),
-        # Decompositions bring constants, identities and repetitions of their own.
-        Canonicalize(),
-        FoldConstants(),
-        EliminateCommonSubexpressions(),
-        EliminateDeadCode(),
-        # While the input gradient of a strided convolution can still be told from other convolutions.
-        SplitStridedGradients(),
-        # While convolutions are still told from dot products.
-        *((Winograd(typical_batch or 1),) if _winograd else ()),
-        LowerContractions(target.vector_bytes * target.tile_vectors, target.tile_rows),
-        Canonicalize(),
-        # Packed panels that two contractions share.
-        EliminateCommonSubexpressions(),
-        EliminateDeadCode(),
-        # Panels of what a loop captures are packed before it.
-        SimplifyLoops(),
-        # Updates next to their gradients, before fusion fixes what runs together.
-        ScheduleUpdates(typical_batch),
-        # Where the order is settled and each copy can stand before its reader.
-        Recompute(),
-    )
-
-
-# What `prepare` and `main` get, each by itself: no kernel has a part in both.
-AFTER_SPLIT: tuple[Pass, ...] = (Fuse(),)
-
-
-def optimize(
-    graph: Graph, target: Target, observer: Observer | None = None, typical_batch: int | None = None
-) -> tuple[Graph, Graph]:
-    """The optimized graphs (prepare, main); what depends on parameters alone is in `prepare`."""
-    return run_passes(graph, pipeline(target, typical_batch), observer or Observer())
-
-
-def run_passes(graph: Graph, passes: Sequence[Pass], observer: Observer) -> tuple[Graph, Graph]:
-    """The same by these passes before the split."""
-    whole = run_pipeline(graph, passes, observer)
-    prepare, main = split_prepare(whole)
-    main = replace(main, name="main")
-    of_prepare, of_main = observer.split(whole, prepare, main)
-    return run_pipeline(prepare, AFTER_SPLIT, of_prepare), run_pipeline(main, AFTER_SPLIT, of_main)
-
-
 def optimize_for_reading(
     graph: Graph, target: Target, typical_batch: int | None
 ) -> tuple[Stages, Generated, Generated]:
@@ -286,7 +166,7 @@ def _optimize_for_reading(
 ) -> tuple[Stages, Generated, Generated]:
     stages = Stages()
     with making_for(typical_batch):
-        prepare, main = optimize(graph, target, Observers(stages, _WhileWanted()), typical_batch)
+        prepare, main = optimize(graph, target, Observers(stages, WhileWanted()), typical_batch)
         return stages, generate(prepare, target, once=True), generate(main, target)
 
 
@@ -303,25 +183,11 @@ def cache_key(graph: Graph, target: Target, passes: Sequence[Pass]) -> str:
 def _compiler_files() -> str:
     """Names, sizes and times of the files that make programs: in a checkout they change without a new version."""
     root = Path(__file__).parent.parent
-    files = sorted(path for package in ("ir", "passes", "codegen") for path in (root / package).rglob("*.py"))
-    stats = [(path.relative_to(root).as_posix(), path.stat()) for path in (*files, Path(__file__))]
+    files = sorted(
+        path for package in ("ir", "passes", "codegen", "compiler") for path in (root / package).rglob("*.py")
+    )
+    stats = [(path.relative_to(root).as_posix(), path.stat()) for path in files]
     return repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
-
-
-class _WhileWanted(Observer):
-    """Ends a pipeline between two passes."""
-
-    def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
-        check_wanted()
-
-
-def _observer(verify: str | None, dump: Path | None) -> Observer:
-    chosen: list[Observer] = [_WhileWanted()]
-    if verify == "passes":
-        chosen += [VerifyStructure(), CheckNumerics()]
-    if dump is not None:
-        chosen.append(Dump(str(dump)))
-    return Observers(*chosen)
 
 
 @cache
@@ -339,27 +205,27 @@ def support_object(target: Target) -> bytes:
     return code
 
 
-def _parts(name: str, prepare: Generated, main: Generated) -> Parts:
-    described = [describe(made.lowered, made.target) for made in (prepare, main)]
-    manifest = replace(described[1], name=name)  # what messages call the program
-    return Parts(described[0], prepare.objects(), manifest, main.objects())
-
-
-def _pack(parts: Parts) -> dict[str, bytes]:
-    manifests = {"prepare": parts.prepare_manifest, "main": parts.main_manifest}
-    objects = {"prepare": parts.prepare_objects, "main": parts.main_objects}
-    return {f"{name}.json": manifest.to_json().encode() for name, manifest in manifests.items()} | {
-        f"{name}.{i}.o": code for name, codes in objects.items() for i, code in enumerate(codes)
+def _pack(programs: tuple[Code, Code]) -> dict[str, bytes]:
+    """What the cache keeps of `prepare` and `main`."""
+    return {
+        f"{name}{end}": blob
+        for name, code in zip(PROGRAMS, programs, strict=True)
+        for end, blob in (
+            (".json", code.manifest.to_json().encode()),
+            *((f".{i}.o", text) for i, text in enumerate(code.objects)),
+        )
     }
 
 
-def _unpack(blobs: Mapping[str, bytes]) -> Parts | None:
+def _unpack(blobs: Mapping[str, bytes]) -> tuple[Code, Code] | None:
+    """The same read back, or None where something is missing or is not what it should be."""
     try:
-        prepare, main = (Manifest.from_json(blobs[f"{name}.json"].decode()) for name in ("prepare", "main"))
+        prepare, main = (_code_named(name, blobs) for name in PROGRAMS)
     except (KeyError, ValueError):
         return None
-    objects = {
-        name: tuple(code for part, code in blobs.items() if part.startswith(f"{name}.") and part.endswith(".o"))
-        for name in ("prepare", "main")
-    }
-    return Parts(prepare, objects["prepare"], main, objects["main"]) if all(objects.values()) else None
+    return (prepare, main) if prepare.objects and main.objects else None
+
+
+def _code_named(name: str, blobs: Mapping[str, bytes]) -> Code:
+    manifest = Manifest.from_json(blobs[f"{name}.json"].decode())
+    return Code(manifest, tuple(b for part, b in blobs.items() if part.startswith(f"{name}.") and part.endswith(".o")))

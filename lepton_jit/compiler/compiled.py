@@ -13,9 +13,9 @@ import numpy as np
 
 from lepton_jit.common import arguments
 from lepton_jit.compiler.compile_thread import run_apart
-from lepton_jit.compiler.executable import Executable
+from lepton_jit.compiler.executable import PLANNED_BATCH, Executable
 from lepton_jit.errors import ArgumentError
-from lepton_jit.ir.printer import print_graph
+from lepton_jit.ir.graph import print_graph
 from lepton_jit.runtime.manifest import Tensor
 from lepton_jit.runtime.native import Native
 from lepton_jit.runtime.plan import MemoryPlan
@@ -23,8 +23,6 @@ from lepton_jit.runtime.profile import Profile
 
 __all__ = ["CompiledModel"]
 
-# The batch that `plan` states, unless another one is asked for.
-PLANNED_BATCH = 64
 # The stages after the graphs.
 _CODE = ("loops", "llvm", "asm")
 

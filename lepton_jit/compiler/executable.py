@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from lepton_jit.codegen.target import Target
     from lepton_jit.ir.graph import Graph
 
-__all__ = ["Executable", "Parts"]
+__all__ = ["PLANNED_BATCH", "Code", "Executable"]
+
+# The batch that a memory plan states, unless another one is asked for.
+PLANNED_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What is compiled and cached: the program, and the one that prepares its parameters."""
+class Code:
+    """One program as it is compiled, cached and exported."""
 
-    prepare_manifest: Manifest
-    prepare_objects: tuple[bytes, ...]
-    main_manifest: Manifest
-    main_objects: tuple[bytes, ...]
+    manifest: Manifest
+    objects: tuple[bytes, ...]
+
+    def program(self, support: bytes, threads: int | None) -> Program:
+        return Program(self.manifest, link(self.objects, support, self.manifest.prefix), threads=threads)
 
 
 class Executable:
@@ -39,7 +43,8 @@ class Executable:
         graph: Graph,
         target: Target,
         typical_batch: int | None,
-        parts: Parts,
+        prepare: Code,
+        main: Code,
         support: bytes,
         *,
         threads: int | None,
@@ -48,27 +53,26 @@ class Executable:
         self.graph = graph
         self.target = target
         self.typical_batch = typical_batch
-        self.parts = parts
+        self.prepare = prepare
+        self.main = main
         self.support = support
         self.recompile = recompile
-        self.program = _program(parts.main_manifest, parts.main_objects, support, threads)
-        self._symbols = len(parts.main_manifest.symbols)
-        self._prepare = None
-        if parts.prepare_manifest.outputs:
-            self._prepare = _program(parts.prepare_manifest, parts.prepare_objects, support, threads)
+        self.program = main.program(support, threads)
+        self._symbols = len(main.manifest.symbols)
+        self._preparing = prepare.program(support, threads) if prepare.manifest.outputs else None
         self._bound: tuple[dict[str, np.ndarray], Parameters] | None = None  # one value: both change, or neither
 
     def bind(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Use these arrays from now on: a snapshot of parameters, the very arrays of state."""
         given: dict[str, np.ndarray] = dict(arrays)
-        params = self.parts.main_manifest.params
+        params = self.main.manifest.params
         kept = {p.name for p in params if p.role == "state"}
-        if self._prepare is not None:
-            names = [p.name for p in self.parts.prepare_manifest.params]
+        if self._preparing is not None:
+            names = [p.name for p in self.prepare.manifest.params]
             held = {name: np.asarray(given[name], order="C") for name in names}
-            prepared = self._prepare.allocate_weights()
-            self._prepare.run((), self._prepare.bind(held), (), prepared)
-            own = {o.name: a for o, a in zip(self.parts.prepare_manifest.outputs, prepared, strict=True)}
+            prepared = self._preparing.allocate_weights()
+            self._preparing.run((), self._preparing.bind(held), (), prepared)
+            own = {o.name: a for o, a in zip(self.prepare.manifest.outputs, prepared, strict=True)}
             given |= own
             kept |= own.keys()
         held = {p.name: given[p.name] if p.name in kept else aligned_copy(given[p.name]) for p in params}
@@ -96,7 +100,3 @@ class Executable:
     @property
     def parameters(self) -> Parameters | None:
         return None if self._bound is None else self._bound[1]
-
-
-def _program(manifest: Manifest, objects: Sequence[bytes], support: bytes, threads: int | None) -> Program:
-    return Program(manifest, link(objects, support, manifest.prefix), threads=threads)

@@ -36,12 +36,12 @@ def export_program(
             )
         executable = build(executable.graph, target=target, typical_batch=executable.typical_batch)
         executable.bind(weights)
-    parts = executable.parts
+    code = executable.main
     return export(
         path,
-        replace(parts.main_manifest, name=path.stem),
-        program=parts.main_objects,
+        replace(code.manifest, name=path.stem),
+        program=code.objects,
         support=support_object(target),
         compile_text=lambda text: run_apart(partial(compile_object, text, target)),
-        parameters=[executable.arrays[p.name] for p in parts.main_manifest.params],
+        parameters=[executable.arrays[p.name] for p in code.manifest.params],
     )

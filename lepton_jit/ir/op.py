@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lepton_jit.errors import ArgumentError, GraphError, UnsupportedError
-from lepton_jit.ir.graph import Attributes, Node, Value
+from lepton_jit.ir.graph import Attributes, Value
 from lepton_jit.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from lepton_jit.ir.builder import Builder
 
 __all__ = [
     "DECOMPOSED",
@@ -63,7 +60,7 @@ InferRule = Callable[[Sequence[TensorType], Attributes], Sequence[TensorType]]
 # reference(arrays, attributes, symbols) -> arrays; symbols are the numbers of the symbolic dimensions
 Reference = Callable[[Sequence[np.ndarray], Attributes, Mapping[str, int]], Sequence[np.ndarray]]
 # gradient(builder, node, cotangents of the results) -> cotangents of the operands, None where there is none
-GradientRule = Callable[["Builder", Node, Sequence[Value | None]], Sequence[Value | None]]
+GradientRule = Callable[..., Sequence[Value | None]]
 Decomposition = Callable[..., Value | Sequence[Value]]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lepton_jit.errors import GraphError, LeptonError
-from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, print_node
 from lepton_jit.ir.op import get_op
-from lepton_jit.ir.printer import print_node
 
 __all__ = ["verify"]
 

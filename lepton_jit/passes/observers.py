@@ -8,8 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from lepton_jit.errors import ArgumentError, GraphError
-from lepton_jit.ir.graph import Graph
-from lepton_jit.ir.printer import print_graph
+from lepton_jit.ir.graph import Graph, print_graph
 from lepton_jit.ir.verifier import verify
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.manager import Observer, StopPipeline

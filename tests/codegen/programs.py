@@ -13,8 +13,8 @@ from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.codegen.program.lower import lower
 from lepton_jit.codegen.program.lowered import Lowered, Step
 from lepton_jit.codegen.target import Target, native_target
-from lepton_jit.compiler.build import optimize
 from lepton_jit.compiler.describe import describe
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.types import TensorType

@@ -10,7 +10,7 @@ from lepton_jit.codegen.loops.parser import parse_kernels
 from lepton_jit.codegen.loops.printer import print_kernels
 from lepton_jit.codegen.program.lower import lower
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.passes.check_numerics import random_arrays

@@ -12,7 +12,7 @@ from lepton_jit.codegen.kernels.blocked_fold import BLOCK
 from lepton_jit.codegen.loops.ir import Loop, walk
 from lepton_jit.codegen.program.lower import lower
 from lepton_jit.codegen.target import get_target, native_target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import Dim, TensorType

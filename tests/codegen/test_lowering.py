@@ -8,7 +8,7 @@ from lepton_jit.codegen.program.lower import RANGES, SLICE_BYTES, lower
 from lepton_jit.codegen.program.lowered import Lowered, Step
 from lepton_jit.codegen.program.schedule import replaces
 from lepton_jit.codegen.target import Target, get_target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value

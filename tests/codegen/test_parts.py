@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.target import Target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.interpreter import run_graph

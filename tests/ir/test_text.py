@@ -10,9 +10,8 @@ import pytest
 
 from lepton_jit.errors import GraphError, LeptonError, ParseError
 from lepton_jit.ir.builder import Builder
-from lepton_jit.ir.graph import Graph, Node
+from lepton_jit.ir.graph import Graph, Node, print_graph, print_node
 from lepton_jit.ir.parser import parse_graph
-from lepton_jit.ir.printer import print_graph, print_node
 from lepton_jit.ir.types import DTYPES, Poly, TensorType
 from tests.ir.cases import Case, cases
 from tests.ir.graphs import fused, training_step

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler.build import AFTER_SPLIT, pipeline
+from lepton_jit.compiler.pipeline import AFTER_SPLIT, pipeline
 from lepton_jit.ir.parser import parse_graph
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.manager import run_pipeline

@@ -12,10 +12,9 @@ import pytest
 
 from lepton_jit.errors import ArgumentError, GraphError, ShapeError
 from lepton_jit.ir.builder import Builder
-from lepton_jit.ir.graph import Graph, Value
+from lepton_jit.ir.graph import Graph, Value, print_graph
 from lepton_jit.ir.loops import scan
 from lepton_jit.ir.parser import parse_graph
-from lepton_jit.ir.printer import print_graph
 from lepton_jit.ir.types import DTYPES, TensorType
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.check_numerics import CheckNumerics, random_arrays, relative_error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler.build import AFTER_SPLIT, optimize, pipeline
+from lepton_jit.compiler.pipeline import AFTER_SPLIT, optimize, pipeline
 from lepton_jit.ir.graph import Graph, Input, Output, Value
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.check_numerics import CheckNumerics

@@ -11,7 +11,7 @@ import pytest
 
 import lepton_jit.compiler.build
 from lepton_jit.codegen.target import get_target
-from lepton_jit.compiler.build import optimize
+from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.parser import parse_graph

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lepton_jit.codegen.target import native_target
-from lepton_jit.compiler.build import pipeline, set_winograd
+from lepton_jit.compiler.pipeline import pipeline, set_winograd
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph
 from lepton_jit.ir.interpreter import run_graph
