@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save_file
 import lepton_jit as lpt
 from lepton_jit.common import writing
 from lepton_jit.layers import registry
-from lepton_jit.layers.weight import without_values
 from lepton_jit.models import model_file
+from lepton_jit.tracing.weight import without_values
 
 X = np.random.default_rng(0).normal(size=(12, 6, 6, 1)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 12)

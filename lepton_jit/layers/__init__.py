@@ -20,7 +20,7 @@ from lepton_jit.layers.pooling import AveragePooling2D, MaxPooling2D
 from lepton_jit.layers.recurrent import GRU, LSTM, SimpleRNN
 from lepton_jit.layers.reshaping import Flatten, Reshape, ZeroPadding2D
 from lepton_jit.layers.symbolic import SymbolicTensor
-from lepton_jit.layers.weight import Weight
+from lepton_jit.tracing.weight import Weight
 
 __all__ = [
     "GRU",

@@ -22,8 +22,8 @@ from lepton_jit.layers.calling import CallSignature, as_array, leaves, map_leave
 from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.layers.trainable import Trainable
-from lepton_jit.layers.weight import Weight, assign_all
 from lepton_jit.tracing import Tracer
+from lepton_jit.tracing.weight import Weight, assign_all
 
 __all__ = ["Layer"]
 

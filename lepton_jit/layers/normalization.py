@@ -11,8 +11,8 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.layer import Layer
 from lepton_jit.layers.symbolic import ShapeTuple
-from lepton_jit.layers.weight import Weight
 from lepton_jit.tracing import Tracer
+from lepton_jit.tracing.weight import Weight
 
 __all__ = ["BatchNormalization", "LayerNormalization"]
 

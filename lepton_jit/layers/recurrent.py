@@ -17,9 +17,9 @@ from lepton_jit.ir.types import TensorType
 from lepton_jit.layers.core import drop
 from lepton_jit.layers.layer import Layer, Spec
 from lepton_jit.layers.symbolic import ShapeTuple
-from lepton_jit.layers.weight import Weight
 from lepton_jit.random import check_seed
 from lepton_jit.tracing import Tracer
+from lepton_jit.tracing.weight import Weight
 
 __all__ = ["GRU", "LSTM", "SimpleRNN"]
 

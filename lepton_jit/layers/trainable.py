@@ -9,7 +9,7 @@ from lepton_jit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from lepton_jit.layers.layer import Layer
-    from lepton_jit.layers.weight import Weight
+    from lepton_jit.tracing.weight import Weight
 
 __all__ = ["Trainable"]
 

@@ -22,9 +22,9 @@ from lepton_jit.common import arguments
 from lepton_jit.common.writing import file_path, whole_file
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, UnsupportedError
 from lepton_jit.layers import registry
-from lepton_jit.layers.weight import assign_all, without_values
 from lepton_jit.models.model_file import Tensors, decode, encode
 from lepton_jit.runtime.arguments import aligned_copy
+from lepton_jit.tracing.weight import assign_all, without_values
 
 if TYPE_CHECKING:
     from lepton_jit.models import Model

@@ -14,10 +14,10 @@ from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ArgumentError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType
-from lepton_jit.layers.weight import Weight
 from lepton_jit.optimizers import schedules
 from lepton_jit.runtime.arguments import aligned_empty
 from lepton_jit.tracing import Tracer
+from lepton_jit.tracing.weight import Weight
 
 __all__ = ["Optimizer", "Step"]
 

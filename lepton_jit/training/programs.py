@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lepton_jit.ir.graph import Graph
-from lepton_jit.layers.weight import Weight
 from lepton_jit.runtime.native import Batches
+from lepton_jit.tracing.weight import Weight
 
 __all__ = ["Program"]
 

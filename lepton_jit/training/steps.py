@@ -18,8 +18,8 @@ from lepton_jit.training import step_names
 from lepton_jit.training.objective import Objective
 
 if TYPE_CHECKING:
-    from lepton_jit.layers.weight import Weight
     from lepton_jit.models import Model
+    from lepton_jit.tracing.weight import Weight
 
 __all__ = ["trace_forward", "trace_inference", "trace_test_step", "trace_training_step"]
 

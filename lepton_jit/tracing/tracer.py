@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,13 +13,22 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, Dim, DType, Shape, TensorType, dtype_of, element_count
-
-if TYPE_CHECKING:
-    from lepton_jit.layers.layer import Layer
-    from lepton_jit.layers.trainable import Trainable
-    from lepton_jit.layers.weight import Weight
+from lepton_jit.tracing.weight import Weight
 
 __all__ = ["Tracer", "evaluate"]
+
+
+class HasFlag(Protocol):
+    """A layer, of which the tracer asks nothing else."""
+
+    @property
+    def trainable(self) -> bool: ...
+
+
+class Flags(Protocol):
+    """The `trainable` flags of layers at one moment."""
+
+    def holds(self, part: Any) -> bool: ...
 
 
 class Tracer:
@@ -37,7 +46,7 @@ class Tracer:
         training: bool = False,
         weights: Mapping[Weight, Value] | None = None,
         randomness: Callable[[], tuple[Value, Value]] | None = None,
-        trainable: Trainable | None = None,
+        trainable: Flags | None = None,
     ) -> None:
         self.b = builder
         self.training = training
@@ -76,7 +85,7 @@ class Tracer:
         self._streams += 1
         return *self._randomness(), self._streams - 1
 
-    def trains(self, layer: Layer) -> bool:
+    def trains(self, layer: HasFlag) -> bool:
         """Whether the layer is trained, and not frozen, where the trace is one of training."""
         return layer.trainable if self._trainable is None else self._trainable.holds(layer)
 

@@ -6,19 +6,26 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from lepton_jit.errors import DTypeError, ShapeError
 from lepton_jit.initializers import Initializer
+from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType, TensorType
-from lepton_jit.regularizers import Regularizer
 from lepton_jit.runtime.arguments import aligned_empty
 
 __all__ = ["Weight", "assign_all", "without_values"]
 
 T = TypeVar("T")
+
+
+class Penalty(Protocol):
+    """What a weight's regularizer is: `trace` adds the penalty on its value, a scalar."""
+
+    def trace(self, t: Any, weight: Value) -> Value: ...
+
 
 _allocate: ContextVar[bool] = ContextVar("allocate", default=True)  # of this thread alone: others build meanwhile
 
@@ -44,7 +51,7 @@ class Weight:
         dtype: DType,
         initializer: Initializer,
         *,
-        regularizer: Regularizer | None = None,
+        regularizer: Penalty | None = None,
         trainable: bool = True,
     ) -> None:
         self.name = name

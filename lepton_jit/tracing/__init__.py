@@ -1,0 +1,11 @@
+"""What layers, losses and optimizers see while they are traced: the tracer, and the weights that it has values for.
+
+Calls of layers come in, operations of the graph IR go out to a builder.
+"""
+
+from __future__ import annotations
+
+from lepton_jit.tracing.tracer import Tracer, evaluate
+from lepton_jit.tracing.weight import Weight
+
+__all__ = ["Tracer", "Weight", "evaluate"]
