@@ -87,6 +87,15 @@ class Peer:
         return getattr(keras, name)
 
 
+def freeze_attention(model: Any) -> None:
+    """Keras trains what `MultiHeadAttention(trainable=False)` is made of, and counts its penalties: the flag of the
+    constructor does not reach the layers inside, that of the setter does.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.MultiHeadAttention) and not layer.trainable:
+            layer.trainable = False
+
+
 def functional_pair(make: Any) -> tuple[Any, Any]:
     """`make(namespace)` returns inputs and outputs; the model of them in Keras and here, with the same weights."""
     peer = keras.Model(*make(keras.layers))

@@ -18,7 +18,7 @@ from lepton_jit.compiler.build import build
 from lepton_jit.ir.graph import Graph
 from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.training import step_names
-from tests.keras_peer import Peer
+from tests.keras_peer import Peer, freeze_attention
 from tests.model_arguments import Call
 from tests.model_reference import (
     Arrays,
@@ -262,6 +262,7 @@ def peer_of(session: Session) -> Session | None:
     if any(_beyond_keras(call) for call in session.text.calls()):
         return None
     peer = Session.of(session.text, Peer())
+    freeze_attention(peer.model)
     peer.model.set_weights(session.model.get_weights())
     return peer
 

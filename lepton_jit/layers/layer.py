@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -12,7 +12,6 @@ import numpy as np
 from lepton_jit import initializers, regularizers
 from lepton_jit.common import arguments
 from lepton_jit.common.configurable import check_arguments, plain
-from lepton_jit.common.naming import auto_name
 from lepton_jit.errors import ArgumentError, DTypeError, OutOfMemoryError, ShapeError, UnsupportedError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
@@ -20,12 +19,13 @@ from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
 from lepton_jit.layers.calling import CallSignature, as_array, leaves, map_leaves, signature_of
 from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
+from lepton_jit.layers.parameterized import Parameterized
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.layers.trainable import Trainable
 from lepton_jit.tracing import Tracer
-from lepton_jit.tracing.weight import Weight, assign_all
+from lepton_jit.tracing.weight import Weight
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "layer_of"]
 
 Spec = tuple[ShapeTuple, str]
 
@@ -59,7 +59,7 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Layer:
+class Layer(Parameterized):
     """A function with weights.
 
     A subclass has `fields` (the constructor's arguments that make its configuration), `build(input_shape)`, which
@@ -87,7 +87,7 @@ class Layer:
         input_shape: Sequence[int] | None = None,
         **unknown: Any,
     ) -> None:
-        self.name = _checked_name(type(self).__name__, name) if name is not None else auto_name(type(self).__name__)
+        super().__init__(name)
         self._refuse(unknown)
         self._trainable = arguments.boolean(self.label, "trainable", trainable)
         self.dtype = None if dtype is None else arguments.dtype_name(self.label, dtype)
@@ -96,14 +96,7 @@ class Layer:
         )
         self.built = False
         self.compute_dtype: DType = DTYPES["f32"] if self.dtype is None else dtype_of(self.dtype)
-        self._weights: list[Weight] = []
-        self._statistics: list[Weight] = []
         self.calls: list[Call] = []
-
-    @property
-    def label(self) -> str:
-        """How errors call this layer."""
-        return f"layer {self.name!r}"
 
     @property
     def implicit_dtype(self) -> str | None:
@@ -142,34 +135,6 @@ class Layer:
         return weight
 
     @property
-    def sublayers(self) -> Sequence[Layer]:
-        """The layers inside, in order; a model has some."""
-        return ()
-
-    def own_weights(self) -> list[Weight]:
-        """This layer's weights without those of the layers inside: those made to be trained first."""
-        return [*self._weights, *self._statistics]
-
-    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """This layer and those inside, in Keras' order, with what their weights' paths begin with: `block/dense/`."""
-        yield prefix, self
-        for layer in self.sublayers:
-            yield from layer.named_layers(f"{prefix}{layer.name}/")
-
-    def weight_paths(self) -> dict[str, Weight]:
-        """The weights under their paths, which leave out this layer's own name; a shared one under the first."""
-        paths: dict[Weight, str] = {}
-        for prefix, layer in self.named_layers():
-            for weight in layer.own_weights():
-                paths.setdefault(weight, f"{prefix}{weight.name}")
-        return {path: weight for weight, path in paths.items()}
-
-    @property
-    def weights(self) -> list[Weight]:
-        """All weights, each once."""
-        return list(self.weight_paths().values())
-
-    @property
     def trainable_weights(self) -> list[Weight]:
         """The weights that a `compile` at this moment would have trained."""
         return Trainable(self).weights
@@ -179,36 +144,14 @@ class Layer:
         trained = set(self.trainable_weights)
         return [w for w in self.weights if w not in trained]
 
-    @property
-    def trainable(self) -> bool:
-        """Whether training changes the weights; setting it sets it for the layers inside too.
-
-        A model trains as the flags were when it was compiled: set them first, or compile again.
-        """
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self._trainable = arguments.boolean(self.label, "trainable", value)
-        for layer in self.sublayers:
-            layer.trainable = value
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Copies of the weights' arrays, in Keras' order."""
-        return [w.numpy() for w in self.weights]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Overwrite all weights; nothing is changed if one does not fit."""
-        own = self.weights
-        if len(weights) != len(own):
-            raise ArgumentError(f"{self.label}: expected {len(own)} weight arrays, got {len(weights)}")
-        arrays = [w.check(v, f"{self.label}, weight {w.name!r}") for w, v in zip(own, weights, strict=True)]
-        assign_all(own, arrays)
-
     def count_params(self) -> int:
         """The number of elements of all weights."""
         self._require_built()
         return sum(w.size for w in self.weights)
+
+    @property
+    def sublayers(self) -> Sequence[Layer]:
+        return ()
 
     # Shapes
 
@@ -427,13 +370,6 @@ class Layer:
                 )
 
 
-def _checked_name(kind: str, name: Any) -> str:
-    arguments.text(kind, "name", name)
-    if "/" in name or any(ord(c) < 32 for c in name):
-        raise ArgumentError(f"{kind}: name: expected a name without '/' and control characters, got {name!r}")
-    return name
-
-
 def _checked_weight_name(owner: str, name: Any) -> str:
     arguments.text(owner, "weight", name)
     if name.startswith("/") or any(ord(c) < 32 for c in name):
@@ -441,6 +377,12 @@ def _checked_weight_name(owner: str, name: Any) -> str:
             f"{owner}: weight: expected a name without '/' in front and control characters, got {name!r}"
         )
     return name
+
+
+def layer_of(call: Call) -> Layer:
+    """The layer that was called: nothing else makes calls."""
+    assert isinstance(call.layer, Layer)
+    return call.layer
 
 
 _boolean = arguments.boolean  # where `arguments` are a call's

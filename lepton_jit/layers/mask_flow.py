@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,10 +16,23 @@ from lepton_jit.layers.calling import CallSignature, map_leaves
 from lepton_jit.layers.symbolic import as_list
 from lepton_jit.tracing import Tracer
 
-if TYPE_CHECKING:
-    from lepton_jit.layers.layer import Layer
-
 __all__ = ["compute_mask", "convert_arguments", "hand_on", "masks_of", "with_masks"]
+
+
+class Masked(Protocol):
+    """What masks ask of a layer."""
+
+    supports_masking: bool
+
+    @property
+    def label(self) -> str: ...
+
+    @classmethod
+    def call_signature(cls) -> CallSignature: ...
+
+    def trace_mask(
+        self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]
+    ) -> Value | Sequence[Value | None] | None: ...
 
 
 def convert_arguments(t: Tracer, arguments: Mapping[str, Any], dtype: DType) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def masks_of(
 
 
 def hand_on(
-    layer: Layer, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None], results: Sequence[Value]
+    layer: Masked, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None], results: Sequence[Value]
 ) -> tuple[Value, ...]:
     """The results, with the masks that the layer says they have; a layer without masking loses them, and says so."""
     if all(mask is None for mask in masks) and not layer.supports_masking:
@@ -83,7 +96,7 @@ def hand_on(
     return tuple(results)
 
 
-def compute_mask(layer: Layer, inputs: Any, mask: Any) -> Any:
+def compute_mask(layer: Masked, inputs: Any, mask: Any) -> Any:
     """What `layer.trace_mask` says for arrays."""
     builder = Builder("mask")
     feeds: dict[str, np.ndarray] = {}

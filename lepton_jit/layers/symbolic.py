@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lepton_jit.errors import ArgumentError
+from lepton_jit.ir.graph import Value
+from lepton_jit.ir.types import DType
 from lepton_jit.layers.calling import leaves
 
-if TYPE_CHECKING:
-    from lepton_jit.layers.layer import Layer
-
 __all__ = ["Call", "ShapeTuple", "SymbolicTensor", "as_list"]
+
+
+class Called(Protocol):
+    """What a call asks of its layer."""
+
+    name: str
+    compute_dtype: DType
+
+    def trace_call(self, t: Any, *inputs: Any, **arguments: Any) -> tuple[Value, ...]: ...
+
 
 ShapeTuple = tuple[int | None, ...]  # None: the batch, known when a program runs
 
@@ -48,7 +57,7 @@ class Call:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: Called,
         inputs: Sequence[SymbolicTensor],
         outputs: Sequence[tuple[ShapeTuple, str]],
         arguments: Mapping[str, Any] | None = None,

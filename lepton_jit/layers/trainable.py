@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from lepton_jit.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from lepton_jit.layers.layer import Layer
-    from lepton_jit.tracing.weight import Weight
+from lepton_jit.layers.parameterized import Parameterized
+from lepton_jit.tracing.weight import Weight
 
 __all__ = ["Trainable"]
 
@@ -21,11 +18,11 @@ class Trainable:
     between contains are set together with its own, and may differ from it afterwards, as in Keras.
     """
 
-    def __init__(self, model: Layer) -> None:
+    def __init__(self, model: Parameterized) -> None:
         self._model = model
         self._flags = {part: part.trainable for _, part in self._parts()}
 
-    def holds(self, part: Layer | Weight) -> bool:
+    def holds(self, part: Parameterized | Weight) -> bool:
         """Whether the flag was set; of what has been built since, the flag as it is."""
         return self._flags.get(part, part.trainable)
 
@@ -56,7 +53,7 @@ class Trainable:
             raise ArgumentError(f"{self._model.label}: frozen: has no layer and no weight at {unknown}")
         self._flags = {part: path not in paths for path, part in parts.items()}
 
-    def _parts(self) -> Iterator[tuple[str, Layer | Weight]]:
+    def _parts(self) -> Iterator[tuple[str, Parameterized | Weight]]:
         for path, layer in self._model.named_layers():
             yield path, layer
             for weight in layer.own_weights():

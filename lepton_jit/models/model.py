@@ -16,7 +16,7 @@ from lepton_jit.ir.types import DTYPES
 from lepton_jit.layers import registry
 from lepton_jit.layers.calling import CallSignature, map_leaves
 from lepton_jit.layers.core import Input, InputLayer
-from lepton_jit.layers.layer import Layer, Spec
+from lepton_jit.layers.layer import Layer, Spec, layer_of
 from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.models.network import Network
 from lepton_jit.models.saving import Saveable
@@ -398,7 +398,7 @@ class Sequential(Model):
 
     def get_config(self) -> dict[str, Any]:
         """The layers' configurations, an InputLayer first if the input's shape is known."""
-        start = [] if self._start is None else [registry.serialize(self._start.call.layer)]
+        start = [] if self._start is None else [registry.serialize(layer_of(self._start.call))]
         layers = [*start, *(registry.serialize(layer) for layer in self._stack)]
         return {"name": self.name, "trainable": self._trainable, "layers": layers}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lepton_jit.errors import ArgumentError
 from lepton_jit.layers.core import InputLayer
-from lepton_jit.layers.layer import Layer
+from lepton_jit.layers.layer import Layer, layer_of
 from lepton_jit.layers.symbolic import Call, SymbolicTensor
 
 __all__ = ["Network"]
@@ -69,7 +69,7 @@ def _walk(
             continue
         if call in finished:
             continue
-        met.setdefault(call.layer, len(met))
+        met.setdefault(layer_of(call), len(met))
         if not call.inputs and call not in given:
             raise ArgumentError(
                 f"{owner}: an output needs the input {call.layer.name!r}, which is not among the inputs"
@@ -83,11 +83,13 @@ def _keras_order(finished: list[Call], met: dict[Layer, int], inputs: Sequence[S
     call_depth: dict[Call, int] = {}
     depth: dict[Layer, int] = {}
     for call in reversed(finished):
-        own = max(call_depth.get(call, 0), depth.get(call.layer, 0))
-        call_depth[call] = depth[call.layer] = own
+        layer = layer_of(call)
+        own = max(call_depth.get(call, 0), depth.get(layer, 0))
+        call_depth[call] = depth[layer] = own
         for x in call.tensors:
             call_depth[x.call] = max(own + 1, call_depth.get(x.call, 0))
     for x in inputs:
-        if x.call.layer not in depth:
-            depth[x.call.layer], met[x.call.layer] = 0, -1
+        layer = layer_of(x.call)
+        if layer not in depth:
+            depth[layer], met[layer] = 0, -1
     return tuple(sorted(depth, key=lambda layer: (-depth[layer], met[layer])))
