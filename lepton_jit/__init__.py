@@ -73,9 +73,9 @@ if TYPE_CHECKING:
         Subtract,
         ZeroPadding2D,
     )
+    from lepton_jit.loading import load
     from lepton_jit.models import Model, Sequential
-    from lepton_jit.models.loading import load
-    from lepton_jit.models.saving import load_model
+    from lepton_jit.models.loading import load_model
     from lepton_jit.random import set_random_seed
     from lepton_jit.runtime.threads import set_threads
 
@@ -95,8 +95,8 @@ _HOMES = {
     "Model": "lepton_jit.models",
     "Sequential": "lepton_jit.models",
     "compile": "lepton_jit.compiler.compile",
-    "load": "lepton_jit.models.loading",
-    "load_model": "lepton_jit.models.saving",
+    "load": "lepton_jit.loading",
+    "load_model": "lepton_jit.models.loading",
     "parse": "lepton_jit.compiler.reading",
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",

@@ -9,14 +9,11 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lepton_jit.common import arguments
 from lepton_jit.common.console import say
 from lepton_jit.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from lepton_jit.models import Model
 
 __all__ = [
     "CSVLogger",
@@ -40,10 +37,10 @@ class Callback:
     Methods of batches cost time in the inner loop, so that they are only called if some callback overrides them.
     """
 
-    model: Model
+    model: Any  # the Model, which stands on this module
     params: Mapping[str, Any]
 
-    def set_model(self, model: Model) -> None:
+    def set_model(self, model: Any) -> None:
         self.model = model
 
     def set_params(self, params: Mapping[str, Any]) -> None:
@@ -75,7 +72,7 @@ class Callback:
 class CallbackList:
     """Calls every callback's method of a name; knows which batch methods anybody overrides."""
 
-    def __init__(self, callbacks: Any, model: Model, params: Mapping[str, Any]) -> None:
+    def __init__(self, callbacks: Any, model: Any, params: Mapping[str, Any]) -> None:
         given = list(callbacks) if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]
         for callback in given:
             if not isinstance(callback, Callback):
@@ -171,7 +168,7 @@ class _Monitor(Callback):
         name = self.monitor.removeprefix("val_")
         if name == "loss" or name.endswith("_loss"):
             return False
-        for known, metric in self.model.objective.trackers():
+        for known, metric in self.model._trainer.objective.trackers():
             if known == name:
                 return metric.larger_is_better
         raise ArgumentError(

@@ -185,7 +185,7 @@ def check_step(stage: str, session: Session, expected: Expected, reported: dict[
 
 def check_older_step(session: Session, level: Target, arrays: Arrays, expected: Expected) -> None:
     """A step compiled for a lower level of the processor."""
-    (program,) = (p for key, p in session.model._programs.items() if key[0] == "train")
+    (program,) = (p for key, p in session.model._trainer._programs.items() if key[0] == "train")
     graph = program._executable.graph
     held = {i.name: np.array(arrays[i.name], i.value.type.dtype.numpy) for i in graph.inputs}
     older = build(graph, target=level, threads=1)
@@ -197,8 +197,8 @@ def check_older_step(session: Session, level: Target, arrays: Arrays, expected: 
 def check_evaluation(session: Session, peer: Session | None, batch: Any) -> None:
     """Loss and metrics without training, after it."""
     model = session.model
-    program = model._test_program(_data(session, batch))
-    graph, state = program._executable.graph, {k: np.zeros_like(a) for k, a in model.objective.state().items()}
+    program = model._trainer._test_program(_data(session, batch))
+    graph, state = program._executable.graph, {k: np.zeros_like(a) for k, a in model._trainer.objective.state().items()}
     arrays = {**session.weights, **state, **_step_inputs(session, batch, graph)}
     expected = metrics_of(expected_outputs(graph, arrays))
     reported = model.test_on_batch(**batch, return_dict=True)
@@ -233,11 +233,11 @@ def _same_model(stage: str, found: Any, expected: Any) -> None:
 
 
 def _data(session: Session, batch: Any) -> Any:
-    return session.model._checked_data("train_on_batch", batch["x"], batch["y"], batch.get("sample_weight"))
+    return session.model._trainer._checked_data("train_on_batch", batch["x"], batch["y"], batch.get("sample_weight"))
 
 
 def _expected_training(session: Session, batch: Any) -> ExpectedTraining:
-    program = session.model._training_program(_data(session, batch))
+    program = session.model._trainer._training_program(_data(session, batch))
     state = {name: array.copy() for name, array in program._arrays.items()}
     return ExpectedTraining(Autodiff().apply(program._executable.graph), [dict(state) for _ in range(3)])
 

@@ -13,7 +13,7 @@ import pytest
 import lepton_jit as lpt
 from lepton_jit.common import naming
 from lepton_jit.layers import registry
-from lepton_jit.layers.symbolic import as_list
+from lepton_jit.layers.base.symbolic import as_list
 
 
 @pytest.fixture(autouse=True)

@@ -155,8 +155,8 @@ def build_native(problem: Problem, threads: int) -> Native:
     if problem.mode == "inference":
         return Native(lpt.compile(model, threads=threads).executable, (problem.x,))
     _compile_for_training(model, TIMED_LEARNING_RATE)
-    data = model._checked_data("benchmark", problem.x, problem.labels)
-    program = model._training_program(data)
+    data = model._trainer._checked_data("benchmark", problem.x, problem.labels)
+    program = model._trainer._training_program(data)
     arrays = (problem.x, problem.labels, np.asarray(TIMED_LEARNING_RATE, np.float32))
     native = Native(program._executable, arrays)
     program.run(*native.arrays)  # which gives it the weights

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lepton_jit.layers.attention import MultiHeadAttention
+from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.symbolic import SymbolicTensor
 from lepton_jit.layers.convolution import Conv2D, DepthwiseConv2D
 from lepton_jit.layers.core import Activation, Dense, Dropout, Input, InputLayer
 from lepton_jit.layers.embedding import Embedding
@@ -12,14 +14,12 @@ from lepton_jit.layers.global_pooling import (
     GlobalMaxPooling1D,
     GlobalMaxPooling2D,
 )
-from lepton_jit.layers.layer import Layer
 from lepton_jit.layers.masking import Masking
 from lepton_jit.layers.merging import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from lepton_jit.layers.normalization import BatchNormalization, LayerNormalization
 from lepton_jit.layers.pooling import AveragePooling2D, MaxPooling2D
 from lepton_jit.layers.recurrent import GRU, LSTM, SimpleRNN
 from lepton_jit.layers.reshaping import Flatten, Reshape, ZeroPadding2D
-from lepton_jit.layers.symbolic import SymbolicTensor
 from lepton_jit.tracing.weight import Weight
 
 __all__ = [

@@ -12,9 +12,9 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, Shape
+from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.core import drop
-from lepton_jit.layers.layer import Layer, Spec
-from lepton_jit.layers.symbolic import ShapeTuple
 from lepton_jit.random import check_seed
 from lepton_jit.tracing import Tracer
 

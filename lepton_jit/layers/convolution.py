@@ -9,8 +9,8 @@ from lepton_jit import activations, initializers, regularizers
 from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
-from lepton_jit.layers.layer import Layer
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.window import same_padding, window_output
 from lepton_jit.tracing import Tracer
 from lepton_jit.tracing.weight import Weight

@@ -10,8 +10,8 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES
-from lepton_jit.layers.layer import Layer
-from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor
+from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.symbolic import Call, ShapeTuple, SymbolicTensor
 from lepton_jit.random import check_seed
 from lepton_jit.tracing import Tracer
 

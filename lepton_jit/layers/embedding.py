@@ -12,8 +12,8 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import DTypeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, DType, dtype_of
-from lepton_jit.layers.layer import Layer, Spec
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Embedding"]

@@ -8,8 +8,8 @@ from typing import Any
 from lepton_jit.common import arguments
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
-from lepton_jit.layers.layer import Layer
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Masking"]

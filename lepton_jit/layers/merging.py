@@ -10,8 +10,8 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, Shape, TensorType
-from lepton_jit.layers.layer import Layer, Spec
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"]

@@ -14,9 +14,9 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.loops import scan
 from lepton_jit.ir.types import TensorType
+from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.core import drop
-from lepton_jit.layers.layer import Layer, Spec
-from lepton_jit.layers.symbolic import ShapeTuple
 from lepton_jit.random import check_seed
 from lepton_jit.tracing import Tracer
 from lepton_jit.tracing.weight import Weight

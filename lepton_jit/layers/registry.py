@@ -20,7 +20,7 @@ from lepton_jit.layers import (
     recurrent,
     reshaping,
 )
-from lepton_jit.layers.layer import Layer
+from lepton_jit.layers.base.layer import Layer
 
 __all__ = ["LAYERS", "deserialize", "serialize"]
 

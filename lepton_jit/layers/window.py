@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.types import Dim
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.symbolic import ShapeTuple
 
 __all__ = ["same_padding", "window_inside", "window_output"]
 

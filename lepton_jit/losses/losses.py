@@ -13,7 +13,7 @@ from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import element_count
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.losses.targets import Target
 from lepton_jit.tracing import Tracer, evaluate
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
-from lepton_jit.layers.symbolic import ShapeTuple
+from lepton_jit.layers.base.symbolic import ShapeTuple
 
 __all__ = ["Target"]
 

@@ -5,6 +5,7 @@ Symbolic calls of layers come in; out go traced graphs, files that load again, a
 
 from __future__ import annotations
 
-from lepton_jit.models.model import Model, Sequential
+from lepton_jit.models.model import Model
+from lepton_jit.models.sequential import Sequential
 
 __all__ = ["Model", "Sequential"]

@@ -1,35 +1,47 @@
-"""Models: `Model(inputs, outputs)` and `Sequential([...])`."""
+"""`Model(inputs, outputs)`: layers that train, predict, and go into files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-
+from lepton_jit.callbacks import History
 from lepton_jit.common import arguments
 from lepton_jit.common.console import can_show, say
-from lepton_jit.common.naming import auto_name, uniquify
-from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
-from lepton_jit.ir.graph import Graph, Value
-from lepton_jit.ir.types import DTYPES
+from lepton_jit.common.naming import auto_name
+from lepton_jit.errors import ArgumentError, UnsupportedError
+from lepton_jit.ir.graph import Graph
 from lepton_jit.layers import registry
-from lepton_jit.layers.calling import CallSignature, map_leaves
-from lepton_jit.layers.core import Input, InputLayer
-from lepton_jit.layers.layer import Layer, Spec, layer_of
-from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
-from lepton_jit.models.network import Network
-from lepton_jit.models.saving import Saveable
+from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.symbolic import SymbolicTensor, as_list
+from lepton_jit.layers.functional import Functional
+from lepton_jit.layers.network import Network
+from lepton_jit.models import saving
 from lepton_jit.models.summary import LINES, summary_table
-from lepton_jit.tracing import Tracer
+from lepton_jit.optimizers.optimizer import Optimizer
 from lepton_jit.training.steps import trace_inference
 from lepton_jit.training.trainer import Trainer
 
-__all__ = ["Model", "Sequential"]
+__all__ = ["Model"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Model(Trainer, Saveable, Layer):
-    """The layers between symbolic inputs and outputs.
+def of_trainer(method: Callable[Concatenate[Trainer, P], R]) -> Callable[Concatenate[Model, P], R]:
+    """A method of the model that its trainer has, with the same arguments and the same docstring."""
+
+    @wraps(method)
+    def call(self: Model, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self._trainer, *args, **kwargs)
+
+    return call
+
+
+class Model(Functional):
+    """The layers between symbolic inputs and outputs, with what trains them.
 
     >>> import lepton_jit as lpt
     >>> x = lpt.Input((4,), name="features")
@@ -40,132 +52,58 @@ class Model(Trainer, Saveable, Layer):
     def __init__(self, inputs: Any = None, outputs: Any = None, **options: Any) -> None:
         if type(self) is Model and options.get("name") is None:
             options["name"] = auto_name("Functional")  # Keras' name of such a model
-        Layer.__init__(self, **options)
-        Trainer.__init__(self)
+        self._trainer = Trainer(self)
+        super().__init__(inputs, outputs, **options)
         if type(self) is Model and (inputs is None or outputs is None):
             raise ArgumentError(f"{self.label}: expected Model(inputs, outputs); a list of layers makes a Sequential")
-        self._network: Network | None = None
-        self._input_keys: list[str] | None = None
-        if inputs is not None:
-            if isinstance(outputs, Mapping):
-                raise UnsupportedError(f"{self.label}: outputs: expected a tensor or a list of them, got a dict")
-            keys = [arguments.text(self.label, "inputs", k) for k in inputs] if isinstance(inputs, Mapping) else None
-            tensors = list(inputs.values()) if isinstance(inputs, Mapping) else as_list(inputs)
-            network = Network(self.label, tensors, as_list(outputs))
-            self._set_network(network, network.outputs[0])
-            self._input_keys = keys
 
     def _set_network(self, network: Network | None, output: SymbolicTensor) -> None:
-        self._network = network
-        self.compute_dtype = output.call.layer.compute_dtype
-        self.built = True
-        self.forget_programs()
-        if not self._trainable:
-            self.trainable = False
+        super()._set_network(network, output)
+        self._trainer.forget_programs()
+
+    # Training and prediction
+
+    compile = of_trainer(Trainer.compile)
+    fit = of_trainer(Trainer.fit)
+    evaluate = of_trainer(Trainer.evaluate)
+    predict = of_trainer(Trainer.predict)
+    train_on_batch = of_trainer(Trainer.train_on_batch)
+    test_on_batch = of_trainer(Trainer.test_on_batch)
+    predict_on_batch = of_trainer(Trainer.predict_on_batch)
+    reset_metrics = of_trainer(Trainer.reset_metrics)
 
     @property
-    def label(self) -> str:
-        return f"model {self.name!r}"
+    def compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self._trainer.compiled
 
     @property
-    def network(self) -> Network:
-        """The calls between inputs and outputs."""
-        if self._network is None:
-            raise ArgumentError(f"{self.label}: not built yet; give the first layer an input_shape, or call build")
-        return self._network
+    def optimizer(self) -> Optimizer:
+        """The optimizer that `compile` chose."""
+        return self._trainer.optimizer
 
     @property
-    def layers(self) -> list[Layer]:
-        """All layers, in the order of their weights."""
-        return list(self.network.layers)
+    def metrics_names(self) -> list[str]:
+        """What `evaluate` returns, in its order."""
+        return self._trainer.metrics_names
 
     @property
-    def sublayers(self) -> Sequence[Layer]:
-        return self.network.layers if self._network is not None else ()
+    def history(self) -> History | None:
+        """What the last `fit` reported."""
+        return self._trainer.history
+
+    @history.setter
+    def history(self, history: History | None) -> None:
+        self._trainer.history = history
 
     @property
-    def inputs(self) -> list[SymbolicTensor]:
-        return list(self.network.inputs)
+    def stop_training(self) -> bool:
+        """Set by a callback: `fit` ends after the batch under way."""
+        return self._trainer.stop_training
 
-    @property
-    def outputs(self) -> list[SymbolicTensor]:
-        return list(self.network.outputs)
-
-    @property
-    def input(self) -> SymbolicTensor | list[SymbolicTensor]:
-        inputs = self.inputs
-        return inputs[0] if len(inputs) == 1 else inputs
-
-    @property
-    def output(self) -> SymbolicTensor | list[SymbolicTensor]:
-        outputs = self.outputs
-        return outputs[0] if len(outputs) == 1 else outputs
-
-    @property
-    def input_names(self) -> list[str]:
-        """The names of the traced graph's inputs."""
-        return [x.name for x in self.network.inputs]
-
-    @property
-    def input_keys(self) -> list[str]:
-        """The keys of a dict of inputs."""
-        return self._input_keys or self.input_names
-
-    @property
-    def output_names(self) -> list[str]:
-        """The names of the traced graph's outputs: those of the layers that compute them."""
-        return uniquify([x.name for x in self.network.outputs])
-
-    @property
-    def input_shape(self) -> ShapeTuple | list[ShapeTuple]:
-        shapes = [x.shape for x in self.inputs]
-        return shapes[0] if len(shapes) == 1 else shapes
-
-    @property
-    def output_shape(self) -> ShapeTuple | list[ShapeTuple]:
-        shapes = [x.shape for x in self.outputs]
-        return shapes[0] if len(shapes) == 1 else shapes
-
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
-        """A layer by its name or its place in `layers`."""
-        if (name is None) == (index is None):
-            raise ArgumentError(f"{self.label}: get_layer: expected a name or an index")
-        if name is not None:
-            for layer in self.layers:
-                if layer.name == name:
-                    return layer
-            raise ArgumentError(f"{self.label}: expected one of {[x.name for x in self.layers]}, got {name!r}")
-        assert index is not None
-        if not -len(self.layers) <= index < len(self.layers):
-            raise ArgumentError(f"{self.label}: get_layer: expected an index below {len(self.layers)}, got {index}")
-        return self.layers[index]
-
-    def weights_by_name(self) -> dict[str, np.ndarray]:
-        """The weights' arrays, not copies, under the names that the traced graph has for them."""
-        return {path: weight.array for path, weight in self.weight_paths().items()}
-
-    def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
-        """Print a table of the layers, their outputs' shapes and their numbers of weights."""
-        self._require_built()
-        plain = print_fn is None and not can_show(LINES)
-        (print_fn or say)(summary_table(self, line_length, ascii_only=plain))
-
-    # A model as a layer
-
-    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
-        wanted = self.network.inputs
-        if len(inputs) != len(wanted):
-            raise ArgumentError(f"{self.label}: expected {len(wanted)} inputs, got {len(inputs)}")
-        for x, (shape, _) in zip(wanted, inputs, strict=True):
-            if len(shape) != len(x.shape) or shape[1:] != x.shape[1:]:
-                raise ShapeError(f"{self.label}: input {x.name!r}: expected shape {x.shape}, got {shape}")
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return self.output_shape
-
-    def output_specs(self, inputs: Sequence[Spec], **arguments: Any) -> list[Spec]:
-        batch = inputs[0][0][0]
-        return [((batch, *x.shape[1:]), x.dtype) for x in self.network.outputs]
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        self._trainer.stop_training = stop
 
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The outputs for arrays or symbolic tensors; `mask` is that of the input, or a list of one for each."""
@@ -176,269 +114,39 @@ class Model(Trainer, Saveable, Layer):
             return Layer.__call__(self, tensors, training=training, mask=mask)
         if mask is not None:
             raise UnsupportedError(f"{self.label}: mask= on arrays; make it an input of the model")
-        return self.call_on_arrays(inputs, arguments.boolean(self.label, "training", training or False))
-
-    @classmethod
-    def call_signature(cls) -> CallSignature:
-        return CallSignature((), {"mask": None}, many=True)
-
-    def trace_call(
-        self, t: Tracer, *inputs: Value, training: bool | None = None, mask: Any = None, **_: Any
-    ) -> tuple[Value, ...]:
-        with t.b.layer(self.name), t.mode(training):
-            for x, own in zip(inputs, as_list(mask), strict=False):
-                if own is not None:
-                    t.set_mask(x, t.convert(own, DTYPES["bool"]))
-            return self.trace_network(t, inputs)
-
-    def trace_network(self, t: Tracer, inputs: Sequence[Value]) -> tuple[Value, ...]:
-        """Trace every call, without a layer path of the model's own."""
-        values: dict[SymbolicTensor, Value] = {}
-
-        def value(x: Any) -> Any:
-            return values[x] if isinstance(x, SymbolicTensor) else x
-
-        for x, given in zip(self.network.inputs, inputs, strict=True):
-            values[x] = t.convert(given, x.call.layer.compute_dtype)
-        for call in self.network.calls:
-            named = {name: map_leaves(value, argument) for name, argument in call.arguments.items()}
-            results = call.layer.trace_call(t, *map(value, call.inputs), **named)
-            values.update(zip(call.outputs, results, strict=True))
-        return tuple(values[x] for x in self.network.outputs)
+        return self._trainer.call_on_arrays(inputs, arguments.boolean(self.label, "training", training or False))
 
     def trace(self, *_: Any) -> Graph:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The inference graph: inputs, weights as parameters, outputs."""
         self._require_built()
         return trace_inference(self)
 
-    # Configuration
+    # Files, and what is read
 
-    def _with_trainable(self, trainable: Any) -> Self:
-        """The model with this flag of its own; its layers have theirs, which may have been set after it."""
-        self._trainable = arguments.boolean(self.label, "trainable", trainable)
-        return self
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write layers, weights, what `compile` chose and the optimizer's state; the file appears when it is whole."""
+        self._require_built()
+        saving.save(self._trainer, filepath, overwrite)
 
-    def get_config(self) -> dict[str, Any]:
-        """Layers, and which of them is called on what, as JSON values.
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write the weights alone."""
+        self._require_built()
+        saving.save_weights(self, filepath, overwrite)
 
-        A reference `[i, j]` is the j-th output of the i-th entry of inputs and calls, taken together.
-        """
-        calls = self.network.calls
-        position = {c: i for i, c in enumerate([*(x.call for x in self.network.inputs), *calls])}
+    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Read the weights of a file that `save_weights` or `save` wrote; nothing changes if one does not fit."""
+        self._require_built()
+        saving.load_weights(self, filepath)
 
-        def reference(x: SymbolicTensor) -> list[int]:
-            return [position[x.call], x.index]
+    def __reduce__(self) -> tuple[Callable[[bytes], Layer], tuple[bytes]]:
+        """Copies and pickles hold what a file holds: data, and the name of the function that reads it."""
+        return saving.model_of_bytes, (saving.bytes_of(self._trainer),)
 
-        def described(call: Call) -> dict[str, Any]:
-            entry = {"layer": call.layer.name, "inputs": [reference(x) for x in call.inputs]}
-            named = {
-                name: map_leaves(lambda x: {"tensor": reference(x)} if isinstance(x, SymbolicTensor) else x, value)
-                for name, value in call.arguments.items()
-            }
-            return {**entry, "arguments": named} if named else entry
-
-        return {
-            "name": self.name,
-            "trainable": self._trainable,
-            "layers": [registry.serialize(layer) for layer in self.layers],
-            "inputs": [x.name for x in self.network.inputs],
-            "calls": [described(c) for c in calls],
-            "outputs": [reference(x) for x in self.network.outputs],
-            "input_keys": self._input_keys,
-        }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """A new model from what `get_config` returned; weights get first values."""
-        expect_keys("Model", config, ("name", "trainable", "layers", "inputs", "calls", "outputs", "input_keys"))
-        layers = _named_layers(config["layers"])
-        inputs = [_input_named(layers, name) for name in arguments.sequence("Model", "inputs", config["inputs"])]
-        produced = [[x] for x in inputs]
-
-        def resolve(reference: Any) -> SymbolicTensor:
-            call, index = arguments.integer_tuple("Model", "reference", reference, length=2, low=0)
-            if call >= len(produced) or index >= len(produced[call]):
-                raise ArgumentError(f"Model: expected a reference to an input or an earlier call, got {reference!r}")
-            return produced[call][index]
-
-        def resolve_leaf(leaf: Any) -> Any:
-            if not isinstance(leaf, Mapping):
-                return leaf
-            expect_keys("Model: argument", leaf, ("tensor",))
-            return resolve(leaf["tensor"])
-
-        for call in arguments.sequence("Model", "calls", config["calls"]):
-            named = call.get("arguments", {}) if isinstance(call, Mapping) else {}
-            expect_keys("Model: call", call, ("layer", "inputs", "arguments")[: 3 if named else 2])
-            if not isinstance(named, Mapping):
-                raise ArgumentError(f"Model: expected a call's arguments by name, got {named!r}")
-            if not isinstance(call["layer"], str) or call["layer"] not in layers:
-                raise ArgumentError(f"Model: expected a call of one of {list(layers)}, got {call['layer']!r}")
-            tensors = [resolve(r) for r in arguments.sequence("Model", "inputs", call["inputs"])]
-            given = {str(name): map_leaves(resolve_leaf, value) for name, value in named.items()}
-            produced.append(as_list(layers[call["layer"]](tensors, **given)))
-        outputs = [resolve(r) for r in arguments.sequence("Model", "outputs", config["outputs"])]
-        if config["input_keys"] is not None:
-            keys = arguments.sequence("Model", "input_keys", config["input_keys"])
-            if len(set(keys)) != len(inputs):
-                raise ArgumentError(f"Model: expected {len(inputs)} different input_keys, got {keys!r}")
-            inputs = dict(zip(keys, inputs, strict=True))
-        return cls(inputs, outputs, name=config["name"])._with_trainable(config["trainable"])
-
-
-class Sequential(Model):
-    """Layers one after the other, each with one input and one output.
-
-    >>> import lepton_jit as lpt
-    >>> model = Sequential([lpt.Dense(3, input_shape=(4,)), lpt.Dense(2)])
-    >>> model.output_shape
-    (None, 2)
-    """
-
-    def __init__(self, layers: Sequence[Any] | None = None, **options: Any) -> None:
-        super().__init__(None, None, **options)
-        self._stack: list[Layer] = []
-        self._start: SymbolicTensor | None = None
-        self._ends: list[SymbolicTensor] = []  # what the layers returned, as far as they have been called
-        for layer in layers or ():
-            self._push(layer)
-        self._extend()
-
-    def add(self, layer: Any) -> None:
-        """Append a layer."""
-        height = len(self._stack)
-        self._push(layer)
-        try:
-            self._extend()
-        except BaseException:
-            del self._stack[height:], self._ends[height:]
-            raise
-
-    def _push(self, layer: Any) -> None:
-        if isinstance(layer, SymbolicTensor) and isinstance(layer.call.layer, InputLayer):
-            layer = layer.call.layer
-        if not isinstance(layer, Layer):
-            raise ArgumentError(f"{self.label}: expected a layer, got {layer!r}")
-        if isinstance(layer, InputLayer):
-            if self._stack or self._start is not None:
-                raise ArgumentError(f"{self.label}: expected the input {layer.name!r} before all other layers")
-            self._start = layer.calls[0].outputs[0]
-            return
-        others = self._stack if self._start is None else (self._start.call.layer, *self._stack)
-        if any(layer.name == other.name for other in others):
-            raise ArgumentError(f"{self.label}: expected layers of different names, got two called {layer.name!r}")
-        if not self._stack and self._start is None:
-            self._start = _start_of(layer)
-        self._stack.append(layer)
-
-    def pop(self) -> Layer:
-        """Remove the last layer."""
-        if not self._stack:
-            raise ArgumentError(f"{self.label}: has no layer to remove")
-        layer = self._stack.pop()
-        layer.calls.clear()
-        del self._ends[len(self._stack) :]
-        self._network, self.built = None, False
-        self._extend()
-        return layer
-
-    @property
-    def implicit_dtype(self) -> str | None:
-        return next((d for d in (layer.implicit_dtype for layer in self._stack) if d is not None), None)
-
-    def build(self, input_shape: Any) -> None:
-        """Add the weights for inputs of this shape, whose first entry is the batch."""
-        self._build_for(tuple(input_shape), self.implicit_dtype or "float32")
-
-    def ensure_built(self, inputs: Sequence[Spec], **arguments: Any) -> None:
-        if not self._ends and len(inputs) == 1:
-            self._build_for(*inputs[0])
-        super().ensure_built(inputs, **arguments)
-
-    def _build_for(self, shape: ShapeTuple, dtype: str) -> None:
-        if self._ends:
-            return
-        if not self._stack:
-            raise ArgumentError(f"{self.label}: expected at least one layer")
-        self._start = Input(shape[1:], dtype=dtype)  # pyright: ignore[reportArgumentType]
-        self._extend()
-
-    def _extend(self) -> None:
-        """Call the layers that have not been called; who asks for the network gets a new one."""
-        if self._start is None or not self._stack:
-            return
-        for layer in self._stack[len(self._ends) :]:
-            x = layer(self._ends[-1] if self._ends else self._start)
-            if not isinstance(x, SymbolicTensor):
-                raise ArgumentError(f"{self.label}: expected layers with one output, got {layer.name!r}")
-            self._ends.append(x)
-        self._set_network(None, self._ends[-1])
-
-    @property
-    def network(self) -> Network:
-        if self._network is None and self._start is not None and self._ends:
-            self._network = Network(self.label, [self._start], [self._ends[-1]])
-        return super().network
-
-    @property
-    def layers(self) -> list[Layer]:
-        return list(self._stack)
-
-    @property
-    def sublayers(self) -> Sequence[Layer]:
-        return self._stack
-
-    @property
-    def input_names(self) -> list[str]:
-        return ["input"]
-
-    @property
-    def output_names(self) -> list[str]:
-        return ["output"]
-
-    def get_config(self) -> dict[str, Any]:
-        """The layers' configurations, an InputLayer first if the input's shape is known."""
-        start = [] if self._start is None else [registry.serialize(layer_of(self._start.call))]
-        layers = [*start, *(registry.serialize(layer) for layer in self._stack)]
-        return {"name": self.name, "trainable": self._trainable, "layers": layers}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        expect_keys("Sequential", config, ("name", "trainable", "layers"))
-        layers = [registry.deserialize(c) for c in arguments.sequence("Sequential", "layers", config["layers"])]
-        return cls(layers, name=config["name"])._with_trainable(config["trainable"])
-
-
-def expect_keys(owner: str, config: Any, keys: Sequence[str]) -> None:
-    """ArgumentError unless `config` is a mapping with exactly these keys."""
-    if not isinstance(config, Mapping) or set(config) != set(keys):
-        got = sorted(map(str, config)) if isinstance(config, Mapping) else config
-        raise ArgumentError(f"{owner}: expected a configuration with {', '.join(keys)}, got {got!r}")
-
-
-def _named_layers(configs: Any) -> dict[str, Layer]:
-    layers = [registry.deserialize(c) for c in arguments.sequence("Model", "layers", configs)]
-    return {layer.name: layer for layer in layers}
-
-
-def _input_named(layers: Mapping[str, Layer], name: Any) -> SymbolicTensor:
-    layer = layers.get(name) if isinstance(name, str) else None
-    if not isinstance(layer, InputLayer):
-        raise ArgumentError(f"Model: expected the name of an InputLayer, got {name!r}")
-    return layer.calls[0].outputs[0]
-
-
-def _start_of(layer: Layer) -> SymbolicTensor | None:
-    """A new input for a first layer that knows its input's shape."""
-    if isinstance(layer, Model):
-        if not layer.built:
-            return None
-        x = layer.inputs[0]
-        return Input(x.shape[1:], x.shape[0], x.dtype)  # pyright: ignore[reportArgumentType]
-    if layer.declared_input_shape is None:
-        return None
-    return Input(layer.declared_input_shape, dtype=layer.implicit_dtype)
+    def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
+        """Print a table of the layers, their outputs' shapes and their numbers of weights."""
+        self._require_built()
+        plain = print_fn is None and not can_show(LINES)
+        (print_fn or say)(summary_table(self, line_length, ascii_only=plain))
 
 
 registry.LAYERS.register(Model)
-registry.LAYERS.register(Sequential)

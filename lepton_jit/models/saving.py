@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -22,49 +21,42 @@ from lepton_jit.common import arguments
 from lepton_jit.common.writing import file_path, whole_file
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, UnsupportedError
 from lepton_jit.layers import registry
+from lepton_jit.layers.functional import Functional
 from lepton_jit.models.model_file import Tensors, decode, encode
 from lepton_jit.runtime.arguments import aligned_copy
 from lepton_jit.tracing.weight import assign_all, without_values
+from lepton_jit.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from lepton_jit.models import Model
-
-__all__ = ["Saveable", "load_model", "model_of_bytes"]
+__all__ = ["bytes_of", "load_weights", "model_in", "model_of_bytes", "save", "save_weights"]
 
 PathLike = str | os.PathLike[str]
 
 
-class Saveable:
-    """The part of a model that goes into files."""
-
-    def save(self, filepath: PathLike, overwrite: bool = True) -> None:
-        """Write layers, weights, what `compile` chose and the optimizer's state; the file appears when it is whole."""
-        model = cast("Model", self)
-        model._require_built()
-        _write(filepath, _whole_model(model), overwrite)
-
-    def save_weights(self, filepath: PathLike, overwrite: bool = True) -> None:
-        """Write the weights alone."""
-        model = cast("Model", self)
-        model._require_built()
-        _write(filepath, encode("weights", {}, _weights(model)), overwrite)
-
-    def load_weights(self, filepath: PathLike) -> None:
-        """Read the weights of a file that `save_weights` or `save` wrote; nothing changes if one does not fit."""
-        model = cast("Model", self)
-        model._require_built()
-        path = file_path("load_weights", filepath)
-        with _as_file_errors(path):
-            _, tensors = decode(_content(path))
-            _assign_weights(model, tensors)
-
-    def __reduce__(self) -> tuple[Callable[[bytes], Model], tuple[bytes]]:
-        """Copies and pickles hold what a file holds: data, and the name of the function that reads it."""
-        return model_of_bytes, (b"".join(_whole_model(cast("Model", self))),)
+def save(trainer: Trainer, filepath: PathLike, overwrite: bool) -> None:
+    """Write layers, weights, what `compile` chose and the optimizer's state; the file appears when it is whole."""
+    _write(filepath, _whole_model(trainer), overwrite)
 
 
-def load_model(filepath: PathLike) -> Model:
-    """The model that `save` wrote: weights, what `compile` chose and the optimizer's state."""
+def save_weights(model: Functional, filepath: PathLike, overwrite: bool) -> None:
+    """Write the weights alone."""
+    _write(filepath, encode("weights", {}, _weights(model)), overwrite)
+
+
+def load_weights(model: Functional, filepath: PathLike) -> None:
+    """Read the weights of a file that either of them wrote; nothing changes if one does not fit."""
+    path = file_path("load_weights", filepath)
+    with _as_file_errors(path):
+        _, tensors = decode(_content(path))
+        _assign_weights(model, tensors)
+
+
+def bytes_of(trainer: Trainer) -> bytes:
+    """What a file of the trainer's model holds."""
+    return b"".join(_whole_model(trainer))
+
+
+def model_in(filepath: PathLike) -> Functional:
+    """The model that a file holds, built."""
     path = file_path("load", filepath)
     with _as_file_errors(path):
         model = model_of_bytes(_content(path))
@@ -73,20 +65,20 @@ def load_model(filepath: PathLike) -> Model:
         return model
 
 
-def model_of_bytes(data: bytes) -> Model:
+def model_of_bytes(data: bytes) -> Functional:
     """The model that these bytes of a file describe."""
-    models = import_module("lepton_jit.models")  # imported late, since models are built on this module
     config, tensors = decode(data)
     if config["kind"] != "model" or "model" not in config:
         raise FileFormatError(f"expected a model, got a file of {config['kind']}; use model.load_weights")
-    model = cast("Model", without_values(lambda: registry.deserialize(config["model"])))
-    if not isinstance(model, models.Model):
+    model = without_values(lambda: registry.deserialize(config["model"]))
+    trainer = getattr(model, "_trainer", None)
+    if not isinstance(model, Functional) or not isinstance(trainer, Trainer):
         raise FileFormatError(f"expected a model, got the configuration of a {type(model).__name__}")
     _assign_weights(model, tensors)
     _freeze(model, config.get("frozen", []))
     if "compile" in config:
-        _restore_training(model, config["compile"], tensors)
-    for name, target in _state(model).items():
+        _restore_training(trainer, config["compile"], tensors)
+    for name, target in _state(trainer).items():
         _expect(name, tensors.get(name), (), target.dtype)
         target[...] = tensors[name]
     return model
@@ -95,34 +87,35 @@ def model_of_bytes(data: bytes) -> Model:
 # Writing
 
 
-def _whole_model(model: Model) -> list[Any]:
+def _whole_model(trainer: Trainer) -> list[Any]:
     """The pieces of a file with everything that the rest of the model's life depends on."""
+    model = trainer.model
     try:
         config: dict[str, Any] = {"model": registry.serialize(model)}
     except RecursionError:
         raise UnsupportedError(f"save: {model.label} is too deeply nested for a file") from None
-    tensors = _weights(model) | _state(model)
+    tensors = _weights(model) | _state(trainer)
     config["frozen"] = [path for path, weight in model.weight_paths().items() if not weight.trainable]
-    if model.compiled:
-        optimizer = model.optimizer
+    if trainer.compiled:
+        optimizer = trainer.optimizer
         config["compile"] = {
-            **model.objective.get_config(),
+            **trainer.objective.get_config(),
             "optimizer": {"class_name": type(optimizer).__name__, "config": optimizer.get_config()},
-            "frozen": model.trained.frozen,
+            "frozen": trainer.trained.frozen,
             "undecayed": [path for path in model.weight_paths() if not optimizer.decays(path)],
         }
         tensors |= {f"optimizer/{name}": array for name, array in optimizer.slots.items()}
     return encode("model", config, tensors)
 
 
-def _weights(model: Model) -> Tensors:
+def _weights(model: Functional) -> Tensors:
     return {f"weights/{path}": array for path, array in model.weights_by_name().items()}
 
 
-def _state(model: Model) -> Tensors:
+def _state(trainer: Trainer) -> Tensors:
     """The numbers that training counts with: the arrays themselves."""
-    state = {"state/forward_step": model._forward_step, "state/seed": model._seed}
-    return state | {"state/step": model.optimizer.iterations} if model.compiled else state
+    state = {"state/forward_step": trainer.forward_step, "state/seed": trainer.seed}
+    return state | {"state/step": trainer.optimizer.iterations} if trainer.compiled else state
 
 
 def _write(filepath: PathLike, pieces: list[Any], overwrite: bool) -> None:
@@ -157,7 +150,7 @@ def _content(path: Path) -> bytes:
         return file.read()
 
 
-def _assign_weights(model: Model, tensors: Tensors) -> None:
+def _assign_weights(model: Functional, tensors: Tensors) -> None:
     """Compare names, shapes and element types of all weights, then assign."""
     wanted = model.weight_paths()
     given = {name.removeprefix("weights/"): a for name, a in tensors.items() if name.startswith("weights/")}
@@ -176,13 +169,13 @@ def _expect(what: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: 
         raise FileFormatError(f"{what}: expected {dtype}{list(shape)}, got {array.dtype}{list(array.shape)}")
 
 
-def _freeze(model: Model, frozen: Any) -> None:
+def _freeze(model: Functional, frozen: Any) -> None:
     weights = model.weight_paths()
     for path in _known_paths(model, "frozen", frozen):
         weights[path].trainable = False
 
 
-def _known_paths(model: Model, what: str, given: Any) -> set[str]:
+def _known_paths(model: Functional, what: str, given: Any) -> set[str]:
     known, paths = model.weight_paths(), arguments.sequence("file", what, given)
     for path in paths:
         if not isinstance(path, str) or path not in known:
@@ -190,13 +183,14 @@ def _known_paths(model: Model, what: str, given: Any) -> set[str]:
     return set(paths)
 
 
-def _restore_training(model: Model, config: Any, tensors: Tensors) -> None:
+def _restore_training(trainer: Trainer, config: Any, tensors: Tensors) -> None:
     keys = ("loss", "loss_weights", "metrics", "weighted_metrics")
     names = (*keys, "optimizer", "frozen", "undecayed")
     if not isinstance(config, Mapping) or set(config) != set(names):
         raise FileFormatError(f"compile: expected {', '.join(names)}, got {config!r}")
     for key in (*keys, "frozen"):
         arguments.sequence("compile", key, config[key])
+    model = trainer.model
     several = len(model.outputs) > 1
     wanted = {key: config[key] if several else _only(key, config[key]) for key in keys}
     optimizer = optimizers.get(config["optimizer"])
@@ -204,8 +198,8 @@ def _restore_training(model: Model, config: Any, tensors: Tensors) -> None:
     if undecayed:
         # Whole names, not the patterns that found them: a pattern of a stranger's may search for ever.
         optimizer.exclude_from_weight_decay(var_names=[rf"\A{re.escape(path)}\Z" for path in sorted(undecayed)])
-    model.set_training(optimizer, wanted)
-    model.trained.frozen = config["frozen"]
+    trainer.set_training(optimizer, wanted)
+    trainer.trained.frozen = config["frozen"]
     slots = {name.removeprefix("optimizer/"): a for name, a in tensors.items() if name.startswith("optimizer/")}
     for path, weight in model.weight_paths().items():
         for name in [f"{path}/{slot}" for slot in optimizer.slot_names if f"{path}/{slot}" in slots]:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from lepton_jit.layers.layer import Layer
-    from lepton_jit.models import Model
+from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.functional import Functional
 
 __all__ = ["LINES", "summary_table"]
 
 LINES = str(box.SQUARE)  # the characters of its frame
 
 
-def summary_table(model: Model, line_length: int | None = None, *, ascii_only: bool = False) -> str:
+def summary_table(model: Functional, line_length: int | None = None, *, ascii_only: bool = False) -> str:
     """Layers, output shapes and numbers of weights; of a model with branches, what each layer is connected to."""
     branches = _has_branches(model)
     table = Table(box=box.ASCII if ascii_only else box.SQUARE, show_lines=False, header_style="")
@@ -54,7 +52,7 @@ def summary_table(model: Model, line_length: int | None = None, *, ascii_only: b
     return text.getvalue().rstrip("\n")
 
 
-def _has_branches(model: Model) -> bool:
+def _has_branches(model: Functional) -> bool:
     calls = model.network.calls
     chained = all(len(c.tensors) == 1 and len(c.outputs) == 1 for c in calls)
     return not chained or len({x for c in calls for x in c.tensors}) != len(calls) or len(model.outputs) > 1
@@ -65,7 +63,7 @@ def _shape(layer: Layer) -> str:
     return ", ".join(map(str, shapes)) or "?"
 
 
-def _sources(model: Model, layer: Layer) -> str:
+def _sources(model: Functional, layer: Layer) -> str:
     return ", ".join(x.name for c in model.network.calls if c.layer is layer for x in c.tensors) or "-"
 
 

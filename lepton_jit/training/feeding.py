@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
-from lepton_jit.layers.symbolic import SymbolicTensor, as_list
+from lepton_jit.layers.base.symbolic import SymbolicTensor, as_list
 from lepton_jit.runtime.arguments import address_of, aligned_empty
 from lepton_jit.runtime.native import Batches, ColumnRecord
 

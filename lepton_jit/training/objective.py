@@ -12,7 +12,7 @@ from lepton_jit import metrics
 from lepton_jit.common import arguments
 from lepton_jit.common.naming import numbered
 from lepton_jit.errors import ArgumentError
-from lepton_jit.layers.symbolic import SymbolicTensor
+from lepton_jit.layers.base.symbolic import SymbolicTensor
 from lepton_jit.losses import losses
 from lepton_jit.losses.targets import Target
 from lepton_jit.training import step_names

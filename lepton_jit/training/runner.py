@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from lepton_jit import optimizers
 from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Graph
-from lepton_jit.layers.trainable import Trainable
+from lepton_jit.layers.base.trainable import Trainable
+from lepton_jit.layers.functional import Functional
 from lepton_jit.losses.targets import Target
 from lepton_jit.optimizers.optimizer import Optimizer
 from lepton_jit.random import next_seed
@@ -28,10 +29,13 @@ from lepton_jit.training.feeding import (
 )
 from lepton_jit.training.objective import Objective
 from lepton_jit.training.programs import Program
-from lepton_jit.training.steps import trace_forward, trace_inference, trace_test_step, trace_training_step
-
-if TYPE_CHECKING:
-    from lepton_jit.models import Model
+from lepton_jit.training.steps import (
+    sample_weight_dtype,
+    trace_forward,
+    trace_inference,
+    trace_test_step,
+    trace_training_step,
+)
 
 __all__ = ["Data", "Runner", "single"]
 
@@ -51,11 +55,11 @@ class Data:
     def count(self) -> int:
         return len(self.inputs[0])
 
-    def rows(self, model: Model, batch_size: int) -> Rows:
+    def rows(self, model: Functional, batch_size: int) -> Rows:
         columns: list[tuple[np.ndarray, Any]] = [(a, x.dtype) for a, x in zip(self.inputs, model.inputs, strict=True)]
         columns += [(a, t.dtype) for a, t in zip(self.labels, self.targets, strict=True)]
         if self.sample_weight is not None:
-            columns.append((self.sample_weight, model.sample_weight_dtype))
+            columns.append((self.sample_weight, sample_weight_dtype(model)))
         return Rows(columns, batch_size)
 
     def split(self, share: float) -> tuple[Data, Data]:
@@ -80,20 +84,17 @@ class Data:
 
 
 class Runner:
-    """The part of a model that holds optimizer, objective and programs, and checks data."""
+    """Holds a model's optimizer, objective and programs, and checks its data."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Functional) -> None:
+        self.model = model
         self._optimizer: Optimizer | None = None
         self._objective: Objective | None = None
         self._compile_arguments: dict[str, Any] | None = None
         self._trained: Trainable | None = None
         self._programs: dict[Any, Program] = {}
-        self._seed = np.zeros((), np.uint64)
-        self._forward_step = np.zeros((), np.int64)
-
-    @property
-    def _model(self) -> Model:
-        return cast("Model", self)
+        self.seed = np.zeros((), np.uint64)
+        self.forward_step = np.zeros((), np.int64)
 
     # compile
 
@@ -113,7 +114,7 @@ class Runner:
         Native code is made when it is first needed.
         """
         if run_eagerly or jit_compile is False:
-            raise UnsupportedError(f"{self._model.label}: compile: training is always compiled")
+            raise UnsupportedError(f"{self.model.label}: compile: training is always compiled")
         arguments.only_defaults("compile", options, {"steps_per_execution": 1, "auto_scale_loss": True})
         chosen = optimizers.get(optimizer)
         wanted = {
@@ -123,18 +124,18 @@ class Runner:
             "weighted_metrics": weighted_metrics,
         }
         self.set_training(chosen, wanted)
-        self._seed[...] = next_seed()
+        self.seed[...] = next_seed()
 
     def set_training(self, optimizer: Optimizer, wanted: dict[str, Any]) -> None:
         """What `compile` does, with a checked optimizer and a seed that stays."""
-        objective = self._make_objective(wanted) if self._model.built else None
+        objective = self._make_objective(wanted) if self.model.built else None
         self._compile_arguments = None  # until all is as it should be, whatever comes between two lines
         self.forget_programs()
-        self._optimizer, self._objective, self._trained = optimizer, objective, Trainable(self._model)
+        self._optimizer, self._objective, self._trained = optimizer, objective, Trainable(self.model)
         self._compile_arguments = wanted
 
     def _make_objective(self, wanted: dict[str, Any]) -> Objective:
-        model = self._model
+        model = self.model
         return Objective(list(zip(model.output_names, model.outputs, strict=True)), **wanted)
 
     @property
@@ -170,14 +171,9 @@ class Runner:
         """What `evaluate` returns, in its order."""
         return [name for name, _ in self.objective.trackers()]
 
-    @property
-    def sample_weight_dtype(self) -> str:
-        """The element type of sample weights: float64 if an output is."""
-        return "float64" if any(x.dtype == "float64" for x in self._model.outputs) else "float32"
-
     def _require_compiled(self) -> None:
         if not self.compiled:
-            raise ArgumentError(f"{self._model.label}: expected compile(optimizer, loss) to be called first")
+            raise ArgumentError(f"{self.model.label}: expected compile(optimizer, loss) to be called first")
 
     # Programs
 
@@ -186,13 +182,13 @@ class Runner:
         self._programs.clear()
 
     def _inference_program(self) -> Program:
-        return self._program("inference", lambda: trace_inference(self._model), dict)
+        return self._program("inference", lambda: trace_inference(self.model), dict)
 
     def _forward_program(self) -> Program:
         return self._program(
-            ("forward", *Trainable(self._model).frozen),
-            lambda: trace_forward(self._model),
-            lambda: {step_names.STEP: self._forward_step, step_names.SEED: self._seed},
+            ("forward", *Trainable(self.model).frozen),
+            lambda: trace_forward(self.model),
+            lambda: {step_names.STEP: self.forward_step, step_names.SEED: self.seed},
         )
 
     def _training_program(self, data: Data) -> Program:
@@ -201,13 +197,13 @@ class Runner:
 
         def state() -> dict[str, np.ndarray]:
             slots = {step_names.slot(name): array for name, array in self.optimizer.slots.items()}
-            counts = {step_names.STEP: self.optimizer.iterations, step_names.SEED: self._seed}
+            counts = {step_names.STEP: self.optimizer.iterations, step_names.SEED: self.seed}
             return slots | self.objective.state() | counts
 
         def trace() -> Graph:
             self.optimizer.build(self.trained.weight_paths)
             return trace_training_step(
-                self._model, self.optimizer, self.objective, data.targets, weighted=weighted, trainable=self.trained
+                self.model, self.optimizer, self.objective, data.targets, weighted=weighted, trainable=self.trained
             )
 
         return self._program(("train", data.targets, weighted), trace, state)
@@ -218,7 +214,7 @@ class Runner:
         return self._program(
             ("test", data.targets, weighted),
             lambda: trace_test_step(
-                self._model, self.objective, data.targets, weighted=weighted, trainable=self.trained
+                self.model, self.objective, data.targets, weighted=weighted, trainable=self.trained
             ),
             self.objective.state,
         )
@@ -226,14 +222,14 @@ class Runner:
     def _program(self, key: Any, trace: Callable[[], Graph], state: Callable[[], dict[str, np.ndarray]]) -> Program:
         if key not in self._programs:
             graph = trace()
-            self._programs[key] = Program(graph, self._model.weight_paths(), state())
+            self._programs[key] = Program(graph, self.model.weight_paths(), state())
         return self._programs[key]
 
     # Data
 
     def _inputs(self, owner: str, x: Any, *, one_sample: bool = False) -> list[np.ndarray]:
         """The arrays for the model's inputs, in order, checked; builds a Sequential that waited for a shape."""
-        model = self._model
+        model = self.model
         if not model.built and not isinstance(x, (dict, list, tuple)):
             array = np.asarray(x)
             model.build((None, *array.shape[1:]))
@@ -257,7 +253,7 @@ class Runner:
         judged = [o.name for o in self.objective.judged]
         if y is None and judged:
             raise ArgumentError(f"{owner}: expected y, the labels, got None")
-        entries = labels_by_name(f"{owner}: y", y, judged, self._model.output_names) if judged else []
+        entries = labels_by_name(f"{owner}: y", y, judged, self.model.output_names) if judged else []
         targets = self.objective.resolve(entries)
         labels = [t.prepare(e, where=f"{owner}: y") for t, e in zip(targets, entries, strict=True)]
         for target, array in zip(targets, labels, strict=True):
@@ -276,7 +272,7 @@ class Runner:
 
     def _batch_size(self, owner: str, wanted: int | None, count: int) -> int:
         """The batch size: as asked for, else the model's own, else 32."""
-        fixed = self._model.network.batch_size
+        fixed = self.model.network.batch_size
         if wanted is not None:
             wanted = arguments.integer(owner, "batch_size", wanted)
         if fixed is None:
@@ -293,7 +289,7 @@ class Runner:
         return count
 
     def _empty_outputs(self, count: int) -> list[np.ndarray]:
-        return [np.empty((count, *cast("tuple[int, ...]", x.shape[1:])), x.dtype) for x in self._model.outputs]
+        return [np.empty((count, *cast("tuple[int, ...]", x.shape[1:])), x.dtype) for x in self.model.outputs]
 
 
 def single(values: list[np.ndarray]) -> Any:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import DTYPES, Dim, Poly, TensorType, dtype_of
-from lepton_jit.layers.trainable import Trainable
+from lepton_jit.layers.base.trainable import Trainable
+from lepton_jit.layers.functional import Functional
 from lepton_jit.losses.targets import Target
 from lepton_jit.optimizers.optimizer import Optimizer, Step
-from lepton_jit.tracing import Tracer
+from lepton_jit.tracing import Tracer, Weight
 from lepton_jit.training import step_names
 from lepton_jit.training.objective import Objective
 
-if TYPE_CHECKING:
-    from lepton_jit.models import Model
-    from lepton_jit.tracing.weight import Weight
-
-__all__ = ["trace_forward", "trace_inference", "trace_test_step", "trace_training_step"]
+__all__ = ["sample_weight_dtype", "trace_forward", "trace_inference", "trace_test_step", "trace_training_step"]
 
 _SCALAR = ()
 
 
-def trace_inference(model: Model) -> Graph:
+def trace_inference(model: Functional) -> Graph:
     """Inputs, weights as parameters, outputs."""
     b = Builder("inference")
     inputs = _declare_inputs(b, model)
@@ -35,7 +31,7 @@ def trace_inference(model: Model) -> Graph:
     return _finished(b)
 
 
-def trace_forward(model: Model) -> Graph:
+def trace_forward(model: Functional) -> Graph:
     """The forward pass of training by itself: dropout drops, moving statistics move."""
     b = Builder("forward")
     inputs = _declare_inputs(b, model)
@@ -49,7 +45,7 @@ def trace_forward(model: Model) -> Graph:
 
 
 def trace_training_step(
-    model: Model,
+    model: Functional,
     optimizer: Optimizer,
     objective: Objective,
     targets: Sequence[Target],
@@ -83,7 +79,7 @@ def trace_training_step(
 
 
 def trace_test_step(
-    model: Model,
+    model: Functional,
     objective: Objective,
     targets: Sequence[Target],
     *,
@@ -104,7 +100,7 @@ def trace_test_step(
     return _finished(b)
 
 
-def _declare_inputs(b: Builder, model: Model) -> list[Value]:
+def _declare_inputs(b: Builder, model: Functional) -> list[Value]:
     fixed = model.network.batch_size
     batch: Dim = Poly.symbol("N") if fixed is None else fixed
     values = []
@@ -117,12 +113,12 @@ def _known(shape: Sequence[int | None]) -> tuple[int, ...]:
     return tuple(d for d in shape if d is not None)
 
 
-def _declare_outputs(b: Builder, model: Model, outputs: Sequence[Value]) -> None:
+def _declare_outputs(b: Builder, model: Functional, outputs: Sequence[Value]) -> None:
     for name, value in zip(model.output_names, outputs, strict=True):
         b.output(value, name)
 
 
-def _declare_weights(b: Builder, model: Model) -> dict[Weight, Value]:
+def _declare_weights(b: Builder, model: Functional) -> dict[Weight, Value]:
     return {weight: b.input(path, weight.type, "parameter") for path, weight in model.weight_paths().items()}
 
 
@@ -134,8 +130,13 @@ def _declare_targets(b: Builder, targets: Sequence[Target], inputs: Sequence[Val
     }
 
 
-def _declare_sample_weight(b: Builder, model: Model, inputs: Sequence[Value]) -> Value:
-    dtype = dtype_of(model.sample_weight_dtype)
+def sample_weight_dtype(model: Functional) -> str:
+    """The element type of sample weights: float64 if an output is."""
+    return "float64" if any(x.dtype == "float64" for x in model.outputs) else "float32"
+
+
+def _declare_sample_weight(b: Builder, model: Functional, inputs: Sequence[Value]) -> Value:
+    dtype = dtype_of(sample_weight_dtype(model))
     return b.input(step_names.SAMPLE_WEIGHT, TensorType(dtype, inputs[0].type.shape[:1]))
 
 
@@ -154,7 +155,7 @@ def _training_tracer(
 
 def _trace_loss(
     t: Tracer,
-    model: Model,
+    model: Functional,
     trained: Mapping[str, Weight],
     objective: Objective,
     labels: Mapping[str, Value],
@@ -239,7 +240,7 @@ def _accumulate(t: Tracer, name: str, total: Value, count: Value) -> None:
         t.b.output(t("add", old, value), path, donates=path)
 
 
-def _write_back(t: Tracer, model: Model) -> None:
+def _write_back(t: Tracer, model: Functional) -> None:
     for path, weight in model.weight_paths().items():
         if weight in t.updates:
             t.b.output(t.updates[weight], path, donates=path)

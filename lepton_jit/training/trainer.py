@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton_jit.callbacks import CallbackList, History
 from lepton_jit.common import arguments
+from lepton_jit.layers.functional import Functional
 from lepton_jit.random import generator
 from lepton_jit.runtime.arguments import address_of
 from lepton_jit.runtime.native import Batches
@@ -28,10 +29,10 @@ STRETCH_SECONDS = 0.025
 
 
 class Trainer(Runner):
-    """The part of a model that runs."""
+    """Runs a model: steps, batches, epochs, and who listens to them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, model: Functional) -> None:
+        super().__init__(model)
         self.stop_training = False
         self.history: History | None = None
 
@@ -71,20 +72,20 @@ class Trainer(Runner):
         if validation is None and validation_split:
             data, validation = data.split(validation_split)
         data = data.weighted_by_class("fit", class_weight)
-        rows = data.rows(self._model, self._batch_size("fit", batch_size, data.count))
+        rows = data.rows(self.model, self._batch_size("fit", batch_size, data.count))
         validation_rows = None
         if validation is not None:
             size = self._batch_size("fit", validation_batch_size or batch_size, validation.count)
-            validation_rows = validation.rows(self._model, size)
+            validation_rows = validation.rows(self.model, size)
         program = self._training_program(data)
         rng = generator(None)
         history = History()
         params = {"verbose": verbose, "epochs": epochs, "steps": rows.batch_count}
-        listeners = CallbackList(callbacks, self._model, params)
+        listeners = CallbackList(callbacks, self.model, params)
         self.stop_training = False
         self.history = history
         for callback in (*listeners.callbacks, history):
-            callback.set_model(self._model)
+            callback.set_model(self.model)
         listeners.callbacks.append(history)
         logs: dict[str, float] = {}
         listeners.call("on_train_begin")
@@ -165,8 +166,8 @@ class Trainer(Runner):
         """Loss and metrics as a list (a number if there is only the loss), or as a dict."""
         arguments.only_defaults("evaluate", options, {"steps": None})
         data = self._checked_data("evaluate", x, y, sample_weight)
-        rows = data.rows(self._model, self._batch_size("evaluate", batch_size, data.count))
-        listeners = CallbackList(callbacks, self._model, {"verbose": verbose, "epochs": 1, "steps": rows.batch_count})
+        rows = data.rows(self.model, self._batch_size("evaluate", batch_size, data.count))
+        listeners = CallbackList(callbacks, self.model, {"verbose": verbose, "epochs": 1, "steps": rows.batch_count})
         progress = EpochProgress(resolve_verbose(verbose, fitting=False), "Evaluate", rows.count)
         try:
             with DeferredInterrupt() as interrupt:
@@ -219,7 +220,7 @@ class Trainer(Runner):
         """The outputs for all rows of `x`; one sample without a batch axis is taken as a batch of one."""
         arguments.only_defaults("predict", options, {"steps": None})
         inputs = self._inputs("predict", x, one_sample=True)
-        model = self._model
+        model = self.model
         rows = Rows(
             [(a, s.dtype) for a, s in zip(inputs, model.inputs, strict=True)],
             self._batch_size("predict", batch_size, len(inputs[0])),
@@ -261,7 +262,7 @@ class Trainer(Runner):
         program = self._training_program(data)
         self.objective.reset()
         rate = np.asarray(self.optimizer.learning_rate, np.float32)
-        _run_whole(program, data.rows(self._model, self._whole_batch("train_on_batch", data.count)), rate)
+        _run_whole(program, data.rows(self.model, self._whole_batch("train_on_batch", data.count)), rate)
         return _in_order(self.objective.results(), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -269,7 +270,7 @@ class Trainer(Runner):
         data = self._checked_data("test_on_batch", x, y, sample_weight)
         program = self._test_program(data)
         self.objective.reset()
-        _run_whole(program, data.rows(self._model, self._whole_batch("test_on_batch", data.count)))
+        _run_whole(program, data.rows(self.model, self._whole_batch("test_on_batch", data.count)))
         return _in_order(self.objective.results(), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -283,7 +284,7 @@ class Trainer(Runner):
     def call_on_arrays(self, inputs: Any, training: bool) -> Any:
         """The outputs for all rows at once; with `training`, dropout drops and moving statistics move."""
         arrays = self._inputs("call", inputs, one_sample=True)
-        wanted = [np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, self._model.inputs, strict=True)]
+        wanted = [np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, self.model.inputs, strict=True)]
         if len(wanted[0]) == 0:
             return single(self._empty_outputs(0))
         self._whole_batch("call", len(arrays[0]))

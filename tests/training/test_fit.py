@@ -191,12 +191,12 @@ def test_numbers_of_steps_are_refused_by_name() -> None:
 def test_the_learning_rate_can_be_set_between_steps_without_compiling_again() -> None:
     model = classifier()
     model.train_on_batch(X, LABELS)
-    programs, before = dict(model._programs), model.get_weights()
+    programs, before = dict(model._trainer._programs), model.get_weights()
 
     model.optimizer.learning_rate = 0.0
     model.train_on_batch(X, LABELS)
 
-    assert model._programs == programs
+    assert model._trainer._programs == programs
     assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
 
 

@@ -175,7 +175,7 @@ def test_a_loaded_model_trains_what_the_saved_one_was_compiled_with(thaw: bool, 
 
     assert bits(loaded) == bits(model)
     assert loaded.get_layer("d").trainable == thaw
-    assert [w.name for w in loaded.trained.weights] == [w.name for w in model.trained.weights]
+    assert [w.name for w in loaded._trainer.trained.weights] == [w.name for w in model._trainer.trained.weights]
 
 
 # Against Keras, whose flags are set before each step where it does not keep those of compile

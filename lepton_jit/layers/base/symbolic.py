@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType
-from lepton_jit.layers.calling import leaves
+from lepton_jit.layers.base.calling import leaves
 
 __all__ = ["Call", "ShapeTuple", "SymbolicTensor", "as_list"]
 

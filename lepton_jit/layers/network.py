@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lepton_jit.errors import ArgumentError
+from lepton_jit.layers.base.layer import Layer, layer_of
+from lepton_jit.layers.base.symbolic import Call, SymbolicTensor
 from lepton_jit.layers.core import InputLayer
-from lepton_jit.layers.layer import Layer, layer_of
-from lepton_jit.layers.symbolic import Call, SymbolicTensor
 
 __all__ = ["Network"]
 

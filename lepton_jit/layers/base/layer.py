@@ -17,11 +17,11 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
-from lepton_jit.layers.calling import CallSignature, as_array, leaves, map_leaves, signature_of
-from lepton_jit.layers.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
-from lepton_jit.layers.parameterized import Parameterized
-from lepton_jit.layers.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
-from lepton_jit.layers.trainable import Trainable
+from lepton_jit.layers.base.calling import CallSignature, as_array, leaves, map_leaves, signature_of
+from lepton_jit.layers.base.mask_flow import compute_mask, convert_arguments, hand_on, masks_of, with_masks
+from lepton_jit.layers.base.parameterized import Parameterized
+from lepton_jit.layers.base.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
+from lepton_jit.layers.base.trainable import Trainable
 from lepton_jit.tracing import Tracer
 from lepton_jit.tracing.weight import Weight
 

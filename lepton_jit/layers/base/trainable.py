@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lepton_jit.errors import ArgumentError
-from lepton_jit.layers.parameterized import Parameterized
+from lepton_jit.layers.base.parameterized import Parameterized
 from lepton_jit.tracing.weight import Weight
 
 __all__ = ["Trainable"]

@@ -12,8 +12,8 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_graph
 from lepton_jit.ir.types import DTYPES, DType, TensorType, dtype_of
-from lepton_jit.layers.calling import CallSignature, map_leaves
-from lepton_jit.layers.symbolic import as_list
+from lepton_jit.layers.base.calling import CallSignature, map_leaves
+from lepton_jit.layers.base.symbolic import as_list
 from lepton_jit.tracing import Tracer
 
 __all__ = ["compute_mask", "convert_arguments", "hand_on", "masks_of", "with_masks"]
