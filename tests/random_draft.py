@@ -140,7 +140,7 @@ class Draft:
 
     def _run(self, node: Node) -> None:
         self.exact.update(zip(node.results, evaluate(node, self.exact, self.sizes), strict=True))
-        self.noisy.update(zip(node.results, evaluate(node, self.noisy, self.sizes, NOISE), strict=True))
+        self.noisy.update(zip(node.results, noisily(node, self.noisy, self.sizes), strict=True))
 
     def _check(self, value: Value, *, rounds: bool) -> None:
         exact = self.exact[value]
@@ -172,6 +172,15 @@ def evaluate(
         operands = [operands[0].astype(node.operands[0].type.dtype.numpy)]
     results = [widened(r) for r in get_op(node.op).reference(operands, node.attributes, sizes)]
     return [_disturbed(r, noise) for r in results] if noise and rounds(node) else results
+
+
+def noisily(node: Node, known: Mapping[Value, np.ndarray], sizes: Mapping[str, int]) -> list[np.ndarray]:
+    """A node's results with `NOISE`. A sum's terms are disturbed as well: what is left of terms that cancel each other
+    is not known better than they are.
+    """
+    if get_op(node.op).family is Family.REDUCTION and rounds(node):
+        known = {**known, **{v: _disturbed(known[v], NOISE) for v in node.operands}}
+    return evaluate(node, known, sizes, NOISE)
 
 
 def _rounds_of_a_loop(

@@ -22,7 +22,6 @@ from lepton_jit.passes.rewriting.rewrite import Rewriter
 from tests.random_draft import (
     LARGEST,
     LATE,
-    NOISE,
     TOLERATED,
     Choices,
     Draft,
@@ -30,6 +29,7 @@ from tests.random_draft import (
     SeededChoices,
     distance,
     evaluate,
+    noisily,
 )
 from tests.random_ops import add_random_operation, first_inputs
 
@@ -162,7 +162,7 @@ def _ill_conditioned(draft: Draft, graph: Graph) -> set[str]:
     noisy = dict(exact)
     for node in graph.nodes:
         exact.update(zip(node.results, evaluate(node, exact, draft.sizes), strict=True))
-        noisy.update(zip(node.results, evaluate(node, noisy, draft.sizes, NOISE), strict=True))
+        noisy.update(zip(node.results, noisily(node, noisy, draft.sizes), strict=True))
     return {
         output.name
         for output in graph.outputs
