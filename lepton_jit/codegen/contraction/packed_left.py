@@ -1,4 +1,4 @@
-"""The left side of a product, packed: what the rows of a tile need for one product lies in one line."""
+"""Packed A: what the rows of a register tile need for one product lies side by side."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, Buffer, Ceil
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
-# With fewer panels or products than these, packing costs more than the faster tiles gain.
+# With fewer panels of B or products than these, packing A costs more than the faster tiles gain.
 LEAST_PANELS = 4
 LEAST_PRODUCTS = 64
 
-# Tiles that are copied side by side, so that what lies side by side is read together.
+# Tiles that one iteration copies, so that what lies side by side in A is read together.
 TILES_COPIED = 4
 
-# Threads share out rows if each has so many, else panels: each then reads all panels, and little of these a row.
+# Threads share rows if each has so many, and then each reads all panels; otherwise they share panels.
 LEAST_ROWS_OF_A_THREAD = 32
 
-# Heights that an even split of 14 rows or more can have, the next higher one for those that miss.
+# The heights that are compiled for even splits of more than 14 rows; a split takes the next higher one.
 EVEN_HEIGHTS = (8, 10, 11, 12, 13)
 
 NAME = "s0"
@@ -29,11 +29,11 @@ NAME = "s0"
 
 @dataclass(frozen=True)
 class PackedLeft:
-    """[around...][tile][products...][row of the tile]: `height` rows, and what fills `pitch`.
+    """The layout of packed A: [around...][tile][K...][row of the tile], `height` rows and what fills up `pitch`.
 
-    Of a number of rows that only run time knows the last tile is full as well: it begins further back. A tile of
-    14 x 32 whose left side stands in 14 rows reaches 0.88 to 0.91 of peak, and 0.6 to 0.7 where these are 2 or 4 KB
-    apart and push each other out of the first cache; packed it reaches 0.9 and more.
+    Where only run time knows the number of rows, the last tile is full as well: it begins further back. Rows of A that
+    lie 2 or 4 KB apart push each other out of L1; packed, a tile of 14 x 32 reaches 0.9 of peak (docs/measurements.md,
+    packed A).
     """
 
     plan: Plan
@@ -42,17 +42,17 @@ class PackedLeft:
 
     @property
     def around(self) -> list[LoopDim]:
-        """The loops around that have a left side each."""
+        """The outer loops each of whose positions has an A of its own."""
         return [x for x in self.plan.around if x.lhs != 0]
 
     @property
     def by_rows(self) -> bool:
-        """Factors of one row lie side by side in the operand; else those of neighbouring rows do."""
+        """Tell whether K is contiguous in A; otherwise neighbouring rows are."""
         return self.plan.sums[-1].lhs == 1
 
     @property
     def buffer(self) -> Buffer:
-        """Of whole tiles."""
+        """The buffer of packed A, which has room for whole tiles."""
         if isinstance(self.tiles, int):
             count = element_count((*(x.extent for x in self.around), self.room))
             return Buffer(NAME, self.plan.dtype, self.tile_stride * count)
@@ -61,24 +61,27 @@ class PackedLeft:
 
     @property
     def tiles(self) -> int | CeilDiv:
-        """How many tiles the rows are, at most."""
+        """The most tiles that the rows make."""
         rows = self.plan.inner.extent
         return -(-rows // self.height) if isinstance(rows, int) else CeilDiv(rows, self.lowest)
 
     @property
     def together(self) -> int:
-        """Tiles that one iteration packs."""
+        """The number of tiles that one iteration packs."""
         return 1 if self.by_rows else TILES_COPIED
 
     @property
     def room(self) -> int:
-        """Tiles of one left side, and those that are packed with the last one."""
+        """The number of tiles of one A, rounded up to what iterations pack."""
         assert isinstance(self.tiles, int)
         return -(-self.tiles // self.together) * self.together
 
     @property
     def lowest(self) -> int:
-        """Of several tiles; rows of several threads, split evenly, have lower ones than rows of one."""
+        """The lowest height of a tile where there are several.
+
+        The rows of several threads, split evenly, have lower tiles than those of one.
+        """
         if least(self.plan.inner.extent) >= self.height:
             return self.height
         return -(-LEAST_ROWS_OF_A_THREAD // -(-LEAST_ROWS_OF_A_THREAD // self.height))
@@ -90,14 +93,14 @@ class PackedLeft:
         return element_count([*outer, padded]) * self.pitch
 
     def step(self, loop: LoopDim) -> Dim:
-        """What a loop around steps in the packed left side."""
+        """The step of an outer loop in packed A."""
         if loop not in self.around:
             return 0
         inside = self.around[self.around.index(loop) + 1 :]
         return element_count([*(x.extent for x in inside), self.room]) * self.tile_stride
 
     def sums(self) -> list[tuple[Affine, Dim, Dim]]:
-        """The loops of products over the packed left side."""
+        """The loops over K, with their steps in packed A and in B."""
         steps: list[tuple[Affine, Dim, Dim]] = []
         step: Dim = self.pitch
         for loop in reversed(self.plan.sums):
@@ -106,7 +109,7 @@ class PackedLeft:
         return steps[::-1]
 
     def kernel(self) -> Kernel:
-        """An iteration packs `together` tiles."""
+        """The kernel that packs; an iteration packs `together` tiles."""
         plan, k = self.plan, self.plan.cluster.builder()
         k.buffers[NAME] = self.buffer
         tiles, together = self.tiles, self.together
@@ -143,7 +146,7 @@ class PackedLeft:
                     k.store(NAME, out + (at + j) * self.pitch + first, value, plan.lanes)
 
     def _rows(self, k: KernelBuilder, tile: Affine) -> list[Affine]:
-        """The rows of a tile; in the place of rows that there are not stands the last one."""
+        """The rows of a tile; the last row stands for those that do not exist."""
         extent, most = self.plan.inner.extent, self.height
         if isinstance(extent, int) and extent % most == 0:
             return [tile * most + i for i in range(most)]
@@ -156,14 +159,14 @@ class PackedLeft:
         return [Affine.var(k.apply("minimum", k.index(first + i), last).name) for i in range(most)]
 
     def by_threads(self, k: KernelBuilder) -> Atom:
-        """Every thread has rows enough of its own."""
+        """A condition of the kernel: every thread has rows enough of its own."""
         rows = k.index(Affine.of(self.plan.inner.extent))
         return k.compare(rows, k.index(Affine.of(THREADS * LEAST_ROWS_OF_A_THREAD)), "GE")
 
     def tile_height(self, k: KernelBuilder) -> tuple[Atom, tuple[int, ...]]:
-        """The height of all tiles where only run time knows the rows, and which there may be: few are compiled.
+        """The height of all tiles where only run time knows the rows, and the few heights that it can be.
 
-        64 rows are 4 x 13 + 12, not 5 x 14: 9 % less time for 13, 1 % for 12. On two threads each half is 2 x 11 + 10.
+        Rows are split evenly: 64 are 4 x 13 + 12, not 5 x 14, and on two threads each half is 2 x 11 + 10.
         """
         most, extent = self.height, self.plan.inner.extent
         if least(extent) >= most:
@@ -175,7 +178,7 @@ class PackedLeft:
         return lowest_covering(k, even, heights), heights
 
     def _copy(self, k: KernelBuilder, source: Affine, tile: Affine, out: Affine) -> None:
-        """Line by line, some tiles side by side; of the last one the rows that there are."""
+        """Copy TILES_COPIED tiles side by side, line by line; of the last tile, the rows that exist."""
         rows, height = self.plan.inner.extent, self.height
         assert isinstance(rows, int)
         masks = []
@@ -199,7 +202,7 @@ class PackedLeft:
 
 
 def pack_left(plan: Plan) -> PackedLeft | None:
-    """How to pack the left side where that pays: several panels read it, and its memory does not grow."""
+    """The layout of packed A where packing pays, else None: several panels read it, and its memory does not grow."""
     rows, most = plan.inner.extent, plan.target.tile_rows
     if plan.table is not None or plan.inner.kind != "row" or plan.panels < LEAST_PANELS or not plan.sums:
         return None

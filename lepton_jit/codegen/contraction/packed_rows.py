@@ -1,4 +1,4 @@
-"""Contractions whose left side is packed into panels of rows that windows share: gradients of kernels."""
+"""Contractions whose A is packed into panels of rows that all taps of a window share: gradients of kernels."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from lepton_jit.codegen.kernels.cluster import SPLITS, store_at, vector_loop
 from lepton_jit.codegen.loops.ir import I64, Affine, Atom, CeilDiv, Const, Var
 from lepton_jit.ir.types import Dim, element_count, typical
 
-# What all taps of a tile read of both sides before they go on, about a first cache: 32 to 256 KB measure the same.
+# What all taps of a tile read of A and B before they go on, about an L1 cache: 32 to 256 KB measure the same.
 NEAR_BYTES = 64 << 10
-# The right side's panels that a panel of rows meets before the next one does: half of a second cache.
+# The panels of B that a panel of rows meets before the next one does: half of an L2 cache.
 GROUP_BYTES = 1 << 20
 
 
 def panel_bytes(plan: Plan) -> int:
-    """Of the right side."""
+    """The bytes of one panel of B."""
     return typical(element_count(x.extent for x in plan.sums)) * plan.width * plan.dtype.bytes
 
 
 def splits(plan: Plan) -> bool:
-    """The sum goes in parts, all rows and columns of one before the next: else far memory is read for each tile."""
+    """Tell whether K is split, all rows and columns of a part before the next: else each tile would read DRAM."""
     return panel_bytes(plan) > GROUP_BYTES // 2
 
 
 @dataclass
 class PackedRows(Tiles):
-    """An iteration is one panel of rows in one panel of columns: a tile for each of the rows around, the taps.
+    """Writes the tiles of such a contraction: an iteration is one panel of rows in one panel of columns, for all taps.
 
-    Their sums go in blocks whose two sides stay in the first cache while all taps use them; the result of all taps
-    stays near as well.
+    K goes in blocks whose A and B stay in L1 while all taps use them; the results of all taps stay in a cache as well.
     """
 
     looks_ahead: ClassVar[bool] = False
@@ -51,7 +50,7 @@ class PackedRows(Tiles):
         return [*around, (self.plan.panels // group, "group"), (self._blocks()[0], "block"), (group, "panel")]
 
     def _group(self) -> int:
-        """How many panels of columns a panel of rows meets before the next one does."""
+        """The number of panels of columns that a panel of rows meets before the next one does."""
         plan = self.plan
         size = panel_bytes(plan) // (SPLITS if splits(plan) else 1)
         fits = (n for n in range(plan.panels, 0, -1) if plan.panels % n == 0 and n * size <= GROUP_BYTES)
@@ -67,7 +66,7 @@ class PackedRows(Tiles):
         self._panel(located, block, blocks, panel)
 
     def _rows(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, columns: int) -> None:
-        """All taps of a tile, which the last panel may have fewer rows for."""
+        """Write the tiles of all taps; the last panel may have fewer rows."""
         plan, k = self.plan, self.kernel
         rows, height = typical(plan.inner.extent), plan.row_panel
         lowest = rows - (rows - 1) // height * height
@@ -89,7 +88,7 @@ class PackedRows(Tiles):
         self._walk_sums(0, *blocked, taps)
 
     def _blocked_sum(self) -> tuple[int, int] | None:
-        """Which of the sums goes in blocks, and of how many; None where not even one product of each tap stays near."""
+        """The loop over K that goes in blocks, and their size; None where not even one product a tap stays in L1."""
         plan = self.plan
         for i, loop in enumerate(plan.sums):
             inner = typical(element_count(x.extent for x in plan.sums[i + 1 :]))
@@ -99,7 +98,7 @@ class PackedRows(Tiles):
         return None
 
     def _walk_sums(self, depth: int, blocked: int, size: int, taps: Callable[[], None]) -> None:
-        """The sums outside of the blocked one step by step, that one block by block."""
+        """Walk the loops over K: those outside of the blocked one step by step, that one block by block."""
         k, sums, shifts = self.kernel, self._sums, self._shifts
         extent, lhs, rhs = sums[depth]
         step = 1 if depth < blocked else size
@@ -116,7 +115,7 @@ class PackedRows(Tiles):
         self._sums, self._shifts = sums, shifts
 
     def _each(self, located: list, body: Callable[[list], None]) -> None:
-        """The body at every tap."""
+        """Write `body` at every tap."""
 
         def walk(loops: list[LoopDim], located: list) -> None:
             if not loops:

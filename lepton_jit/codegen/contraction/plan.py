@@ -1,4 +1,4 @@
-"""What an affine contraction asks for: its loops, joined where all operands allow, and its epilogue."""
+"""Read an affine contraction: its loops, joined where all operands step over them as one, and its epilogue."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Dim, Poly, element_count, row_major, typical
 
-# A summed index is split only where there are fewer tiles than this and the sum is long: a weight gradient.
+# Split-K applies only where there are fewer tiles than this and K is long: in the gradient of a weight.
 FEW_TILES = 16
 LONG_SUM = 2048
-# Offset tables of flattened rows are not longer than this: 8 KB of constants.
+# The longest table of offsets of flattened rows: 8 KB of constants.
 LONGEST_TABLE = 1024
-# The rows of one iteration, in tiles, where there are many rows.
+# The rows of one iteration, counted in register tiles, where there are many rows.
 BLOCK_TILES = 4
 
 
 @dataclass(frozen=True)
 class LoopDim:
-    """A loop of an affine contraction; `dims` are the result's dimensions that it walks, joined."""
+    """A loop of an affine contraction, with its step in each operand; `dims` are the result's dimensions it walks."""
 
     kind: str
     extent: Dim
@@ -40,7 +40,7 @@ ONE_ROW = LoopDim("row", 1, 0, 0, 0, ())
 
 
 class Plan:
-    """What the attributes of the contraction say, as loops."""
+    """Holds the loops of one contraction, as its attributes state them, and answers what the schedules ask."""
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         self.cluster = cluster
@@ -83,7 +83,7 @@ class Plan:
         return joined
 
     def _joins(self, outer: LoopDim, inner: LoopDim) -> bool:
-        """Every operand, the result and the epilogue's operands step over the whole inner loop."""
+        """Tell whether one step of `outer` is a whole `inner` loop in A, B, C and every operand of the epilogue."""
         if outer.kind != inner.kind:
             return False
         steps = [(outer.lhs, inner.lhs), (outer.rhs, inner.rhs), (outer.out, inner.out)]
@@ -93,7 +93,7 @@ class Plan:
         return all(x == y * inner.extent for x, y in steps)
 
     def _flatten(self, outer: LoopDim) -> None:
-        """Rows of short lines (3 taps, 7 pixels) become one dimension with a table of offsets, so tiles fill up."""
+        """Join rows of short lines (3 taps, 7 pixels) to one dimension with a table of offsets, to fill tiles."""
         inner = self.inner
         if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
             return
@@ -109,7 +109,11 @@ class Plan:
         self.inner = replace(inner, extent=inner.extent * outer.extent, lhs=0, dims=outer.dims + inner.dims)
 
     def tileable(self) -> bool:
-        """One column loop, its columns side by side in the result and in the right side, and at most three sums."""
+        """Tell whether a register tile can compute it.
+
+        That takes one column loop of a known extent, whose columns lie side by side in C and in B, and at most three
+        loops over K.
+        """
         if len(self.columns) != 1 or len(self.sums) > 3 or not self.dtype.is_float:
             return False
         if any(x.extent == 0 for x in self.sums):
@@ -122,12 +126,12 @@ class Plan:
 
     @property
     def row_panel(self) -> int:
-        """The rows of a tile where the left side is packed; 0 where it is not."""
+        """The rows of a panel of packed A; 0 where the contraction reads A as it lies."""
         return self.attributes["row_panel"]
 
     @property
     def out_start(self) -> Affine:
-        """Where the result begins, which may be a part of what lies there."""
+        """Where C begins in its buffer: not at 0 if it is a part of a larger tensor."""
         return Affine.of(self.attributes["out_offset"])
 
     @property
@@ -144,12 +148,12 @@ class Plan:
 
     @property
     def block_rows(self) -> int:
-        """The rows of one iteration, where there are many."""
+        """The most rows of one iteration."""
         return self.target.tile_rows * BLOCK_TILES
 
     @property
     def samples(self) -> Poly | None:
-        """The batch, where the rows are that of every turn, [turns][batch]."""
+        """The batch, where the rows are [iterations of a scan][batch]; else None."""
         return batch_of_turns(self.shape) if self.inner.dims == (0, 1) and self.table is None else None
 
     @property
@@ -166,19 +170,20 @@ class Plan:
         return typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
 
     def right_sides(self) -> list[LoopDim]:
-        """The loops around that have a right side each."""
+        """The outer loops each of whose positions has a B of its own."""
         return [x for x in self.around if x.rhs != 0]
 
     def slices(self, extent: Extent) -> Slices | None:
-        """A sample after the other, where iterations with this extent, the loops around slowest, go by samples."""
+        """The batch slices of a kernel of this extent whose slowest digits are the outer loops, or None."""
         first, *_ = self.around or [self.inner]
         count = slice_count(extent, self.shape, products=first.kind == "batch") if first.dims[:1] == (0,) else 0
         return Slices(count, self._local_buffers(first)) if count else None
 
     def _local_buffers(self, first: LoopDim) -> frozenset[str]:
-        """The buffers of which index n of the result needs index n alone; the batch is in the loop `first`.
+        """The buffers whose index n alone index n of the result reads; `first` is the loop that walks the batch.
 
-        Of a side whose elements lie at n * sample + rest, with all of them inside the side, each rest is in one sample.
+        An operand is one of them if it has the batch as leading dimension and the loop steps by whole samples: then it
+        is read at n * sample + rest, and since no read leaves the operand, no rest reaches another sample.
         """
         batch = self.shape[0]
         shared: set[str] = set()
@@ -192,17 +197,23 @@ class Plan:
         return [(Affine.of(x.extent), x.lhs, x.rhs) for x in self.sums]
 
     def block_unit(self) -> int:
-        """Blocks of rows begin at multiples of this: whole tiles, except where lines of many rows end between them."""
+        """The number of rows that blocks of rows begin at multiples of.
+
+        That is a whole tile, unless there are outer loops whose lines of rows end in the middle of a tile.
+        """
         rows, extent = self.target.tile_rows, self.inner.extent
         return 1 if self.around and not (isinstance(extent, int) and extent % rows == 0) else rows
 
     def whole_tiles(self) -> bool:
-        """Every block of rows is full tiles, whatever the batch is."""
+        """Tell whether every block of rows consists of full tiles, whatever the batch is."""
         rows = self.target.tile_rows
         return self.block_unit() == rows and is_whole(self.inner.extent, rows)
 
     def progress(self) -> Progress | None:
-        """Rows of the result, where they lie in the order of iterations, and which lines of the left side they read."""
+        """What a chain asks of a kernel: the rows of C that iterations have finished, and the lines of A they read.
+
+        None where rows of C do not lie in the order of iterations.
+        """
         if self.samples is not None:
             return None  # blocks go by samples
         width, loops = self.column.extent, [*self.around, self.inner]
@@ -235,7 +246,7 @@ class Plan:
         return Reach(inner.extent, around[1].extent, image // width, width, line // width, 0, taps)
 
     def indices(self, positions: Sequence[tuple[LoopDim, Affine]]) -> Indices:
-        """Indices of the result for positions of loops; a joined loop counts in its last dimension."""
+        """The indices of C at some positions of loops; a joined loop counts in its last dimension."""
         strides = row_major(self.shape)
         indices = [Affine()] * len(self.shape)
         for loop, position in positions:
@@ -247,7 +258,7 @@ class Plan:
     def epilogue(
         self, positions: Sequence[tuple[LoopDim, Affine]], column: Affine
     ) -> tuple[Epilogue | None, tuple[Extra, ...]]:
-        """The rest of the region, from an accumulator to the result, at row `row` of a tile."""
+        """The elementwise rest of the region, from an accumulator to the result, at row `row` of a tile."""
         k = KernelBuilder()
         k.buffers = {b.name: b for b in self.cluster.buffers}
         accumulator = Var("accumulator", self.dtype, self.lanes)

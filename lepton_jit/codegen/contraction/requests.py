@@ -1,4 +1,7 @@
-"""What the tiles of a contraction ask memory for before it is due; no value depends on it."""
+"""Prefetches of a contraction: which cache lines its tiles ask for before they are due. No value depends on them.
+
+docs/measurements.md has what each gains.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
 from lepton_jit.codegen.target import FAR_ELEMENTS, LINE_BYTES
 from lepton_jit.ir.types import Dim, element_count, typical
 
-# Tiles that look ahead sum so many products between; with more tiles of a panel than this they need not look for the
-# next one. The loop around 8 products costs 5 % of a tile, around 16 nothing.
+# A tile that prefetches for later tiles does so after every so many products (a loop around 8 costs 5 % of a tile, one
+# around 16 nothing). The next panel is prefetched where a panel has at most so many tiles: of more, the wait of the
+# first one is small.
 AHEAD_PRODUCTS = 16
 MOST_TILES_AHEAD = 32
-# Rows that tiles of more columns than this read are packed, or have time to arrive.
+# Rows of A are prefetched where C has at most so many columns: with more, A is packed, or has time to arrive.
 MOST_STREAMED = 96
-# Lines that a kernel that looks `ahead` asks for after each innermost sum.
+# Lines that a micro-kernel with `ahead` prefetches after each innermost sum.
 LINES_AHEAD = 8
-# Nearer rows of a result (in elements) a processor foresees.
+# The hardware prefetches rows of C that are nearer to each other than this, in elements.
 ROWS_APART = 256
 
 Sums = Sequence[tuple[Affine, Dim, Dim]]
@@ -30,7 +34,7 @@ Ahead = tuple[str, Affine, Affine]  # a buffer, a place in it, and the step to t
 
 @dataclass(frozen=True)
 class RowRange:
-    """The rows that a thread computes of all panels."""
+    """The rows of which one thread computes all panels."""
 
     begin: Affine
     count: Var
@@ -38,9 +42,9 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Requests:
-    """Decides for the tiles of a plan, whose sums are `sums` and go on from the result where it `carries` one.
+    """Decides what the tiles of a plan prefetch. `sums` are their loops over K; with `carries` they go on from C.
 
-    `panel_first` and `sum_block` are how the loops around the tiles run: see `Tiles`.
+    `panel_first` and `sum_block` say how the loops around the tiles run: see `Tiles`.
     """
 
     plan: Plan
@@ -53,17 +57,14 @@ class Requests:
     rows_here: RowRange | None = None
 
     def fetch(self) -> bool:
-        """A tile stores to rows far apart, which no processor foresees.
-
-        16 products of 256 x 256 x 256 gain 4 %, other sums of so many products nothing.
-        """
+        """Tell whether a tile prefetches its lines of C: its rows are too far apart for the hardware to do so."""
         apart = self.plan.inner.out
         return not self.carries and isinstance(apart, int) and apart >= ROWS_APART
 
     def ahead(
         self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine
     ) -> Sequence[tuple[range, Ahead]]:
-        """What the tiles of some panels, whose sides begin at `lhs` and `rhs`, ask far memory for, for later ones."""
+        """What tiles whose operands begin at `lhs` and `rhs` prefetch from DRAM for later ones, by ranges of panels."""
         panels = range(self.plan.panels)
         if self._looks_for_products(located):
             return self._next_product(located, panel, row)
@@ -72,11 +73,11 @@ class Requests:
         return [(panels, self._next_rows(panel, lhs))] if self._looks_for_rows() else []
 
     def _looks_for_products(self, located: Located) -> bool:
-        """Each sample's product has a left side of its own, whose rows follow each other, and packs it.
+        """Tell whether the operands of the next product of a batch are to be prefetched.
 
-        A known number may be few, packed all at once, or have right sides that are there already, as the positions of
-        Winograd's algorithm: these come from far memory, and their next panel is worth more (convolutions of
-        28 x 28 x 128 and 14 x 14 x 256 take 2.5 and 4 % longer without).
+        That takes an A for each sample, dense and packed before its product. A known number of products must be at
+        least LEAST_SLICES, and pack B as well: where B is packed already, as at the positions of Winograd's algorithm,
+        it comes from DRAM, and its next panel is worth more.
         """
         if not self.packed or len(located) != 1 or len(self.sums) != 1:
             return False
@@ -89,11 +90,10 @@ class Requests:
         return loop.kind == "batch" and isinstance(rows.extent, int) and apart == rows.extent * products
 
     def _next_product(self, located: Located, panel: Affine, row: Affine) -> list[tuple[range, Ahead]]:
-        """Each tile asks for its part of a side of the next product, which is packed in one go when its turn comes.
+        """Prefetch the operands of the next product, which are packed in one go later: each tile has its share.
 
-        On Zen 4, products of 256 x 256 x 256 go from 354 to 336 us by the left side (AVX2: 369 to 342), and by the
-        right side, another day, from 347 to 333 (348 to 339), transposed from 358 to 338 (359 to 326); near ones lose
-        0 to 2 %. A burst of requests between tiles gains nothing: a core waits for 24 lines at most.
+        Tiles of the first half of the panels have A, the others B as it lies unpacked. A burst of prefetches between
+        tiles would gain nothing: a core has 24 lines under way at most.
         """
         plan = self.plan
         ((_, at),), (extent, *_), height = located, self.sums[0], plan.target.tile_rows
@@ -113,7 +113,7 @@ class Requests:
         return found
 
     def _tile_at(self, row: Affine) -> Var:
-        """The number of the tile that begins at a row, or a little before: tiles can be lower than the target's."""
+        """The number of the tile that begins at a row, or a little before it: tiles can be lower than the target's."""
         height = self.plan.target.tile_rows
         return self.kernel.apply("floor_divide", self.kernel.index(row + height // 2), Const(height, I64))
 
@@ -129,10 +129,10 @@ class Requests:
         return lhs == 1 and plan.inner.lhs == extent.constant and extent.constant % AHEAD_PRODUCTS == 0
 
     def _next_rows(self, panel: Affine, lhs: Affine) -> Ahead:
-        """Each panel's tiles ask for their part of the rows of the next iteration, which lie one behind the other.
+        """Prefetch the rows of A of the next iteration, which lie one behind the other: each panel has its share.
 
-        A processor does not foresee 14 rows at a time. 8192 x 128 x 64 went from 1,880 to 1,350 us on Zen 4, 71 to 97 %
-        of peak (AVX2: 2,040 to 1,470), 3136 x 256 x 64 from 911 to 886; rows that are near lose 1 %.
+        The hardware does not prefetch 14 rows at a time. Of an A that a cache holds, the step is 0: one line, over and
+        over.
         """
         plan, k = self.plan, self.kernel
         assert isinstance(plan.inner.lhs, int)
@@ -154,11 +154,9 @@ class Requests:
         return len(known) == len(self.sums) and known[-1] % AHEAD_PRODUCTS == 0
 
     def _next_panel(self, located: Located, row: Affine, rhs: Affine) -> Ahead:
-        """Each tile of a panel asks for its part of the next panel: far memory then has the time of all of them.
+        """Prefetch the next panel of B, or its next block of K: each tile of a panel has its share.
 
-        Otherwise the first tile of a panel waits for memory alone: ResNet-50 took 49 ms and takes 44. With panels in
-        the second cache already it costs 6 %. Blocks of a long sum follow each other in a panel, and are asked for in
-        the same way: 7 x 7 x 512, 3 x 3, in ResNet-18 went from 1,750 to 1,400 us.
+        DRAM then has the time of all tiles; otherwise the first tile of a panel waits for it alone.
         """
         plan, k = self.plan, self.kernel
         height, line = plan.target.tile_rows, LINE_BYTES // plan.dtype.bytes
@@ -182,7 +180,7 @@ class Requests:
 
 
 def split_for_ahead(sums: Sums) -> Sums:
-    """Sums whose innermost has the products between two requests."""
+    """Cut the innermost loop over K into runs of the products between two prefetches."""
     extent, lhs, rhs = sums[-1]
     assert isinstance(extent.constant, int)
     count = Affine.of(extent.constant // AHEAD_PRODUCTS)

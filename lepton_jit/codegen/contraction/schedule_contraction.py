@@ -27,12 +27,12 @@ from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import Dim, element_count, least
 
-# A sum in blocks is split into parts where fewer iterations than this would share it.
+# Split-K applies to a sum in blocks of K where fewer iterations than this would share it.
 FEW_ITERATIONS = 4
 
 
 def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
-    """The kernels of a cluster around one `affine_contraction`."""
+    """Schedule a cluster around one `affine_contraction`: register tiles, split-K, or plain vectors."""
     plan = Plan(cluster, target)
     if 0 in plan.shape:
         return (cluster.kernel(cluster.builder(), 0, 0, 0),), ()
@@ -61,9 +61,9 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
 
 
 def computes_parts(cluster: Cluster, target: Target) -> bool:
-    """The kernels write elements of the result one by one: each may have its place in a larger tensor.
+    """Tell whether the kernels write each element of the result by its own place, which may be in a larger tensor.
 
-    Rows of short lines are joined only where they lie side by side in the result as well, and keep their copy.
+    Rows of short lines are joined only where they lie side by side in the result as well; they keep their copy.
     """
     plan = Plan(cluster, target)
     known = all(isinstance(x.extent, int) for x in plan.sums)
@@ -73,9 +73,9 @@ def computes_parts(cluster: Cluster, target: Target) -> bool:
 
 
 def finishes_in_place(cluster: Cluster, target: Target) -> bool:
-    """Every element of the result is computed once, and nothing is stored in its place before.
+    """Tell whether every element of the result is stored once, when it is finished.
 
-    So the result may replace an operand of the epilogue. Tiles that move back over rows would read what they wrote.
+    The result may then replace an operand of the epilogue. Tiles that move back over rows would read what they wrote.
     """
     plan = Plan(cluster, target)
     if 0 in plan.shape or not plan.tileable() or plan.row_panel:
@@ -90,7 +90,7 @@ def finishes_in_place(cluster: Cluster, target: Target) -> bool:
 
 
 def _packed_left(tiles: Tiles) -> PackedLeft | None:
-    """The copy of the left side that these tiles read, if they read one."""
+    """The packed A that these tiles read, or None if they read A as it lies."""
     plan = tiles.plan
     if plan.row_panel or not tiles.panel_first():
         return None
@@ -98,9 +98,10 @@ def _packed_left(tiles: Tiles) -> PackedLeft | None:
 
 
 def _turning(plan: Plan) -> Dim:
-    """Of one row, the right side is most that is read: the rows, which may be one; 0 if there are always more.
+    """`Kernel.turning`: the number of rows where that may be 1, else 0. One row has its iterations in serpentine order.
 
-    784-512-512-10, a row, on one core with 2 MB of second cache: 80 us, turning 70.
+    It reads little but B. Read backwards at every other call, B is found in L2 as far as that holds it
+    (docs/measurements.md, serpentine order).
     """
     return 0 if plan.around or least(plan.inner.extent) > 1 else plan.inner.extent
 
@@ -110,7 +111,7 @@ def _tiles(plan: Plan, kernel: KernelBuilder, out: str, epilogue: Any) -> Tiles:
 
 
 def _few_iterations(plan: Plan) -> bool:
-    """A long sum in blocks leaves threads without work, or cannot end with its epilogue."""
+    """Tell whether a long sum in blocks of K leaves threads without work, or cannot end with its epilogue."""
     if plan.row_panel:
         return splits(plan)
     tiles = Tiles(plan, plan.cluster.builder(), "", None)
@@ -121,7 +122,7 @@ def _few_iterations(plan: Plan) -> bool:
 
 
 def _split_sum(plan: Plan) -> Planned:
-    """A long sum in SPLITS parts, by the shape alone; a second kernel adds the parts in order."""
+    """Split K into SPLITS parts, by the shape alone; a second kernel adds the parts in order."""
     cluster = plan.cluster
     k = cluster.builder()
     elements = element_count(plan.shape)

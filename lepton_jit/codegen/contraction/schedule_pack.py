@@ -1,4 +1,4 @@
-"""Packing the right side of a contraction: panels of columns, [batches...][panel][sums...][column]."""
+"""Pack B: panels of columns, [batches...][panel][K...][column]. Packed rows of A have the same form."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.types import Dim, element_count, row_major
 
-# Places that are packed together where nothing else divides the work.
+# Positions of K that one iteration packs where nothing else divides the work.
 PLACES = 16
 
 
 def schedule_pack(cluster: Cluster, target: Target) -> Planned:
-    """The kernel that packs; behind the last column stand zeros."""
+    """Schedule the kernel that packs; behind the last column stand zeros."""
     return (_Pack(cluster, target).kernel(),), ()
 
 
 def packed_sides(node: Node) -> Value | None:
-    """What a pack reads, where several right sides lie there, one behind the other."""
+    """The operand of a pack, where it consists of several B one behind the other; else None."""
     a: Any = node.attributes
     batches, sums = a["extents"][: a["batches"]], a["extents"][a["batches"] :]
     if not batches or a["offset"] != 0:
@@ -70,7 +70,7 @@ class _Pack:
         return self.cluster.kernel(self.k, extent, self.inner * self.panel, slices=self._slices(extent))
 
     def _by_places(self) -> Kernel:
-        """All columns of a place before the next place: what lies side by side is read in order."""
+        """Pack all columns of one position of K before the next: what lies side by side is read in order."""
         outer = [*self.batches, *self.sums[:-1]]
         t, inner = Affine.var("t"), self.inner
         self.places = split_index(self.k, t, outer)
@@ -84,7 +84,7 @@ class _Pack:
         return self.cluster.kernel(self.k, extent, PLACES * self.panel * self.panels)
 
     def _slices(self, extent: Dim) -> Slices | None:
-        """A sample after the other, where the right side has one for each."""
+        """The batch slices, where each sample has a B of its own; else None."""
         (operand,), shape = self.node.operands, self.node.result.type.shape
         count = slice_count(extent, shape, products=True) if self.batches else 0
         if not count:
@@ -101,7 +101,7 @@ class _Pack:
                 self._line(Affine.of(self.full), place, self.rest)
 
     def _in_squares(self) -> bool:
-        """Factors of one column lie side by side in the operand, those of neighbouring columns do not."""
+        """Tell whether K is contiguous in the operand, and columns are not."""
         dense = self.sums and self.steps[-1] == 1 and self.column_stride != 1 and isinstance(self.inner, int)
         return bool(dense) and self.panel % self.lanes == 0 and self.dtype.is_float
 
@@ -117,7 +117,7 @@ class _Pack:
             fill(which, self.rest)
 
     def _begin(self, which: Affine, place: Affine) -> tuple[Affine, Affine]:
-        """Where a panel's first column stands at one place of the innermost sum, in the operand and in the result."""
+        """Where a panel's first column lies at one position of K, in the operand and in the result."""
         source = which * self.panel * self.column_stride + self.offset
         target = which * self.strides[len(self.batches)]
         strides = [*self.strides[: len(self.batches)], *self.strides[len(self.batches) + 1 : -1]]
@@ -127,7 +127,7 @@ class _Pack:
         return source, target
 
     def _zeros(self, target: Affine, first: int) -> None:
-        """Behind the last column."""
+        """Write zeros behind the last column."""
         if first < self.panel:
             for j, mask in vector_loop(self.k, Affine.of(first), Affine.of(self.panel), self.lanes):
                 store_at(self.k, "o0", target + j, Const(0, self.dtype), self.lanes, mask)
@@ -137,7 +137,7 @@ class _Pack:
             self._line(which, place, columns)
 
     def _line(self, which: Affine, place: Affine, columns: int) -> None:
-        """The columns of one panel at one place."""
+        """Copy the columns of one panel at one position of K."""
         source, target = self._begin(which, place)
         for j, mask in vector_loop(self.k, Affine(), Affine.of(columns), self.lanes):
             at = source + (j - Affine.var(LANE)) * self.column_stride
@@ -146,7 +146,7 @@ class _Pack:
         self._zeros(target, columns)
 
     def _transpose(self, which: Affine, columns: int) -> None:
-        """Squares of registers: 512 x 512 took 241 us on Zen 4 by gathers, and takes 32."""
+        """Transpose in squares of registers, which takes an eighth of the time of gathers."""
         assert isinstance(self.inner, int)
         rest = self.inner % self.lanes
         if self.inner > rest:
@@ -156,7 +156,7 @@ class _Pack:
             self._squares(which, Affine.of(self.inner - rest), rest, columns)
 
     def _squares(self, which: Affine, place: Affine, depth: int, columns: int) -> None:
-        """`depth` places of all columns of a panel."""
+        """Transpose `depth` positions of K of all columns of a panel."""
         begin = self._begin(which, place)
         whole = columns - columns % self.lanes
         if whole:

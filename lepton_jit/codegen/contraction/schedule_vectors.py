@@ -1,4 +1,4 @@
-"""Contractions that fit no register tile, in plain vectors: integers, odd strides, gradients channel by channel."""
+"""Schedule contractions that fit no register tile in plain vectors: integers, odd strides, gradients by channel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from lepton_jit.codegen.kernels.evaluate import LANE, Evaluator
 from lepton_jit.codegen.loops.ir import Affine, Atom, Const
 from lepton_jit.ir.types import element_count, typical
 
-# Neighbouring rows and vectors that are summed side by side: each sum alone waits for its own additions. The kernel
-# gradient of a depthwise convolution, 4 x 56 x 56 x 96, took 16 times as long in tiles of one column.
+# Neighbouring rows and vectors that are summed side by side, since a single sum waits for its own additions.
 HELD_ROWS = 4
 HELD_VECTORS = 4
 
@@ -22,14 +21,14 @@ Located = list[tuple[LoopDim, Affine]]
 
 @dataclass(frozen=True)
 class _Result:
-    """One vector of results (or one result): where, and the rows of it that are summed together."""
+    """One vector of results, or one result: the evaluator that has its lanes and mask, and its position."""
 
     evaluator: Evaluator
     located: Located
 
 
 def schedule_vectors(plan: Plan) -> Planned:
-    """A few vectors of results at a time, each summed in order."""
+    """Schedule a contraction in vectors: a few vectors of results at a time, each summed in order."""
     return _Vectors(plan).planned()
 
 
@@ -65,7 +64,7 @@ class _Vectors:
         return (self.cluster.kernel(k, element_count(extents), work, plan.flops),), ()
 
     def _columns(self) -> Iterator[list[tuple[Evaluator, Located]]]:
-        """The vectors that are summed together: several full ones, then one by one."""
+        """Yield the vectors that are summed together: several full ones, then one by one."""
         k, vector = self.k, self.vector
         if vector is None:
             yield [(self.cluster.evaluator(k), [])]
@@ -86,7 +85,7 @@ class _Vectors:
             yield [(self.cluster.evaluator(k, lanes, mask), [(vector, inner)])]
 
     def _sums(self, results: Sequence[_Result]) -> list[Atom]:
-        """The sums side by side; what two of them read in common is read once."""
+        """Compute the sums side by side; what two of them read in common is read once."""
         plan, k = self.plan, self.k
         starts = []
         for result in results:

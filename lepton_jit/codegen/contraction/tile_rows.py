@@ -1,4 +1,4 @@
-"""Which rows the tiles of a block compute, and how high the tiles are."""
+"""Cut the rows of a block into register tiles: where each begins, and how high it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT_TILE = 8
 
 
 class Tile(Protocol):
-    """Writes a tile of `height` rows from `row` on; where rows are packed, it reads them at `packed`."""
+    """Writes a tile of `height` rows from `row` on; with `packed`, it reads them there in packed A."""
 
     def __call__(
         self, row: Affine, height: int | Var, heights: tuple[int, ...], packed: Affine | None = None, /
@@ -30,7 +30,7 @@ class Tile(Protocol):
 
 @dataclass(frozen=True)
 class RowTiles:
-    """Writes the tiles of a block of a plan's rows; with `carries`, the result holds the sum of the blocks before."""
+    """Writes the tiles of a block of a plan's rows; with `carries`, C holds the sum of the blocks of K before."""
 
     plan: Plan
     kernel: KernelBuilder
@@ -39,7 +39,7 @@ class RowTiles:
     carries: bool
 
     def emit(self, block: Affine, blocks: Atom | int) -> None:
-        """The tiles of one block of rows; of a number that is known, heights differ by one at most."""
+        """Write the tiles of one block of rows; where their number is known, heights differ by one at most."""
         plan, k = self.plan, self.kernel
         most, rows = plan.target.tile_rows, plan.inner.extent
         if self.left is not None:
@@ -76,7 +76,10 @@ class RowTiles:
             self._overlapping_tiles(begin, size)
 
     def _by_samples(self, batch: Poly, blocks: Atom | int) -> Atom:
-        """Threads share samples, as in the scan around or behind (see Rows), so that none reads what another wrote."""
+        """A condition of the kernel: threads share samples, as in the scan that reads or writes the rows (see `Rows`).
+
+        So no thread reads what another one wrote.
+        """
         k = self.kernel
         threads, groups = k.index(Affine.of(THREADS)), self._groups(batch)
         several = k.compare(k.apply("minimum", threads, groups), Const(1, I64), "GT")
@@ -86,7 +89,7 @@ class RowTiles:
         return ceil_divide(self.kernel, self.kernel.index(Affine.of(batch)), Const(ROW_BLOCK, I64))
 
     def _tiles_of_samples(self, batch: Poly, block: Affine, blocks: Atom | int) -> None:
-        """Blocks are shared out among groups of samples, and the turns among the blocks of a group."""
+        """Write the tiles of a block: those of a group of samples, in the block's share of the scan's iterations."""
         k = self.kernel
         groups, count = self._groups(batch), number_of(k, blocks)
         reached = k.apply("subtract", k.apply("multiply", k.index(block + 1), groups), Const(1, I64))
@@ -98,7 +101,7 @@ class RowTiles:
         self._overlapping_tiles(Affine.var(begin.name), k.apply("subtract", end, begin), (*turns, batch))
 
     def _packed_tiles(self, left: PackedLeft, block: Affine, blocks: Atom | int) -> None:
-        """Tiles as they were packed; fewer rows than one tile has are tiles of some other height in the first one."""
+        """Write tiles as they were packed; rows fewer than a tile's are tiles of lower heights within the first."""
         k, rows, most = self.kernel, self.plan.inner.extent, left.height
         if isinstance(rows, int):
             self._exact_tiles(left, part_of(k, block, -(-rows // most), blocks))
@@ -112,7 +115,7 @@ class RowTiles:
             self._overlapping_tiles(Affine(), k.index(Affine.of(rows)))
 
     def _exact_tiles(self, left: PackedLeft, share: tuple[Var, Var]) -> None:
-        """The last tile has the rows that are left."""
+        """Write tiles of a known number of rows; the last one has the rows that are left."""
         k, rows, height = self.kernel, self.plan.inner.extent, left.height
         assert isinstance(rows, int)
         with k.loop(Affine.var(share[0].name), Affine.var(share[1].name)) as tile:
@@ -126,7 +129,7 @@ class RowTiles:
                 self.tile(tile * height, rest, (rest,), packed)
 
     def _moved_tiles(self, left: PackedLeft, block: Affine, blocks: Atom | int) -> None:
-        """All tiles but the last have one height; that one may begin further back, in the block of the one before."""
+        """Write tiles of one height; the last may be lower, or begin further back, in the block of the one before."""
         k = self.kernel
         rows = k.index(Affine.of(self.plan.inner.extent))
         height, heights = left.tile_height(k)
@@ -150,7 +153,7 @@ class RowTiles:
             self.tile(Affine.var(row.name), size, heights, packed + Affine.var(inside.name))
 
     def even_tiles(self, begin: Affine, size: Var, heights: tuple[int, ...]) -> None:
-        """Every row once, in tiles whose heights differ by one at most."""
+        """Write tiles that have every row once, and whose heights differ by one at most."""
         k, most = self.kernel, self.plan.target.tile_rows
         tiles = ceil_divide(k, size, Const(most, I64))
         with k.loop(0, Affine.var(tiles.name)) as j:
@@ -159,10 +162,10 @@ class RowTiles:
             self.tile(begin + Affine.var(first.name), height, heights)
 
     def _overlapping_tiles(self, begin: Affine, size: Var, turns: tuple[Var, Var, Dim] | None = None) -> None:
-        """Tiles of one height out of few, then some of the next lower one; the last moves back over rows already done.
+        """Write tiles of one height out of few, then some of the next lower one.
 
-        Those get the same bits again. A program with a dense layer has 8 micro-kernels that way for any batch, and not
-        14; 49 rows are 14 + 14 + 11 + 11, one of which is computed twice.
+        The last one moves back over rows that are done, which get the same bits again. A program with a dense layer has
+        8 micro-kernels that way for any batch, and not 14; 49 rows are 14 + 14 + 11 + 11, one of them computed twice.
         """
         k, heights = self.kernel, self._heights(turns is not None)
         tiles = ceil_divide(k, size, Const(heights[-1], I64))
@@ -209,7 +212,7 @@ class RowTiles:
                 self.tile(row + j * height, height, (height,))
 
     def _rows_of_block(self, block: Affine, blocks: Atom | int) -> tuple[Affine, Affine]:
-        """Begin and end; the tiles of all blocks are shared out evenly, so that only the last block has lower ones.
+        """Begin and end of a block; blocks have the same number of tiles, so that only the last has lower ones.
 
         196 rows are 14 tiles of 14 that way; four blocks of 49 rows, in tiles of 14, computed 28 rows twice.
         """

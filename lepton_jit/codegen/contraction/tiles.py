@@ -1,4 +1,4 @@
-"""The loops over all register tiles of a contraction."""
+"""Write the loops around the register tiles of a contraction."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, CeilDiv, Con
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
-# A right side larger than this is walked panel by panel, so that far memory is read once; a quarter of an L2 cache.
+# A larger B is walked panel by panel, so that DRAM is read once: a quarter of an L2 cache of 2 MB.
 RESIDENT_BYTES = 1 << 19
-# Panels of one tile where there is one row: 8 sums under way hide the latency of one.
+# Panels of one tile where there is one row: 8 sums under way hide the latency of each.
 PANELS_OF_A_ROW = 4
-# What the tiles of one iteration read of both sides per block of a long sum: a quarter of an L2 cache.
+# What the tiles of one iteration read of A and B in a block of K: a quarter of an L2 cache of 1 MB.
 SUM_BLOCK_BYTES = 1 << 18
-# Of fewer products, a block costs more to carry on than it saves.
+# With fewer products, loading and storing C for the block of K costs more than the block saves.
 LEAST_SUM_BLOCK = 256
 
 
@@ -36,65 +36,60 @@ class Tiles:
     out: str
     epilogue: Any  # (positions around, column) -> (Epilogue, extras), or None
     left: PackedLeft | None = None
-    _rows_here: RowRange | None = None  # of this thread
-    _sum_so_far: bool = False  # the result holds the sum of the blocks before
-    _sum_ends: bool = True  # no block comes after
+    _rows_here: RowRange | None = None  # those of this thread
+    _sum_so_far: bool = False  # C holds the sum of the blocks of K before
+    _sum_ends: bool = True  # no block of K comes after
 
     def work(self) -> Dim:
-        """Scalar operations of one iteration, a vector of multiply-adds counted as one."""
+        """The operations of one iteration, a vector of multiply-adds counted as one."""
         plan = self.plan
         rows = min(typical(plan.inner.extent), plan.block_rows)
         return rows * typical(element_count(x.extent for x in plan.sums)) * plan.width // plan.lanes
 
     def panel_first(self) -> bool:
-        """The right side is too large to stay in cache while rows go by."""
+        """Tell whether B is too large to stay in a cache while rows go by: panels are then the outer loop."""
         plan = self.plan
         length = typical(element_count(x.extent for x in (*plan.sums, *self.plan.right_sides())))
         return length * plan.width * plan.panels * plan.dtype.bytes > RESIDENT_BYTES
 
     def extents(self) -> list[Dim | Atom]:
-        """The digits of an iteration, slowest first: rows around, block of rows, panel; or the panel before rows."""
+        """The digits of an iteration, slowest first: outer loops, block of rows, panel; or the panel before rows."""
         return [extent for extent, _ in self._walk()]
 
     def by_samples(self) -> bool:
-        """The first loop around is the slowest digit."""
+        """Tell whether the first outer loop is the slowest digit."""
         return self._walk()[0][1] is self.plan.around[0] if self._around() == self.plan.around != [] else False
 
     def whole_slices(self) -> bool:
-        """An iteration has all rows of one of several products, such as Winograd's algorithm has at its positions.
+        """Tell whether an iteration has all rows of one of several products.
 
-        These are iterations enough, and each panel is read once. Threads with rows of their own, where transforms have
-        theirs, are slower: 64 images of 13 x 13 x 32 on two threads took 0.93 ms in blocks, 0.94 so, and 0.91 this way
-        (these now go through one kernel, `schedule_winograd_blocks`; with more channels they do not).
+        The positions of Winograd's algorithm are such products. They are iterations enough, and each panel is read
+        once; blocks of rows, or rows that stay with the thread that transforms them, gain nothing.
         """
         several = [x.kind == "batch" and isinstance(x.extent, int) and x.lhs != 0 != x.rhs for x in self.plan.around]
         symbolic = not isinstance(self.plan.inner.extent, int)
         return several == [True] and symbolic and self.left is None and self.sum_block() is None
 
     def each_row_once(self) -> bool:
-        """No tile moves back over rows that are done already."""
+        """Tell whether no tile moves back over rows that are done already."""
         rows = self.plan.inner.extent
         if self.left is not None:
             return isinstance(rows, int) or is_whole(rows, self.left.height)
         return (isinstance(rows, int) and self._blocks()[0] == 1) or self.plan.whole_tiles()
 
     def iterations(self) -> int:
-        """How many there are, about."""
+        """The number of iterations, roughly."""
         blocks = self._blocks()[1]
         rows = -(-typical(blocks.dividend) // blocks.divisor) if isinstance(blocks, CeilDiv) else blocks
         return rows * typical(element_count((*(x.extent for x in self._around()), self.plan.panels)))
 
     def _around(self) -> list[LoopDim]:
-        """The loops around whose every position is an iteration."""
+        """The outer loops each of whose positions is an iteration."""
         together = self._together()
         return [x for x in self.plan.around if x not in together]
 
     def _together(self) -> list[LoopDim]:
-        """Rows around that one iteration walks in each block of a long sum, so that the block is read from far once.
-
-        With one kernel row and 56 rows to an iteration, the kernel gradient of 3 x 3, 32 x 32 x 32 x 64 -> 64, read
-        290 MB and took 24 ms; it takes 16.
-        """
+        """The outer loops over rows that an iteration walks in each block of K, which then comes from DRAM once."""
         if self.sum_block() is None:
             return []
         return [x for x in self.plan.around if x.kind == "row" and x.rhs == 0 and isinstance(x.extent, int)]
@@ -117,7 +112,7 @@ class Tiles:
         out_shift: Affine,
         checked: bool = False,
     ) -> Extent:
-        """All tiles; an iteration is a block of rows in one panel. `leading` digits of t come before everything."""
+        """Write all tiles; an iteration is a block of rows in one panel. `leading` digits of t come first."""
         plan, k = self.plan, self.kernel
         around = [x.extent for x in self._around()]
         blocks, count = self._blocks()
@@ -138,7 +133,7 @@ class Tiles:
         return replace(count, factor=factor) if isinstance(count, CeilDiv) else count * factor
 
     def _some_products(self, located: list, block: Affine, blocks: Atom | int, panel: Affine, checked: bool) -> None:
-        """A register tile sums at least one product."""
+        """Write the tiles where there is a product to sum, which a register tile needs, and else a sum of nothing."""
         plan, k = self.plan, self.kernel
         symbolic = element_count(x.extent for x in plan.sums)
         if checked or isinstance(symbolic, int):
@@ -156,7 +151,7 @@ class Tiles:
     def _share(
         self, thread: Affine, panel: Affine, block: Affine, blocks: Atom | int
     ) -> Iterator[tuple[Affine, Affine, Atom]]:
-        """Panel, block and blocks of an iteration of a thread: of its rows, or of its panels where rows are few.
+        """Yield panel, block and number of blocks of a thread's iteration: of its rows, or panels if rows are few.
 
         Rows stay with the thread that packs them, and in its cache.
         """
@@ -186,10 +181,9 @@ class Tiles:
         return at["panel"]
 
     def _sum_blocks(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
-        """A long sum in blocks whose two sides stay in cache while all tiles of the iteration use them.
+        """Write a long sum in blocks of K whose A and B stay in a cache while all tiles of the iteration use them.
 
-        The result carries the sum from block to block; the order of additions, and so each bit, stays what it was. The
-        kernel gradient of a 3 x 3 convolution, 64 x 13 x 13 x 32 -> 64, ran at 24 % of peak in one block.
+        C carries the sum from block to block; the order of additions, and so each bit, stays what it was.
         """
         size = self.sum_block()
         self._sum_so_far, self._sum_ends = False, True
@@ -225,7 +219,7 @@ class Tiles:
         self._sums, self._shifts = whole, shifts
 
     def _block_of_sum(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
-        """All rows of the iteration."""
+        """Write all rows of the iteration for one block of K."""
 
         def walk(loops: list[LoopDim], located: list) -> None:
             if not loops:
@@ -237,7 +231,7 @@ class Tiles:
         walk(self._together(), located)
 
     def sum_block(self) -> int | None:
-        """How much of the outermost sum makes one block; None where all of it fits, or nothing is used twice."""
+        """The size of a block of the outermost loop over K; None where all of it fits, or nothing is used twice."""
         plan = self.plan
         rows = typical(plan.inner.extent)
         if rows <= plan.target.tile_rows or not plan.sums:
@@ -251,7 +245,7 @@ class Tiles:
         return size if typical(first.extent) > size + size // 2 else None
 
     def _empty_sum(self, loops: Sequence[LoopDim], located: tuple[tuple[LoopDim, Affine], ...] = ()) -> None:
-        """The whole result, from sums of nothing."""
+        """Write the whole result from sums of nothing."""
         plan, k = self.plan, self.kernel
         if loops:
             with k.loop(0, loops[0].extent) as i:
@@ -269,7 +263,7 @@ class Tiles:
             store_at(k, self.out, position, value, plan.lanes, mask)
 
     def _blocks(self) -> tuple[Atom | int, CeilDiv | int]:
-        """How many blocks the inner rows are cut into: as a value in the kernel and as an extent."""
+        """The number of blocks that the inner rows are cut into: as a value in the kernel, and as an extent."""
         extent = self.plan.inner.extent
         size = self.plan.block_rows
         if self.whole_slices():
@@ -283,7 +277,7 @@ class Tiles:
         return k.apply("floor_divide", raised, k.index(Affine.of(size))), CeilDiv(extent, size)
 
     def _panel(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
-        """Full panels share one tile; the last one may be narrower."""
+        """Write one panel; the last may be narrower, and a single row takes several panels at once."""
         plan, k = self.plan, self.kernel
         assert isinstance(plan.column.extent, int)
         last = plan.column.extent - (plan.panels - 1) * plan.width
@@ -303,9 +297,9 @@ class Tiles:
             self._panel_of_rows(located, block, blocks, panel, last)
 
     def _single_row(self, located: list, panel: Affine, several: int, grouped: int) -> None:
-        """With one row in all, tiles of several panels have enough sums under way to hide their latency.
+        """Write one row in tiles of several panels, which have enough sums under way to hide their latency.
 
-        1 x 1600 times 1600 x 128 took 8.3 microseconds panel by panel, four cycles for each product.
+        Panel by panel, each product would take the four cycles of a multiply-add.
         """
         plan, k = self.plan, self.kernel
         assert isinstance(plan.column.extent, int)
@@ -405,7 +399,7 @@ class Tiles:
         self._append(contract, aheads, panel)
 
     def _append(self, contract: Contract, aheads: Sequence[tuple[range, Ahead]], panel: Affine) -> None:
-        """Each panel asks for what is its part."""
+        """Append a call of the micro-kernel, with the prefetches that are the panel's share."""
         k = self.kernel
         if not aheads:
             k.append(contract)
@@ -421,7 +415,7 @@ class Tiles:
             self._append(contract, others, panel)
 
     def _requests(self) -> Requests:
-        """What tiles may ask memory for before it is due."""
+        """The prefetches of these tiles."""
         return Requests(
             self.plan,
             self.kernel,
