@@ -1,4 +1,4 @@
-"""The command line: `lepton-jit demo | compile | run | dump | bench`.
+"""The command line: `lepton-jit demo | compile | run | dump | opt | lower | bench`.
 
 Each command imports what it needs when it is chosen: `run` starts without a compiler, `--version` without NumPy.
 """
@@ -21,6 +21,7 @@ from lepton_jit.environment import read_environment
 if TYPE_CHECKING:
     import numpy as np
 
+    from lepton_jit.compiler.from_text import Shell
     from lepton_jit.models import Model
 
 __all__ = ["main"]
@@ -32,7 +33,34 @@ examples:
   lepton-jit compile digits.lepton -o digits.so          a model that model.save wrote -> a library and its C header
   lepton-jit run digits.so images.npy -o answers.npy     run that library; no compiler is imported
   lepton-jit dump digits.lepton --stage optimized        what became of the model, at any stage of compilation
+  lepton-jit opt graph.ir --passes canonicalize,cse      passes on the text of a graph
+  lepton-jit lower graph.ir --stage asm                  the code of the text of a graph
   lepton-jit bench mnist_cnn                             side by side with PyTorch, ONNX Runtime and JAX
+"""
+OPT_HELP = """\
+Run passes on the text of a graph and print the graph that comes out. Without --passes or --pipeline the text is read,
+verified and printed as the compiler writes it.
+
+Names of passes are those of docs/passes.md and of `dump --stage`; a wrong one lists them. The whole pipeline cuts a
+graph in two, and it is `main` that is printed; with --prepare it is what depends on weights alone.
+"""
+OPT_EXAMPLES = """\
+examples:
+  lepton-jit dump digits.lepton --stage traced > digits.ir
+  lepton-jit opt digits.ir --passes canonicalize,fold-constants,cse
+  lepton-jit opt digits.ir --pipeline --target x86-64-v4 -o optimized.ir    as `dump --stage optimized`
+  lepton-jit opt digits.ir --pipeline --verify --print-after-all 2> stages.ir
+  lepton-jit opt - --passes fuse < graph.ir                                 from standard input
+"""
+LOWER_HELP = """\
+Print the code of the text of a graph. The whole pipeline runs first, as `compile` would run it, and finds nothing left
+to do on what it made itself; --no-passes takes the graph as it stands, which has to be an optimized one.
+"""
+LOWER_EXAMPLES = """\
+examples:
+  lepton-jit lower digits.ir --target x86-64-v4                             the loops, as `dump --stage loops`
+  lepton-jit lower digits.ir --target aarch64 --stage asm -o digits.s       for another machine than this one
+  lepton-jit opt digits.ir --pipeline | lepton-jit lower - --no-passes --stage plan
 """
 
 
@@ -103,10 +131,43 @@ def _parser() -> argparse.ArgumentParser:
     dump.add_argument("--layer", metavar="L", help="only what comes from this layer")
     dump.set_defaults(command=_dump)
 
+    _add_text_commands(commands)
+
     bench = commands.add_parser("bench", help="measure against other frameworks", add_help=False, prefix_chars="\0")
     bench.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="see `lepton-jit bench --help`")
     bench.set_defaults(command=_bench)
     return parser
+
+
+def _add_text_commands(commands: Any) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("graph", metavar="FILE.ir", help="the text of a graph (docs/graph_ir.md); - is standard input")
+    shared.add_argument("--target", default="native", help="native (default), x86-64-v4, x86-64-v3, x86-64, aarch64")
+    shared.add_argument(
+        "--typical-batch", type=int, metavar="N", help="how many samples most calls have (default: not known)"
+    )
+    shared.add_argument("--verify", action="store_true", help="check structure and numbers after every pass")
+    shared.add_argument("--print-after-all", action="store_true", help="print every stage on the way to standard error")
+    shared.add_argument("--prepare", action="store_true", help="of the pipeline's two graphs that of weights alone")
+    shared.add_argument("-o", "--output", type=Path, metavar="OUT", help="write it there instead of printing it")
+
+    opt = commands.add_parser(
+        "opt", parents=[shared], formatter_class=raw, help="run passes on the text of a graph", description=OPT_HELP,
+        epilog=OPT_EXAMPLES,
+    )  # fmt: skip
+    which = opt.add_mutually_exclusive_group()
+    which.add_argument("--passes", metavar="A,B", help="these passes in this order")
+    which.add_argument("--pipeline", action="store_true", help="all passes, as `compile` runs them")
+    opt.set_defaults(command=_opt)
+
+    lower = commands.add_parser(
+        "lower", parents=[shared], formatter_class=raw, help="print the code of the text of a graph",
+        description=LOWER_HELP, epilog=LOWER_EXAMPLES,
+    )  # fmt: skip
+    lower.add_argument("--stage", default="loops", metavar="S", help="loops (default), llvm, asm or plan")
+    lower.add_argument("--no-passes", action="store_true", help="the graph is optimized: generate code at once")
+    lower.set_defaults(command=_lower)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -144,10 +205,53 @@ def _run(options: argparse.Namespace) -> int:
 def _dump(options: argparse.Namespace) -> int:
     fast = lpt.compile(_load_model(options.model))
     if options.stage == "plan":
-        print(fast.plan)
-        return 0
-    text = fast.ir(None if options.stage == "all" else options.stage, layer=options.layer)
-    print(text.rstrip("\n"))
+        return _write_text(None, str(fast.plan))
+    return _write_text(None, fast.ir(None if options.stage == "all" else options.stage, layer=options.layer))
+
+
+def _opt(options: argparse.Namespace) -> int:
+    from lepton_jit.compiler.from_text import read_graph
+
+    if options.prepare and not options.pipeline:
+        return _fail("opt: --prepare expects --pipeline, which alone cuts a graph in two")
+    graph = read_graph(*_source(options.graph))
+    if options.pipeline or options.passes is not None:
+        prepare, main = _shell(options).optimize(graph, options.passes)
+        graph = prepare if options.prepare else main
+    return _write_text(options.output, str(graph))
+
+
+def _lower(options: argparse.Namespace) -> int:
+    from lepton_jit.compiler.from_text import read_graph
+
+    if options.no_passes and (options.prepare or options.verify or options.print_after_all):
+        return _fail("lower: --no-passes leaves nothing to verify, print or cut in two")
+    graph = read_graph(*_source(options.graph))
+    shell = _shell(options)
+    if not options.no_passes:
+        prepare, main = shell.optimize(graph, None)
+        graph = prepare if options.prepare else main
+    return _write_text(options.output, shell.code(graph, options.stage, once=options.prepare))
+
+
+def _shell(options: argparse.Namespace) -> Shell:
+    from lepton_jit.compiler.from_text import Shell
+
+    printed = sys.stderr if options.print_after_all else None
+    return Shell(options.target, options.typical_batch, options.verify, printed)
+
+
+def _source(name: str) -> tuple[bytes, str]:
+    """What a file holds, and what messages call it."""
+    return (sys.stdin.buffer.read(), "standard input") if name == "-" else (Path(name).read_bytes(), name)
+
+
+def _write_text(path: Path | None, text: str) -> int:
+    if path is None:
+        print(text.rstrip("\n"))
+    else:
+        with whole_file(path) as file:
+            file.write(text.encode())
     return 0
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,23 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.cli import main
+from lepton_jit.codegen.target import get_target
+from lepton_jit.compiler.build import optimize_for_reading
+from lepton_jit.compiler.from_text import Shell, read_graph
+from lepton_jit.compiler.pipeline import AFTER_SPLIT, pipeline
+from lepton_jit.passes.base import PASSES
+from lepton_jit.passes.dce import EliminateDeadCode
 
 Run = Callable[..., tuple[int, str, str]]
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+GOOD = 'graph @f(%x: f32[N] input "x") {\n  %0 = negate(%x) : f32[N]\n  return %0 "y"\n}\n'
+TEXTS = {
+    "good.ir": GOOD,
+    "bad.ir": GOOD.replace("negate", "neg"),
+    "twice.ir": GOOD.replace('"y"', '"y", %x "y"'),
+    "kernel.loops": "kernel @k(a0: f32[N]) parallel %t in 0 to 1 grain 1 {\n}\n",
+    "conv.ir": str(lpt.Sequential([lpt.Conv2D(2, 3, input_shape=(4, 4, 2), name="c")]).trace()),
+}
 
 
 @pytest.fixture
@@ -150,6 +167,128 @@ def test_dump_into_a_closed_pipe_is_no_error(folder):
     assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
 
 
+@pytest.fixture(scope="module")
+def convolutional() -> lpt.Model:
+    """Something for most passes to do, and for `prepare` as well."""
+    layers = [lpt.Conv2D(4, 3, activation="relu", input_shape=(8, 8, 3)), lpt.BatchNormalization(), lpt.MaxPooling2D(2)]
+    return lpt.Sequential([*layers, lpt.Flatten(), lpt.Dense(5, activation="softmax", name="scores")])
+
+
+@pytest.fixture(scope="module")
+def traced(convolutional: lpt.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "traced.ir"
+    path.write_text(str(convolutional.trace()))
+    return path
+
+
+def test_opt_without_passes_prints_the_text_as_the_compiler_writes_it(run, tmp_path):
+    (tmp_path / "a.ir").write_text('graph @f(%x:f32[N] input "x"){ %0=negate(%x):f32[N] // minus\n return %0 "y"}')
+
+    code, out, err = run("opt", tmp_path / "a.ir")
+
+    assert (code, err) == (0, "")
+    assert out == 'graph @f(%x: f32[N] input "x") {\n  %0 = negate(%x) : f32[N]\n  return %0 "y"\n}\n'
+
+
+def test_opt_with_the_pipeline_gives_both_graphs_of_the_compiled_model(run, convolutional, traced):
+    fast = lpt.compile(convolutional)
+
+    assert run("opt", traced, "--pipeline", "--verify") == (0, fast.ir("optimized"), "")
+    assert run("opt", traced, "--pipeline", "--prepare") == (0, fast.ir("prepare-fuse"), "")
+
+
+def test_opt_prints_every_stage_of_the_pipeline_to_standard_error(run, convolutional, traced):
+    stages, _, _ = optimize_for_reading(convolutional.trace(), get_target("x86-64-v4"), None)
+
+    _, _, err = run("opt", traced, "--pipeline", "--print-after-all", "--target", "x86-64-v4")
+
+    texts = dict(part.split("\n", 1) for part in reversed(err.split("// ---- ")[1:]))  # the first of each name
+    unchanged = {name for name, text in texts.items() if text == "// unchanged\n\n"}
+    assert {"traced", "expand-composites", "prepare", "prepare-fuse", "main", "fuse"} <= texts.keys() - unchanged
+    assert {name: text for name, text in texts.items() if name not in unchanged} == {
+        name: f"{stages[name]}\n" for name in texts if name not in unchanged
+    }
+
+
+def test_passes_one_by_one_through_text_are_the_pipeline(traced):
+    shell = Shell("x86-64-v3")
+    graph = read_graph(traced.read_bytes(), "traced")
+    stages, _, _ = optimize_for_reading(graph, get_target("x86-64-v3"), None)
+    runs: dict[str, int] = {}
+
+    for name in [pass_.name for pass_ in pipeline(get_target("x86-64-v3"))]:
+        runs[name] = runs.get(name, 0) + 1
+        _, result = shell.optimize(graph, name)
+        graph = read_graph(str(result).encode(), name)
+        assert str(graph) == str(stages[name if runs[name] == 1 else f"{name}-{runs[name]}"])
+
+
+def test_opt_runs_passes_in_the_order_in_which_they_are_named(run, traced):
+    given = "expand-composites, fold-constants,cse"
+    first = run("opt", traced, "--passes", "expand-composites")[1]
+    _, expected = Shell().optimize(read_graph(first.encode(), "first"), "fold-constants,cse")
+
+    assert run("opt", traced, "--passes", given) == (0, str(expected), "")
+
+
+def test_every_pass_has_a_name_in_the_shell():
+    assert {pass_.name for pass_ in (*pipeline(get_target("x86-64-v3")), *AFTER_SPLIT)} == {
+        name for name, kind in PASSES.items() if kind.__module__.startswith("lepton_jit.")
+    }
+
+
+@pytest.mark.parametrize("stage", ["loops", "llvm", "asm", "plan"])
+def test_lower_gives_what_dump_gives(run, convolutional, traced, tmp_path, stage):
+    convolutional.save(tmp_path / "m.lepton")
+    run("opt", traced, "--pipeline", "-o", tmp_path / "optimized.ir")
+    code, out, err = run("dump", tmp_path / "m.lepton", "--stage", stage)
+    expected = code, out.replace("plan of inference", "plan of main"), err  # the split renames the graph
+
+    assert run("lower", traced, "--stage", stage) == expected
+    assert run("lower", tmp_path / "optimized.ir", "--stage", stage, "--no-passes") == expected
+
+
+def test_lower_gives_the_code_of_prepare(run, convolutional, traced):
+    expected = lpt.compile(convolutional).ir("prepare-asm")
+    assert run("lower", traced, "--prepare", "--stage", "asm")[1].rstrip("\n") == expected.rstrip("\n")
+
+
+@pytest.mark.parametrize(("target", "register"), [("x86-64-v4", "%zmm"), ("x86-64-v3", "%ymm"), ("aarch64", "v0.4s")])
+def test_lower_makes_code_for_another_machine(run, traced, target, register):
+    assert register in run("lower", traced, "--stage", "asm", "--target", target)[1]
+    assert "lower bound" in run("lower", traced, "--stage", "plan", "--target", target)[1]
+
+
+def test_opt_reads_standard_input_and_writes_a_file(run, traced, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(traced.read_bytes())))
+
+    assert run("opt", "-", "-o", tmp_path / "same.ir") == (0, "", "")
+    assert (tmp_path / "same.ir").read_text() == traced.read_text()
+
+
+def test_opt_with_verify_names_the_pass_that_broke_the_graph(run, traced, monkeypatch):
+    monkeypatch.setattr(EliminateDeadCode, "apply", lambda self, graph: replace(graph, nodes=graph.nodes[1:]))
+
+    code, _, err = run("opt", traced, "--passes", "cse,dce", "--verify")
+
+    assert code == 2
+    assert "pass dce: graph inference: %0 is read, but nothing before defines it" in err
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_text_gives_a_graph_or_one_line(run, traced, tmp_path, seed):
+    generator = random.Random(seed)
+    text = traced.read_text()
+    for _ in range(5):
+        at = generator.randrange(len(text))
+        text = text[:at] + generator.choice(["", "0", "9", "-", "%0", "[", "f64", "\0"]) + text[at + 1 :]
+    (tmp_path / "damaged.ir").write_text(text)
+
+    for arguments in (["opt", "--pipeline"], ["opt", "--passes", "lower-contractions,fuse"], ["lower", "--no-passes"]):
+        code, _, err = run(arguments[0], tmp_path / "damaged.ir", *arguments[1:])
+        assert code == 0 or (code == 2 and err.count("\n") == 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,6 +306,28 @@ def test_dump_into_a_closed_pipe_is_no_error(folder):
         (["run", "m.lepton", "x.npy", "-o", "y.npy"], "m.lepton: offset"),
         (["run", "m.so", "x.npy", "-o", "y.npy", "--threads", "0"], "threads"),
         (["demo", "--epochs", "0"], "--epochs: expected at least 1, got 0"),
+        (["opt", "missing.ir"], "missing.ir: No such file or directory"),
+        (["opt", "m.so"], ": expected the text of a graph, in UTF-8"),
+        (["opt", "bad.ir"], "bad.ir: line 2, column 8: neg: op: expected one of abs, add"),
+        (["opt", "twice.ir"], "twice.ir: graph f: outputs: expected different names, got 'y' twice"),
+        (["opt", "kernel.loops"], "kernel.loops: expected a graph, got kernels"),
+        (
+            ["opt", "good.ir", "--passes", "canonicalise"],
+            "fuse, got 'canonicalise'; did you mean 'canonicalize'?",
+        ),
+        (["opt", "good.ir", "--passes", "xyz"], "passes: expected autodiff, canonicalize, "),
+        (["opt", "good.ir", "--passes", ""], "fuse, got ''"),
+        (["opt", "good.ir", "--passes", "split-prepare"], "split-prepare makes two graphs of one, so it is no pass"),
+        (["opt", "good.ir", "--prepare"], "opt: --prepare expects --pipeline"),
+        (["opt", "good.ir", "--pipeline", "--typical-batch", "0"], "typical_batch: expected a positive integer, got 0"),
+        (["opt", "good.ir", "-o", "nowhere/out.ir"], "nowhere: No such file or directory"),
+        (["lower", "good.ir", "--stage", "nonsense"], "stage: expected one of 'loops', 'llvm', 'asm', 'plan'"),
+        (["lower", "good.ir", "--target", "pdp-11"], "target: expected 'native' or one of"),
+        (["lower", "good.ir", "--no-passes", "--verify"], "--no-passes leaves nothing to verify"),
+        (
+            ["lower", "conv.ir", "--no-passes"],
+            "layer 'c': a convolution across channels is computed as a contraction; has",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(run, folder, monkeypatch, arguments, message):
@@ -174,6 +335,8 @@ def test_an_error_is_one_line_and_exit_code_2(run, folder, monkeypatch, argument
     (folder / "cut.lepton").write_bytes((folder / "m.lepton").read_bytes()[:200])
     np.save(folder / "wide.npy", np.zeros((5, 7), np.float32))
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
 
     code, out, err = run(*arguments)
 

@@ -30,13 +30,14 @@ from lepton_jit.passes.manager import Observers
 from lepton_jit.passes.observers import Stages
 from lepton_jit.runtime import forks
 from lepton_jit.runtime.cache import open_cache
-from lepton_jit.runtime.linker import link
+from lepton_jit.runtime.linker import link_support
 from lepton_jit.runtime.manifest import Manifest
 from lepton_jit.runtime.memory import require_memory
-from lepton_jit.runtime.program import Program
+from lepton_jit.runtime.plan import MemoryPlan, plan_memory
 from lepton_jit.runtime.support_text import support_text
+from lepton_jit.runtime.threads import current_threads
 
-__all__ = ["build", "support_object"]
+__all__ = ["build", "memory_plan", "support_object"]
 
 
 # What the cache calls the two programs of a graph.
@@ -105,7 +106,7 @@ def _compiled(
         manifest = replace(describe(generated.lowered, target), name=graph.name)  # what messages call the program
         main_code = Code(manifest, generated.objects())
     if dump is not None:
-        dump_code(dump, [prepared, generated], support_object(target))
+        dump_code(dump, [prepared, generated])
     return prepare_code, main_code
 
 
@@ -140,7 +141,7 @@ def _set_back() -> None:
 os.register_at_fork(after_in_child=_set_back)  # the thread that would do it is the parent's
 
 
-def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) -> None:
+def dump_code(directory: Path, programs: Sequence[Generated]) -> None:
     """Write what comes after the graphs: loops, LLVM IR and assembly of each program, and the plan of its memory."""
     plans = []
     for made in programs:
@@ -148,10 +149,15 @@ def dump_code(directory: Path, programs: Sequence[Generated], support: bytes) ->
         (directory / f"{name}.loops").write_text(print_steps(made.lowered.steps))
         (directory / f"{name}.ll").write_text(made.llvm)
         (directory / f"{name}.s").write_text(made.assembly())
-        manifest = describe(made.lowered, made.target)
-        program = Program(manifest, link(made.objects(), support, manifest.prefix))
-        plans.append(str(program.plan(**dict.fromkeys(manifest.symbols, PLANNED_BATCH))))
+        plans.append(str(memory_plan(made)))
     (directory / "memory.txt").write_text("\n\n".join(plans) + "\n")
+
+
+def memory_plan(made: Generated) -> MemoryPlan:
+    """The plan of a program that need not run on this machine, for the batch that plans state."""
+    manifest = describe(made.lowered, made.target)
+    planner = link_support(support_object(get_target("native"))).plan
+    return plan_memory(manifest, planner, dict.fromkeys(manifest.symbols, PLANNED_BATCH), current_threads())
 
 
 def optimize_for_reading(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import TextIO
 
 from lepton_jit.errors import ArgumentError, GraphError
 from lepton_jit.ir.graph import Graph, print_graph
@@ -14,7 +16,7 @@ from lepton_jit.passes.base import Pass
 from lepton_jit.passes.manager import Observer, StopPipeline
 from lepton_jit.passes.split_prepare import SPLIT
 
-__all__ = ["Dump", "Stages", "StopAfter", "Timing", "VerifyStructure"]
+__all__ = ["Dump", "PrintAfterAll", "Stages", "StopAfter", "Timing", "VerifyStructure"]
 
 
 class VerifyStructure(Observer):
@@ -43,21 +45,18 @@ def _verify_after(name: str, graph: Graph) -> None:
         raise GraphError(f"pass {name}: {error}") from error
 
 
-class Dump(Observer):
-    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory; an unchanged stage is one line.
+class _Texts(Observer):
+    """Tell `_write` of each stage's text and name; that of an unchanged stage is one line.
 
-    The split writes `prepare` and `main`; what passes make of `prepare` after it is called `prepare-fuse`, ...
+    The split gives `prepare` and `main`; what passes make of `prepare` after it is called `prepare-fuse`, ...
     """
 
-    def __init__(self, directory: str | Path, *, layer: str | None = None, first: str = "traced") -> None:
-        self._directory = Path(directory)
+    def __init__(self, *, layer: str | None = None, first: str = "traced") -> None:
         self._layer = layer
         self._first = first
         self._prefix = ""
-        self._numbers: Iterator[int] = count()
 
     def start(self, graph: Graph) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
         self._write(self._first, print_graph(graph, layer=self._layer))
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
@@ -67,13 +66,40 @@ class Dump(Observer):
     def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
         return self._half("prepare", "prepare-"), self._half("main", "")
 
-    def _half(self, first: str, prefix: str) -> Dump:
-        half = Dump(self._directory, layer=self._layer, first=first)
-        half._prefix, half._numbers = prefix, self._numbers
+    def _half(self, first: str, prefix: str) -> Observer:
+        half = copy(self)
+        half._first, half._prefix = first, prefix
         return half
 
     def _write(self, name: str, text: str) -> None:
+        raise NotImplementedError
+
+
+class Dump(_Texts):
+    """Write `00-traced.ir`, `01-fold-constants.ir`, ... into a directory."""
+
+    def __init__(self, directory: str | Path, *, layer: str | None = None, first: str = "traced") -> None:
+        super().__init__(layer=layer, first=first)
+        self._directory = Path(directory)
+        self._numbers: Iterator[int] = count()  # one for both halves of a split
+
+    def start(self, graph: Graph) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        super().start(graph)
+
+    def _write(self, name: str, text: str) -> None:
         (self._directory / f"{next(self._numbers):02d}-{name}.ir").write_text(text, encoding="utf-8")
+
+
+class PrintAfterAll(_Texts):
+    """Print each stage as soon as it is there, under the headings of `fast.ir()`."""
+
+    def __init__(self, file: TextIO, *, first: str = "traced") -> None:
+        super().__init__(first=first)
+        self._file = file
+
+    def _write(self, name: str, text: str) -> None:
+        print(f"// ---- {name}\n{text}", file=self._file)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lepton_jit.runtime.support_text import SUPPORT_FUNCTIONS
 if TYPE_CHECKING:
     from llvmlite.binding.orcjit import LLJIT, ResourceTracker
 
-__all__ = ["link"]
+__all__ = ["link", "link_support"]
 
 _serial = itertools.count()
 _process: _Process | None = None
@@ -50,11 +50,7 @@ def link(objects: Sequence[bytes], support_object: bytes, prefix: str) -> Code:
     """
     import llvmlite.binding as llvm
 
-    global _process
-    with forks.linking:
-        if _process is None:
-            _process = _Process(support_object)
-        process = _process
+    process = _linked_once(support_object)
     builder = llvm.JITLibraryBuilder().add_current_process()
     for part in objects:
         builder.add_object_img(part)
@@ -67,3 +63,16 @@ def link(objects: Sequence[bytes], support_object: bytes, prefix: str) -> Code:
     except RuntimeError as error:
         raise LeptonError(f"program {prefix}: linking failed: {error}") from None
     return Code.at(tracker[entry], process.support, tracker)
+
+
+def link_support(support_object: bytes) -> Support:
+    """The support code of this process alone, which plans the memory of programs that are not linked."""
+    return _linked_once(support_object).support
+
+
+def _linked_once(support_object: bytes) -> _Process:
+    global _process
+    with forks.linking:
+        if _process is None:
+            _process = _Process(support_object)
+        return _process

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-import lepton_jit.compiler.build
+import lepton_jit.compiler.pipeline
 from lepton_jit.codegen.target import get_target
 from lepton_jit.compiler.pipeline import optimize
 from lepton_jit.errors import GraphError
@@ -68,19 +68,19 @@ class BreaksPrepare(Pass):
 def test_a_split_that_changes_the_answer_is_caught_and_named(
     monkeypatch: pytest.MonkeyPatch, half: int, old: str, new: str, where: str
 ) -> None:
-    monkeypatch.setattr(lepton_jit.compiler.build, "split_prepare", breaking(half, old, new))
+    monkeypatch.setattr(lepton_jit.compiler.pipeline, "split_prepare", breaking(half, old, new))
     with pytest.raises(GraphError, match=rf"pass split-prepare: output 'y' changed: .*; it starts at {where}"):
         optimize(GRAPH, TARGET, CheckNumerics())
 
 
 def test_a_split_that_breaks_a_graph_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lepton_jit.compiler.build, "split_prepare", breaking(0, "tanh", "compare"))
+    monkeypatch.setattr(lepton_jit.compiler.pipeline, "split_prepare", breaking(0, "tanh", "compare"))
     with pytest.raises(GraphError, match="pass split-prepare: graph prepare: compare"):
         optimize(GRAPH, TARGET, VerifyStructure())
 
 
 def test_a_pass_that_changes_what_prepare_computes_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lepton_jit.compiler.build, "AFTER_SPLIT", (BreaksPrepare(),))
+    monkeypatch.setattr(lepton_jit.compiler.pipeline, "AFTER_SPLIT", (BreaksPrepare(),))
     where = "it starts at %0 = sine, layer 'scale'"
     with pytest.raises(GraphError, match=rf"pass breaks-prepare: output 'prepared/0' changed: .*; {where}"):
         optimize(GRAPH, TARGET, Observers(Observer(), CheckNumerics()))

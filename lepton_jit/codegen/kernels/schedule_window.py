@@ -20,6 +20,7 @@ from lepton_jit.codegen.kernels.evaluate import Evaluator, Indices, linear
 from lepton_jit.codegen.kernels.schedule_map import schedule_map
 from lepton_jit.codegen.loops.ir import I64, Affine, Atom, Const, Kernel, Progress, Reach, Slices
 from lepton_jit.codegen.target import Target
+from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Node
 from lepton_jit.ir.types import Dim, element_count, typical
 from lepton_jit.ir.windows import Window, channel_windows, pooling_windows
@@ -42,7 +43,8 @@ def schedule_depthwise(cluster: Cluster, target: Target) -> Planned:
     """A convolution of each channel by itself, and elementwise operations on its result."""
     (node,) = (n for n in cluster.region.nodes if n.op == "convolution")
     windows = channel_windows(node)
-    assert windows is not None, "other convolutions have become contractions"
+    if windows is None:
+        raise UnsupportedError(f"layer {node.layer!r}: a convolution across channels is computed as a contraction")
     a: Any = node.attributes
     kernel = node.operands[1]
     spatial = a["rhs_spec"][2:]
