@@ -78,9 +78,16 @@ class CallbackList:
             if not isinstance(callback, Callback):
                 raise ArgumentError(f"callbacks: expected instances of Callback, got {callback!r}")
         self.callbacks: list[Callback] = given
+        self.model = model
         for callback in given:
             callback.set_model(model)
             callback.set_params(params)
+
+    def append(self, history: History) -> History:
+        """One more behind all others: what each epoch ends with, theirs included."""
+        history.set_model(self.model)
+        self.callbacks.append(history)
+        return history
 
     def listeners(self, method: str) -> list[Callable[..., None]]:
         """The methods of that name that do something."""

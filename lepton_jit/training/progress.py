@@ -43,7 +43,6 @@ class EpochProgress:
     def __init__(self, verbose: int, title: str, total: int) -> None:
         self._verbose = verbose
         self._title = title
-        self._total = total
         self._done = 0
         self._start = self._last = time.perf_counter()
         self._bar: Progress | None = None
@@ -53,6 +52,12 @@ class EpochProgress:
             self._task = self._bar.add_task(title, total=total, logs="", rate="")
             with self._as_far_as_it_goes():
                 self._bar.start()
+
+    def __enter__(self) -> EpochProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def update(self, done: int, logs: Callable[[], Logs]) -> None:
         """`done` samples are done; `logs` is called only if it is time to draw."""

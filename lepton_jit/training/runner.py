@@ -37,7 +37,7 @@ from lepton_jit.training.steps import (
     trace_training_step,
 )
 
-__all__ = ["Data", "Runner", "single"]
+__all__ = ["Data", "Fed", "Runner", "single"]
 
 _BATCH_SIZE = 32  # Keras' default
 
@@ -81,6 +81,14 @@ class Data:
         if len(self.labels) != 1:
             raise UnsupportedError(f"{owner}: class_weight needs a model with one output, this has {len(self.labels)}")
         return replace(self, sample_weight=class_weights(self.labels[0], weights))
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Checked data, and the batches that programs take of them."""
+
+    data: Data
+    rows: Rows
 
 
 class Runner:
@@ -264,6 +272,9 @@ class Runner:
                 )
         weights = None if sample_weight is None else check_weights(f"{owner}: sample_weight", sample_weight, count)
         return Data(inputs, labels, targets, weights)
+
+    def _fed(self, owner: str, data: Data, batch_size: int | None) -> Fed:
+        return Fed(data, data.rows(self.model, self._batch_size(owner, batch_size, data.count)))
 
     def _validation_data(self, given: Any) -> Data:
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):

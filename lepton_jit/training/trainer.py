@@ -20,7 +20,7 @@ from lepton_jit.training.feeding import Rows
 from lepton_jit.training.interrupts import DeferredInterrupt
 from lepton_jit.training.programs import Program
 from lepton_jit.training.progress import EpochProgress, resolve_verbose
-from lepton_jit.training.runner import Data, Runner, single
+from lepton_jit.training.runner import Fed, Runner, single
 
 __all__ = ["Trainer"]
 
@@ -71,40 +71,29 @@ class Trainer(Runner):
         data = self._checked_data("fit", x, y, sample_weight)
         if validation is None and validation_split:
             data, validation = data.split(validation_split)
-        data = data.weighted_by_class("fit", class_weight)
-        rows = data.rows(self.model, self._batch_size("fit", batch_size, data.count))
-        validation_rows = None
-        if validation is not None:
-            size = self._batch_size("fit", validation_batch_size or batch_size, validation.count)
-            validation_rows = validation.rows(self.model, size)
-        program = self._training_program(data)
+        training = self._fed("fit", data.weighted_by_class("fit", class_weight), batch_size)
+        tested = None if validation is None else self._fed("fit", validation, validation_batch_size or batch_size)
+        program = self._training_program(training.data)
         rng = generator(None)
-        history = History()
-        params = {"verbose": verbose, "epochs": epochs, "steps": rows.batch_count}
-        listeners = CallbackList(callbacks, self.model, params)
+        steps = training.rows.batch_count
+        listeners = CallbackList(callbacks, self.model, {"verbose": verbose, "epochs": epochs, "steps": steps})
         self.stop_training = False
-        self.history = history
-        for callback in (*listeners.callbacks, history):
-            callback.set_model(self.model)
-        listeners.callbacks.append(history)
+        self.history = history = listeners.append(History())
         logs: dict[str, float] = {}
         listeners.call("on_train_begin")
         with DeferredInterrupt() as interrupt:
             for epoch in range(initial_epoch, epochs):
-                self.objective.resolve(data.labels)
+                self.objective.resolve(training.data.labels)
                 self.objective.reset()
                 listeners.call("on_epoch_begin", epoch)
-                progress = EpochProgress(verbose, f"Epoch {epoch + 1}/{epochs}", rows.count)
-                try:
-                    order = rng.permutation(rows.count) if shuffle else None
-                    self._train_epoch(program, rows, order, listeners, progress, interrupt)
+                with EpochProgress(verbose, f"Epoch {epoch + 1}/{epochs}", training.rows.count) as progress:
+                    order = rng.permutation(training.rows.count) if shuffle else None
+                    self._train_epoch(program, training.rows, order, listeners, progress, interrupt)
                     logs = dict(sorted(self.objective.results().items()))
-                    if validation is not None and validation_rows is not None and (epoch + 1) % validation_freq == 0:
-                        tested = self._test(validation, validation_rows, listeners, None, interrupt)
-                        logs |= {f"val_{k}": v for k, v in sorted(tested.items())}
+                    if tested is not None and (epoch + 1) % validation_freq == 0:
+                        found = self._test(tested, listeners, None, interrupt)
+                        logs |= {f"val_{k}": v for k, v in sorted(found.items())}
                     progress.finish(logs)
-                finally:
-                    progress.close()
                 listeners.call("on_epoch_end", epoch, logs)
                 if self.stop_training:
                     break
@@ -165,29 +154,25 @@ class Trainer(Runner):
     ) -> Any:
         """Loss and metrics as a list (a number if there is only the loss), or as a dict."""
         arguments.only_defaults("evaluate", options, {"steps": None})
-        data = self._checked_data("evaluate", x, y, sample_weight)
-        rows = data.rows(self.model, self._batch_size("evaluate", batch_size, data.count))
-        listeners = CallbackList(callbacks, self.model, {"verbose": verbose, "epochs": 1, "steps": rows.batch_count})
-        progress = EpochProgress(resolve_verbose(verbose, fitting=False), "Evaluate", rows.count)
-        try:
-            with DeferredInterrupt() as interrupt:
-                results = self._test(data, rows, listeners, progress, interrupt)
+        fed = self._fed("evaluate", self._checked_data("evaluate", x, y, sample_weight), batch_size)
+        params = {"verbose": verbose, "epochs": 1, "steps": fed.rows.batch_count}
+        listeners = CallbackList(callbacks, self.model, params)
+        shown = resolve_verbose(verbose, fitting=False)
+        with EpochProgress(shown, "Evaluate", fed.rows.count) as progress, DeferredInterrupt() as interrupt:
+            results = self._test(fed, listeners, progress, interrupt)
             progress.finish(results)
-        finally:
-            progress.close()
         return _in_order(results, return_dict)
 
     def _test(
         self,
-        data: Data,
-        rows: Rows,
+        fed: Fed,
         listeners: CallbackList,
         progress: EpochProgress | None,
         interrupt: DeferredInterrupt,
     ) -> dict[str, float]:
-        program = self._test_program(data)
+        program, rows = self._test_program(fed.data), fed.rows
         objective = self.objective
-        objective.resolve(data.labels)
+        objective.resolve(fed.data.labels)
         objective.reset()
         begin, end = (listeners.listeners(f"on_test_batch_{moment}") for moment in ("begin", "end"))
         listeners.call("on_test_begin")
@@ -230,23 +215,20 @@ class Trainer(Runner):
         outputs = self._empty_outputs(rows.count)
         row_bytes = [a.nbytes // max(1, rows.count) for a in outputs]
         addresses = [address_of(a) for a in outputs]
-        progress = EpochProgress(resolve_verbose(verbose, fitting=False), "Predict", rows.count)
+        shown = resolve_verbose(verbose, fitting=False)
         listeners.call("on_predict_begin")
-        try:
-            with DeferredInterrupt() as interrupt:
-                program = self._inference_program()
-                for batch, (start, stop, columns) in enumerate(rows.batches()):
-                    for listener in begin:
-                        listener(batch, {})
-                    places = [at + start * size for at, size in zip(addresses, row_bytes, strict=True)]
-                    program.run_at(stop - start, columns, places)
-                    for listener in end:
-                        listener(batch, {"outputs": single([a[start:stop] for a in outputs])})
-                    progress.update(stop, dict)
-                    interrupt.check()
+        with EpochProgress(shown, "Predict", rows.count) as progress, DeferredInterrupt() as interrupt:
+            program = self._inference_program()
+            for batch, (start, stop, columns) in enumerate(rows.batches()):
+                for listener in begin:
+                    listener(batch, {})
+                places = [at + start * size for at, size in zip(addresses, row_bytes, strict=True)]
+                program.run_at(stop - start, columns, places)
+                for listener in end:
+                    listener(batch, {"outputs": single([a[start:stop] for a in outputs])})
+                progress.update(stop, dict)
+                interrupt.check()
             progress.finish({})
-        finally:
-            progress.close()
         listeners.call("on_predict_end")
         return single(outputs)
 
