@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jit.errors import ArgumentError, DTypeError, UnsupportedError
-from lepton_jit.ir.types import dtype_of
+from lepton_jit.errors import ArgumentError, UnsupportedError
 
 __all__ = [
     "boolean",
     "choice",
-    "dtype_name",
     "integer",
     "integer_tuple",
     "model",
@@ -119,18 +117,6 @@ def model(owner: str, value: Any, methods: Sequence[str]) -> None:
     """ArgumentError unless these methods make a model of it."""
     if isinstance(value, type) or not all(hasattr(value, name) for name in methods):
         raise ArgumentError(f"{owner}: expected a model, got {value!r}")
-
-
-def dtype_name(owner: str, value: Any) -> str:
-    """The NumPy name of an element type.
-
-    >>> dtype_name("input", "f32"), dtype_name("input", np.uint8)
-    ('float32', 'uint8')
-    """
-    try:
-        return dtype_of(value).numpy.name
-    except DTypeError as error:
-        raise DTypeError(f"{owner}: {error}") from None
 
 
 def only_defaults(owner: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -113,7 +113,8 @@ class KernelEmitter:
                 case Store():
                     self._store(stmt)
                 case Loop():
-                    self._affine_loop(stmt)
+                    start, stop = self.affine(stmt.start), self.affine(stmt.stop)
+                    self._loop(stmt.var, start, stop, stmt.step, stmt.body, stmt.carries)
                 case If():
                     self._if(stmt)
                 case Report():
@@ -126,9 +127,6 @@ class KernelEmitter:
     def _define(self, name: str, value: Value) -> None:
         self._values[name] = value
         self._scopes[-1].names.add(name)
-
-    def _affine_loop(self, loop: Loop) -> None:
-        self._loop(loop.var, self.affine(loop.start), self.affine(loop.stop), loop.step, loop.body, loop.carries)
 
     def _loop(self, name: str, start: Value, stop: Value, step: int, body: Sequence[Stmt], carries: Sequence) -> None:
         builder = self.builder
@@ -365,8 +363,7 @@ class KernelEmitter:
         return next(i for i in reversed(range(len(self._scopes))) if name in self._scopes[i].names)
 
     def _gep(self, pointer: Value, index: Value | int, element: ir.Type) -> Value:
-        if isinstance(index, int):
-            index = I64_TYPE(index)
+        index = I64_TYPE(index) if isinstance(index, int) else index
         if isinstance(index, ir.Constant) and index.constant == 0:
             return pointer
         return self.builder.gep(pointer, [index], source_etype=element)

@@ -90,7 +90,7 @@ class Layer(Parameterized):
         super().__init__(name)
         self._refuse(unknown)
         self._trainable = arguments.boolean(self.label, "trainable", trainable)
-        self.dtype = None if dtype is None else arguments.dtype_name(self.label, dtype)
+        self.dtype = None if dtype is None else _dtype_name(self.label, dtype)
         self.declared_input_shape = (
             None if input_shape is None else arguments.integer_tuple(self.label, "input_shape", input_shape)
         )
@@ -204,7 +204,7 @@ class Layer(Parameterized):
         if "training" in named:
             named["training"] = _boolean(self.label, "training", named["training"])
         if not any(isinstance(x, SymbolicTensor) for x in leaves([*inputs, *named.values()])):
-            return self._call_on_arrays(inputs, named)
+            return _call_on_arrays(self, inputs, named)
         if not all(isinstance(x, SymbolicTensor) for x in inputs):
             raise ArgumentError(f"{self.label}: expected symbolic tensors or arrays, got some of each")
         return self.call_symbolically(inputs, named)
@@ -319,33 +319,6 @@ class Layer(Parameterized):
         self.calls.append(call)
         return call.outputs[0] if len(call.outputs) == 1 else list(call.outputs)
 
-    def _call_on_arrays(self, arrays: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
-        """The layer on NumPy arrays, through the graph interpreter: for trying things out, not for speed."""
-        if arguments.get("training"):
-            raise UnsupportedError(f"{self.label}: training=True on arrays; put the layer into a model and call that")
-        builder, feeds = Builder("eager"), {}
-
-        def declare(array: Any) -> Any:
-            if not isinstance(array, np.ndarray):
-                return array
-            feeds[name := f"x{len(feeds)}"] = _as_supported(array, self.label)
-            return builder.input(name, TensorType(dtype_of(array.dtype), array.shape))
-
-        operands = [declare(np.asarray(a)) for a in arrays]
-        named = {k: map_leaves(declare, as_array(v)) for k, v in arguments.items()}
-        self.ensure_built(
-            [_value_spec(x) for x in operands], **{k: map_leaves(_value_spec, v) for k, v in named.items()}
-        )
-        weights = {}
-        for path, weight in self.weight_paths().items():
-            weights[weight] = builder.input(path, weight.type, "parameter")
-            feeds[path] = weight.array
-        results = self.trace_call(Tracer(builder, weights=weights), *operands, **named)
-        for i, result in enumerate(results):
-            builder.output(result, str(i))
-        computed = run_graph(builder.build(), feeds)
-        return computed["0"] if len(results) == 1 else [computed[str(i)] for i in range(len(results))]
-
     def _only_call(self) -> Call:
         if len(self.calls) != 1:
             raise ArgumentError(f"{self.label}: expected a layer that was called once, got {len(self.calls)} calls")
@@ -370,6 +343,14 @@ class Layer(Parameterized):
                 )
 
 
+def _dtype_name(owner: str, value: Any) -> str:
+    """The NumPy name of an element type."""
+    try:
+        return dtype_of(value).numpy.name
+    except DTypeError as error:
+        raise DTypeError(f"{owner}: {error}") from None
+
+
 def _checked_weight_name(owner: str, name: Any) -> str:
     arguments.text(owner, "weight", name)
     if name.startswith("/") or any(ord(c) < 32 for c in name):
@@ -390,6 +371,32 @@ _boolean = arguments.boolean  # where `arguments` are a call's
 
 def _spec(x: Any) -> Any:
     return (x.shape, x.dtype) if isinstance(x, SymbolicTensor) else x
+
+
+def _call_on_arrays(layer: Layer, arrays: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
+    """The layer on NumPy arrays, through the graph interpreter: for trying things out, not for speed."""
+    if arguments.get("training"):
+        raise UnsupportedError(f"{layer.label}: training=True on arrays; put the layer into a model and call that")
+    builder, feeds = Builder("eager"), {}
+
+    def declare(array: Any) -> Any:
+        if not isinstance(array, np.ndarray):
+            return array
+        feeds[name := f"x{len(feeds)}"] = _as_supported(array, layer.label)
+        return builder.input(name, TensorType(dtype_of(array.dtype), array.shape))
+
+    operands = [declare(np.asarray(a)) for a in arrays]
+    named = {k: map_leaves(declare, as_array(v)) for k, v in arguments.items()}
+    layer.ensure_built([_value_spec(x) for x in operands], **{k: map_leaves(_value_spec, v) for k, v in named.items()})
+    weights = {}
+    for path, weight in layer.weight_paths().items():
+        weights[weight] = builder.input(path, weight.type, "parameter")
+        feeds[path] = weight.array
+    results = layer.trace_call(Tracer(builder, weights=weights), *operands, **named)
+    for i, result in enumerate(results):
+        builder.output(result, str(i))
+    computed = run_graph(builder.build(), feeds)
+    return computed["0"] if len(results) == 1 else [computed[str(i)] for i in range(len(results))]
 
 
 def _value_spec(x: Any) -> Any:
