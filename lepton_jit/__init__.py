@@ -1,7 +1,7 @@
 """lepton_jit: models in, native CPU kernels out, for training and inference.
 
 The names below are imported when they are first used, so that `import lepton_jit` takes no time and a program that
-only runs an exported library never imports a compiler.
+only runs an exported library never imports a compiler. A type checker takes them from the imports that it alone sees.
 """
 
 from __future__ import annotations
@@ -9,75 +9,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lepton_jit._version import __version__
-from lepton_jit.errors import (
-    ArgumentError,
-    DTypeError,
-    FileFormatError,
-    GraphError,
-    LeptonError,
-    OutOfMemoryError,
-    OutOfRangeError,
-    ParseError,
-    ShapeError,
-    UnsupportedError,
-)
+from lepton_jit import errors
+from lepton_jit._version import __version__ as __version__
+from lepton_jit.errors import *
 
 if TYPE_CHECKING:
-    from lepton_jit import (
-        activations,
-        callbacks,
-        datasets,
-        initializers,
-        layers,
-        losses,
-        metrics,
-        models,
-        optimizers,
-        regularizers,
-    )
-    from lepton_jit.compiler.compile import compile
-    from lepton_jit.compiler.pipeline import set_winograd
-    from lepton_jit.compiler.reading import parse
-    from lepton_jit.layers import (
-        GRU,
-        LSTM,
-        Activation,
-        Add,
-        Average,
-        AveragePooling2D,
-        BatchNormalization,
-        Concatenate,
-        Conv2D,
-        Dense,
-        DepthwiseConv2D,
-        Dropout,
-        Embedding,
-        Flatten,
-        GlobalAveragePooling1D,
-        GlobalAveragePooling2D,
-        GlobalMaxPooling1D,
-        GlobalMaxPooling2D,
-        Input,
-        InputLayer,
-        Layer,
-        LayerNormalization,
-        Masking,
-        Maximum,
-        MaxPooling2D,
-        Minimum,
-        MultiHeadAttention,
-        Multiply,
-        Reshape,
-        SimpleRNN,
-        Subtract,
-        ZeroPadding2D,
-    )
-    from lepton_jit.loading import load
-    from lepton_jit.models import Model, Sequential
-    from lepton_jit.models.loading import load_model
-    from lepton_jit.random import set_random_seed
-    from lepton_jit.runtime.threads import set_threads
+    from lepton_jit import activations as activations
+    from lepton_jit import callbacks as callbacks
+    from lepton_jit import datasets as datasets
+    from lepton_jit import initializers as initializers
+    from lepton_jit import layers as layers
+    from lepton_jit import losses as losses
+    from lepton_jit import metrics as metrics
+    from lepton_jit import models as models
+    from lepton_jit import optimizers as optimizers
+    from lepton_jit import regularizers as regularizers
+    from lepton_jit.compiler.compile import compile as compile
+    from lepton_jit.compiler.pipeline import set_winograd as set_winograd
+    from lepton_jit.compiler.reading import parse as parse
+    from lepton_jit.layers import *
+    from lepton_jit.loading import load as load
+    from lepton_jit.models import *
+    from lepton_jit.models.loading import load_model as load_model
+    from lepton_jit.random import set_random_seed as set_random_seed
+    from lepton_jit.runtime.threads import set_threads as set_threads
 
 _SUBMODULES = (
     "activations",
@@ -101,83 +56,25 @@ _HOMES = {
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",
     "set_winograd": "lepton_jit.compiler.pipeline",
-}  # the other names are layers
-
-__all__ = [
-    "GRU",
-    "LSTM",
-    "Activation",
-    "Add",
-    "ArgumentError",
-    "Average",
-    "AveragePooling2D",
-    "BatchNormalization",
-    "Concatenate",
-    "Conv2D",
-    "DTypeError",
-    "Dense",
-    "DepthwiseConv2D",
-    "Dropout",
-    "Embedding",
-    "FileFormatError",
-    "Flatten",
-    "GlobalAveragePooling1D",
-    "GlobalAveragePooling2D",
-    "GlobalMaxPooling1D",
-    "GlobalMaxPooling2D",
-    "GraphError",
-    "Input",
-    "InputLayer",
-    "Layer",
-    "LayerNormalization",
-    "LeptonError",
-    "Masking",
-    "MaxPooling2D",
-    "Maximum",
-    "Minimum",
-    "Model",
-    "MultiHeadAttention",
-    "Multiply",
-    "OutOfMemoryError",
-    "OutOfRangeError",
-    "ParseError",
-    "Reshape",
-    "Sequential",
-    "ShapeError",
-    "SimpleRNN",
-    "Subtract",
-    "UnsupportedError",
-    "ZeroPadding2D",
-    "__version__",
-    "activations",
-    "callbacks",
-    "compile",
-    "datasets",
-    "initializers",
-    "layers",
-    "load",
-    "load_model",
-    "losses",
-    "metrics",
-    "models",
-    "optimizers",
-    "parse",
-    "regularizers",
-    "set_random_seed",
-    "set_threads",
-    "set_winograd",
-]
+}
 
 
-def __getattr__(name: str) -> Any:
+def _public_names() -> list[str]:
+    return sorted(["__version__", *errors.__all__, *_SUBMODULES, *_HOMES, *import_module("lepton_jit.layers").__all__])
+
+
+def _found(name: str) -> Any:
+    if name == "__all__":
+        return _public_names()
     if name in _SUBMODULES:
         return import_module(f"lepton_jit.{name}")
-    if name not in __all__:
+    # All other names are layers, which begin with a capital; who asks for another module must not import them.
+    home = import_module(_HOMES.get(name, "lepton_jit.layers")) if name in _HOMES or name[0].isupper() else None
+    if home is None or name not in home.__all__:
         raise AttributeError(f"module 'lepton_jit' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES.get(name, "lepton_jit.layers")), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(home, name)
     return value
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:  # A type checker that sees `__getattr__` accepts every name.
+    __getattr__, __dir__ = _found, _public_names

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.common import arguments
+from lepton_jit.common.configurable import Registry
 from lepton_jit.errors import ArgumentError, DTypeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.tracing import Tracer, evaluate
@@ -25,6 +26,7 @@ __all__ = [
     "linear",
     "log_softmax",
     "mish",
+    "registry",
     "relu",
     "relu6",
     "selu",
@@ -35,6 +37,8 @@ __all__ = [
     "softsign",
     "tanh",
 ]
+
+registry: Registry[Activation] = Registry("activation")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Activation:
 
     def to_config(self) -> Any:
         """The name, or name and options where they are not the default ones."""
-        if self.options == _ALL[self.name].options:
+        if self.options == registry.named(self.name).options:
             return self.name
         return {"class_name": self.name, "config": dict(self.options)}
 
@@ -88,15 +92,18 @@ class Activation:
         return hash(self.name)
 
 
-def _operation(op: str) -> Callable[..., Value]:
-    def trace(t: Tracer, x: Value, **options: Any) -> Value:
-        if "axis" in options:
-            options["axis"] = _axis(t, x, options["axis"])
-        result = t(op, x, **options)
+def _operation(name: str, op: str | None = None, **options: Any) -> Activation:
+    """Enter the activation that is an operation of the graph IR, of the same name unless another is given."""
+    op = op or name
+
+    def trace(t: Tracer, x: Value, **given: Any) -> Value:
+        if "axis" in given:
+            given["axis"] = _axis(t, x, given["axis"])
+        result = t(op, x, **given)
         t.applied[result] = (op, x)
         return result
 
-    return trace
+    return registry.enter(name, Activation(name, trace, options))
 
 
 def _axis(t: Tracer, x: Value, axis: int) -> int:
@@ -116,27 +123,26 @@ def _checked_option(name: str, option: str, value: Any) -> Any:
     return arguments.number(owner, option, value)
 
 
-linear = Activation("linear", lambda t, x: x)
-relu = Activation("relu", _operation("relu"))
-relu6 = Activation("relu6", _operation("relu6"))
-leaky_relu = Activation("leaky_relu", _operation("leaky_relu"), {"negative_slope": 0.2})
-elu = Activation("elu", _operation("elu"), {"alpha": 1.0})
-selu = Activation("selu", _operation("selu"))
-silu = Activation("silu", _operation("silu"))
-gelu = Activation("gelu", _operation("gelu"), {"approximate": False})
-softplus = Activation("softplus", _operation("softplus"))
-softsign = Activation("softsign", _operation("softsign"))
-sigmoid = Activation("sigmoid", _operation("logistic"))
-hard_sigmoid = Activation("hard_sigmoid", _operation("hard_sigmoid"))
-hard_silu = Activation("hard_silu", _operation("hard_silu"))
-mish = Activation("mish", _operation("mish"))
-tanh = Activation("tanh", _operation("tanh"))
-exponential = Activation("exponential", _operation("exponential"))
-softmax = Activation("softmax", _operation("softmax"), {"axis": -1})
-log_softmax = Activation("log_softmax", _operation("log_softmax"), {"axis": -1})
+linear = registry.enter("linear", Activation("linear", lambda t, x: x))
+relu = _operation("relu")
+relu6 = _operation("relu6")
+leaky_relu = _operation("leaky_relu", negative_slope=0.2)
+elu = _operation("elu", alpha=1.0)
+selu = _operation("selu")
+silu = _operation("silu")
+gelu = _operation("gelu", approximate=False)
+softplus = _operation("softplus")
+softsign = _operation("softsign")
+sigmoid = _operation("sigmoid", "logistic")
+hard_sigmoid = _operation("hard_sigmoid")
+hard_silu = _operation("hard_silu")
+mish = _operation("mish")
+tanh = _operation("tanh")
+exponential = _operation("exponential")
+softmax = _operation("softmax", axis=-1)
+log_softmax = _operation("log_softmax", axis=-1)
 
-_ALL = {name: value for name, value in globals().items() if isinstance(value, Activation)}
-_ALIASES = {"swish": silu, "hard_swish": hard_silu}
+registry.alias(swish=silu, hard_swish=hard_silu)
 
 
 def get(identifier: Any) -> Activation:
@@ -149,14 +155,11 @@ def get(identifier: Any) -> Activation:
         return linear
     if isinstance(identifier, Activation):
         return identifier
-    if isinstance(identifier, str):
-        name = identifier.lower()
-        found = _ALL.get(name) or _ALIASES.get(name)
-        if found is not None:
-            return found
+    if isinstance(identifier, str) and (found := registry.find(identifier)) is not None:
+        return found
     if isinstance(identifier, Mapping) and isinstance(identifier.get("config"), Mapping):
         return get(str(identifier.get("class_name"))).with_options(**identifier["config"])
     raise ArgumentError(
-        f"activation: expected one of {', '.join(sorted([*_ALL, *_ALIASES]))} or a function of "
+        f"activation: expected one of {', '.join(sorted(registry.entries))} or a function of "
         f"lepton_jit.activations, got {identifier!r}"
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.common import arguments
-from lepton_jit.common.configurable import Configurable, Registry
+from lepton_jit.common.configurable import ClassRegistry, Configurable
 from lepton_jit.errors import ShapeError
 from lepton_jit.random import check_seed, generator
 
@@ -31,9 +31,10 @@ __all__ = [
     "VarianceScaling",
     "Zeros",
     "get",
+    "registry",
 ]
 
-_registry: Registry[Initializer] = Registry("initializer")
+registry: ClassRegistry[Initializer] = ClassRegistry("initializer")
 
 # The standard deviation of a standard normal distribution cut at two standard deviations.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -50,7 +51,7 @@ class Initializer(Configurable):
         raise NotImplementedError
 
 
-@_registry.register
+@registry.register
 class Zeros(Initializer):
     """All 0."""
 
@@ -58,7 +59,7 @@ class Zeros(Initializer):
         return np.zeros(shape)
 
 
-@_registry.register
+@registry.register
 class Ones(Initializer):
     """All 1."""
 
@@ -66,7 +67,7 @@ class Ones(Initializer):
         return np.ones(shape)
 
 
-@_registry.register
+@registry.register
 class Constant(Initializer):
     """One value everywhere.
 
@@ -83,7 +84,7 @@ class Constant(Initializer):
         return np.full(shape, self.value)
 
 
-@_registry.register
+@registry.register
 class Identity(Initializer):
     """A square matrix of `gain` on the diagonal."""
 
@@ -106,7 +107,7 @@ class _Random(Initializer):
         return generator(self.seed)
 
 
-@_registry.register
+@registry.register
 class RandomNormal(_Random):
     """A normal distribution."""
 
@@ -121,7 +122,7 @@ class RandomNormal(_Random):
         return self.mean + self.stddev * self._generator().standard_normal(shape)
 
 
-@_registry.register
+@registry.register
 class TruncatedNormal(_Random):
     """A normal distribution whose values beyond two standard deviations are drawn again."""
 
@@ -136,7 +137,7 @@ class TruncatedNormal(_Random):
         return self.mean + self.stddev * _truncated_normal(self._generator(), shape)
 
 
-@_registry.register
+@registry.register
 class RandomUniform(_Random):
     """A uniform distribution over `[minval, maxval)`."""
 
@@ -151,7 +152,7 @@ class RandomUniform(_Random):
         return self._generator().uniform(self.minval, self.maxval, shape)
 
 
-@_registry.register
+@registry.register
 class Orthogonal(_Random):
     """`gain` times a matrix with orthonormal rows or columns; dimensions but the last are taken together."""
 
@@ -170,7 +171,7 @@ class Orthogonal(_Random):
         return self.gain * (q.T if rows < columns else q).reshape(shape)
 
 
-@_registry.register
+@registry.register
 class VarianceScaling(_Random):
     """A distribution of variance `scale / n`, n from the weight's shape.
 
@@ -218,54 +219,54 @@ class _FixedScaling(VarianceScaling):
         super().__init__(*self._fixed, seed=seed)
 
 
-@_registry.register
+@registry.register
 class GlorotUniform(_FixedScaling):
     """Uniform over ±sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
 
     _fixed = (1.0, "fan_avg", "uniform")
 
 
-@_registry.register
+@registry.register
 class GlorotNormal(_FixedScaling):
     """Truncated normal of variance 2 / (fan_in + fan_out)."""
 
     _fixed = (1.0, "fan_avg", "truncated_normal")
 
 
-@_registry.register
+@registry.register
 class HeUniform(_FixedScaling):
     """Uniform over ±sqrt(6 / fan_in) (He et al. 2015)."""
 
     _fixed = (2.0, "fan_in", "uniform")
 
 
-@_registry.register
+@registry.register
 class HeNormal(_FixedScaling):
     """Truncated normal of variance 2 / fan_in."""
 
     _fixed = (2.0, "fan_in", "truncated_normal")
 
 
-@_registry.register
+@registry.register
 class LecunUniform(_FixedScaling):
     """Uniform over ±sqrt(3 / fan_in)."""
 
     _fixed = (1.0, "fan_in", "uniform")
 
 
-@_registry.register
+@registry.register
 class LecunNormal(_FixedScaling):
     """Truncated normal of variance 1 / fan_in."""
 
     _fixed = (1.0, "fan_in", "truncated_normal")
 
 
-_registry.alias(normal=RandomNormal, uniform=RandomUniform, one=Ones, zero=Zeros)
+registry.alias(normal=RandomNormal, uniform=RandomUniform, one=Ones, zero=Zeros)
 
 
 def get(identifier: Any) -> Initializer:
     """An initializer from its name (`"glorot_uniform"`), class, configuration, or as it stands."""
-    return _registry.get(identifier, Initializer)
+    return registry.get(identifier, Initializer)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lepton_jit.common import arguments
-from lepton_jit.common.configurable import Configurable, Registry
+from lepton_jit.common.configurable import ClassRegistry, Configurable
 from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
@@ -30,9 +30,10 @@ __all__ = [
     "SparseCategoricalAccuracy",
     "SparseCategoricalCrossentropy",
     "get",
+    "registry",
 ]
 
-_registry: Registry[Metric] = Registry("metric")
+registry: ClassRegistry[Metric] = ClassRegistry("metric")
 
 
 class Metric(Configurable):
@@ -108,7 +109,7 @@ class Metric(Configurable):
         return self.result()
 
 
-@_registry.register
+@registry.register
 class Mean(Metric):
     """The mean of plain numbers: `update_state(values, sample_weight=None)`."""
 
@@ -119,7 +120,7 @@ class Mean(Metric):
         self.count += weights.sum()
 
 
-@_registry.register
+@registry.register
 class BinaryAccuracy(Metric):
     """How often `y_pred > threshold` equals `y_true`."""
 
@@ -151,12 +152,12 @@ class _ClassAccuracy(Metric):
         return t("argmax", x, axis=x.type.rank - 1)
 
 
-@_registry.register
+@registry.register
 class CategoricalAccuracy(_ClassAccuracy):
     """How often the largest prediction is the largest of a one-hot `y_true`."""
 
 
-@_registry.register
+@registry.register
 class SparseCategoricalAccuracy(_ClassAccuracy):
     """How often the largest prediction is at the integer `y_true`."""
 
@@ -183,55 +184,55 @@ class _LossMetric(Metric):
         return self.loss.values(t, y_true, y_pred)
 
 
-@_registry.register
+@registry.register
 class MeanSquaredError(_LossMetric):
     """The loss of this name."""
 
     _loss_class = losses.MeanSquaredError
 
 
-@_registry.register
+@registry.register
 class MeanAbsoluteError(_LossMetric):
     """The loss of this name."""
 
     _loss_class = losses.MeanAbsoluteError
 
 
-@_registry.register
+@registry.register
 class BinaryCrossentropy(_LossMetric):
     """The loss of this name."""
 
     _loss_class = losses.BinaryCrossentropy
 
 
-@_registry.register
+@registry.register
 class CategoricalCrossentropy(_LossMetric):
     """The loss of this name."""
 
     _loss_class = losses.CategoricalCrossentropy
 
 
-@_registry.register
+@registry.register
 class SparseCategoricalCrossentropy(_LossMetric):
     """The loss of this name."""
 
     _loss_class = losses.SparseCategoricalCrossentropy
 
 
-_registry.alias(mse=MeanSquaredError, mae=MeanAbsoluteError, bce=BinaryCrossentropy)
+registry.alias(mse=MeanSquaredError, mae=MeanAbsoluteError, bce=BinaryCrossentropy)
 
 
 def get(identifier: Any) -> Metric:
     """A metric from its name (`"mse"`), class, configuration, or as it stands."""
     if isinstance(identifier, str):
-        metric = _registry.named(identifier)()
+        metric = registry.named(identifier)()
         metric.name = identifier
         return metric
     if callable(identifier) and not isinstance(identifier, (Metric, type)):
         raise UnsupportedError(f"metric: expected a name or an instance of a Metric, got the function {identifier!r}")
     if isinstance(identifier, Mapping):
-        return _registry.deserialize(identifier)
-    return _registry.get(identifier, Metric)
+        return registry.deserialize(identifier)
+    return registry.get(identifier, Metric)
 
 
 def accuracy_for(target: Target, shape: ShapeTuple, name: str) -> Metric:

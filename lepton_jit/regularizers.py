@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.common import arguments
-from lepton_jit.common.configurable import Configurable, Registry
+from lepton_jit.common.configurable import ClassRegistry, Configurable
 from lepton_jit.ir.graph import Value
 from lepton_jit.tracing import Tracer, evaluate
 
-__all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
+__all__ = ["L1", "L1L2", "L2", "Regularizer", "get", "registry"]
 
-_registry: Registry[Regularizer] = Registry("regularizer")
+registry: ClassRegistry[Regularizer] = ClassRegistry("regularizer")
 
 
 class Regularizer(Configurable):
@@ -27,7 +27,7 @@ class Regularizer(Configurable):
         return evaluate(self.trace, x)
 
 
-@_registry.register
+@registry.register
 class L1(Regularizer):
     """`l1 * sum(abs(w))`
 
@@ -44,7 +44,7 @@ class L1(Regularizer):
         return t("multiply", t.sum(t("abs", weight)), self.l1)
 
 
-@_registry.register
+@registry.register
 class L2(Regularizer):
     """`l2 * sum(w * w)`"""
 
@@ -57,7 +57,7 @@ class L2(Regularizer):
         return t("multiply", t.sum(t("multiply", weight, weight)), self.l2)
 
 
-@_registry.register
+@registry.register
 class L1L2(Regularizer):
     """`l1 * sum(abs(w)) + l2 * sum(w * w)`"""
 
@@ -71,9 +71,9 @@ class L1L2(Regularizer):
         return t("add", L1(self.l1).trace(t, weight), L2(self.l2).trace(t, weight))
 
 
-_registry.alias(l1_l2=L1L2)
+registry.alias(l1_l2=L1L2)
 
 
 def get(identifier: Any) -> Regularizer | None:
     """A regularizer from its name (`"l2"`), class, configuration, or as it stands; None stays None."""
-    return None if identifier is None else _registry.get(identifier, Regularizer)
+    return None if identifier is None else registry.get(identifier, Regularizer)

@@ -20,13 +20,13 @@ from tests.random_draft import SeededChoices
 
 assert models.Model  # whose import registers it as a layer
 REGISTERED: dict[str, Mapping[str, type]] = {
-    "layers": registry.LAYERS._classes,
-    "initializers": initializers._registry._classes,
-    "regularizers": regularizers._registry._classes,
-    "losses": losses.losses._registry._classes,
-    "metrics": metrics._registry._classes,
-    "optimizers": optimizers._registry._classes,
-    "optimizers.schedules": schedules._registry._classes,
+    "layers": registry.entries,
+    "initializers": initializers.registry.entries,
+    "regularizers": regularizers.registry.entries,
+    "losses": losses.registry.entries,
+    "metrics": metrics.registry.entries,
+    "optimizers": optimizers.registry.entries,
+    "optimizers.schedules": schedules.registry.entries,
 }
 # What Keras has arguments for, and this package one value.
 ONLY_DEFAULT: Mapping[str, set[str]] = defaultdict(
@@ -65,7 +65,7 @@ def test_every_registered_class_says_how_it_is_drawn(where: str) -> None:
 
 def test_every_activation_says_how_it_is_drawn_with_all_its_options() -> None:
     assert {name: set(entry.arguments) for name, entry in model_arguments.ACTIVATIONS.items()} == {
-        name: set(activation.options) for name, activation in activations._ALL.items()
+        name: set(activation.options) for name, activation in activations.registry.entries.items()
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.common import naming
-from lepton_jit.layers import registry
+from lepton_jit.layers.base.registry import registry, serialize
 from lepton_jit.layers.base.symbolic import as_list
 
 
@@ -106,11 +106,11 @@ def test_a_nested_model_computes_what_its_layers_compute() -> None:
 @pytest.mark.parametrize("make", [digits, nested])
 def test_a_configuration_makes_the_same_model_again(make: Any) -> None:
     model = make()
-    config = registry.serialize(model)
+    config = serialize(model)
 
     again = registry.deserialize(config)
 
-    assert registry.serialize(again) == config
+    assert serialize(again) == config
     again.set_weights(model.get_weights())
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
     for actual, expected in zip(as_list(again(x)), as_list(model(x)), strict=True):

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 import lepton_jit as lpt
 from lepton_jit.common import writing
-from lepton_jit.layers import registry
+from lepton_jit.layers.base.registry import serialize
 from lepton_jit.models import model_file
 from lepton_jit.tracing.weight import without_values
 
@@ -64,7 +64,7 @@ def test_a_saved_model_comes_back_whole(trained: Any, tmp_path: Path) -> None:
 
     loaded = lpt.load(tmp_path / "m.lepton")
 
-    assert registry.serialize(loaded) == registry.serialize(trained)
+    assert serialize(loaded) == serialize(trained)
     assert loaded.optimizer.get_config() == trained.optimizer.get_config()
     assert loaded.optimizer.iterations == trained.optimizer.iterations == 3
     assert sorted(loaded.optimizer.slots) == sorted(trained.optimizer.slots)
@@ -343,7 +343,7 @@ def test_models_in_models_come_back(tmp_path: Path, levels: int) -> None:
     model = nested(levels)
     model.save(tmp_path / "m")
 
-    assert registry.serialize(lpt.load(tmp_path / "m")) == registry.serialize(model)
+    assert serialize(lpt.load(tmp_path / "m")) == serialize(model)
 
 
 def test_a_model_that_no_file_could_describe_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def differences_of(kind: str, number: int, size: int) -> list[str]:
     ]
 
 
-KINDS = sorted(set(registry.LAYERS._classes) - {"Model", "Sequential"})
+KINDS = sorted(set(registry.entries) - {"Model", "Sequential"})
 
 
 @pytest.mark.soak

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ArgumentError
 
-__all__ = ["Configurable", "Registry", "plain"]
+__all__ = ["ClassRegistry", "Configurable", "Registry", "plain"]
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -68,33 +69,54 @@ def check_arguments(cls: type, config: Mapping[str, Any]) -> None:
 
 
 class Registry(Generic[T]):
-    """The classes of one kind that a name or a configuration may ask for."""
+    """What belongs to one family, by name."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._classes: dict[str, type[T]] = {}
-        self._aliases: dict[str, type[T]] = {}
+        self._entries: dict[str, T] = {}
+        self._aliases: dict[str, T] = {}
 
-    def register(self, cls: C) -> C:
-        """Enter a class under its own name and its name in snake case."""
-        known = cast("type[T]", cls)
-        self._classes[cls.__name__] = known
-        self._aliases[snake_case(cls.__name__)] = known
-        return cls
+    @property
+    def entries(self) -> Mapping[str, T]:
+        """Everything by its own name, in the order in which it was entered."""
+        return MappingProxyType(self._entries)
 
-    def alias(self, **names: type[T]) -> None:
+    def enter(self, name: str, entry: T) -> T:
+        """Enter something under its own name."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name}: expected a name that is free")
+        self._entries[name] = entry
+        return entry
+
+    def alias(self, **names: T) -> None:
         """Enter further names."""
         self._aliases.update(names)
 
-    def named(self, name: str) -> type[T]:
-        """The class of that name."""
-        found = self._classes.get(name) or self._aliases.get(name) or self._aliases.get(name.lower())
+    def find(self, name: str) -> T | None:
+        """What has that name, which may be written in capitals."""
+        lower = name.lower()
+        places = ((self._entries, name), (self._aliases, name), (self._entries, lower), (self._aliases, lower))
+        return next((known[key] for known, key in places if key in known), None)
+
+    def named(self, name: str) -> T:
+        """What has that name, or an ArgumentError."""
+        found = self.find(name)
         if found is None:
-            raise ArgumentError(f"{self.kind}: expected one of {', '.join(sorted(self._classes))}, got {name!r}")
+            raise ArgumentError(f"{self.kind}: expected one of {', '.join(sorted(self._entries))}, got {name!r}")
         return found
 
+
+class ClassRegistry(Registry[type[T]]):
+    """The classes of one family that a name or a configuration may ask for."""
+
+    def register(self, cls: C) -> C:
+        """Enter a class under its own name and its name in snake case."""
+        known = self.enter(cls.__name__, cast("type[T]", cls))
+        self.alias(**{snake_case(cls.__name__): known})
+        return cls
+
     def __contains__(self, cls: type) -> bool:
-        return self._classes.get(cls.__name__) is cls
+        return self._entries.get(cls.__name__) is cls
 
     def deserialize(self, config: Any) -> T:
         """The object that `{"class_name": ..., "config": {...}}` describes."""
@@ -116,5 +138,5 @@ class Registry(Generic[T]):
         if isinstance(identifier, Mapping):
             return self.deserialize(identifier)
         raise ArgumentError(
-            f"{self.kind}: expected one of {', '.join(sorted(self._classes))} or an instance, got {identifier!r}"
+            f"{self.kind}: expected one of {', '.join(sorted(self._entries))} or an instance, got {identifier!r}"
         )

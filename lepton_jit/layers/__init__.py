@@ -1,60 +1,48 @@
-"""The layers, with Keras' names, arguments, defaults and weights."""
+"""The layers, with Keras' names, arguments, defaults and weights.
+
+The `__all__` of a module has what users see of it, here and in `lepton_jit`.
+"""
 
 from __future__ import annotations
 
-from lepton_jit.layers.attention import MultiHeadAttention
-from lepton_jit.layers.base.layer import Layer
-from lepton_jit.layers.base.symbolic import SymbolicTensor
-from lepton_jit.layers.convolution import Conv2D, DepthwiseConv2D
-from lepton_jit.layers.core import Activation, Dense, Dropout, Input, InputLayer
-from lepton_jit.layers.embedding import Embedding
-from lepton_jit.layers.global_pooling import (
-    GlobalAveragePooling1D,
-    GlobalAveragePooling2D,
-    GlobalMaxPooling1D,
-    GlobalMaxPooling2D,
+from lepton_jit.layers import (
+    attention,
+    convolution,
+    core,
+    embedding,
+    global_pooling,
+    masking,
+    merging,
+    normalization,
+    pooling,
+    recurrent,
+    reshaping,
 )
-from lepton_jit.layers.masking import Masking
-from lepton_jit.layers.merging import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
-from lepton_jit.layers.normalization import BatchNormalization, LayerNormalization
-from lepton_jit.layers.pooling import AveragePooling2D, MaxPooling2D
-from lepton_jit.layers.recurrent import GRU, LSTM, SimpleRNN
-from lepton_jit.layers.reshaping import Flatten, Reshape, ZeroPadding2D
-from lepton_jit.tracing.weight import Weight
+from lepton_jit.layers.attention import *
+from lepton_jit.layers.base.layer import Layer as Layer
+from lepton_jit.layers.base.registry import registry as registry
+from lepton_jit.layers.base.symbolic import SymbolicTensor as SymbolicTensor
+from lepton_jit.layers.convolution import *
+from lepton_jit.layers.core import *
+from lepton_jit.layers.embedding import *
+from lepton_jit.layers.global_pooling import *
+from lepton_jit.layers.masking import *
+from lepton_jit.layers.merging import *
+from lepton_jit.layers.normalization import *
+from lepton_jit.layers.pooling import *
+from lepton_jit.layers.recurrent import *
+from lepton_jit.layers.reshaping import *
+from lepton_jit.tracing.weight import Weight as Weight
 
-__all__ = [
-    "GRU",
-    "LSTM",
-    "Activation",
-    "Add",
-    "Average",
-    "AveragePooling2D",
-    "BatchNormalization",
-    "Concatenate",
-    "Conv2D",
-    "Dense",
-    "DepthwiseConv2D",
-    "Dropout",
-    "Embedding",
-    "Flatten",
-    "GlobalAveragePooling1D",
-    "GlobalAveragePooling2D",
-    "GlobalMaxPooling1D",
-    "GlobalMaxPooling2D",
-    "Input",
-    "InputLayer",
-    "Layer",
-    "LayerNormalization",
-    "Masking",
-    "MaxPooling2D",
-    "Maximum",
-    "Minimum",
-    "MultiHeadAttention",
-    "Multiply",
-    "Reshape",
-    "SimpleRNN",
-    "Subtract",
-    "SymbolicTensor",
-    "Weight",
-    "ZeroPadding2D",
-]
+__all__ = ["Layer"]
+__all__ += attention.__all__
+__all__ += convolution.__all__
+__all__ += core.__all__
+__all__ += embedding.__all__
+__all__ += global_pooling.__all__
+__all__ += masking.__all__
+__all__ += merging.__all__
+__all__ += normalization.__all__
+__all__ += pooling.__all__
+__all__ += recurrent.__all__
+__all__ += reshaping.__all__

@@ -13,6 +13,7 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, Shape
 from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.core import drop
 from lepton_jit.random import check_seed
@@ -23,6 +24,7 @@ __all__ = ["MultiHeadAttention"]
 _HIDDEN = -1e9  # Keras' score of a position that is not attended to: its exponential is 0
 
 
+@registry.register
 class MultiHeadAttention(Layer):
     """What `query: [N, T, C]` finds in `value: [N, S, E]` under `key: [N, S, D]`, which is `value` if not given.
 

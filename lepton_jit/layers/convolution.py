@@ -10,6 +10,7 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.window import same_padding, window_output
 from lepton_jit.tracing import Tracer
@@ -90,6 +91,7 @@ class _Convolution(Layer):
         return self.activation.trace(t, y)
 
 
+@registry.register
 class Conv2D(_Convolution):
     """`activation(convolution(x, kernel) + bias)` with `kernel: [kh, kw, C / groups, filters]`."""
 
@@ -163,6 +165,7 @@ class Conv2D(_Convolution):
         return self._convolve(t, x, t.weight(self.kernel), self.groups)
 
 
+@registry.register
 class DepthwiseConv2D(_Convolution):
     """A convolution of each channel by itself, `kernel: [kh, kw, C, depth_multiplier]`."""
 

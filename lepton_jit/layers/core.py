@@ -11,13 +11,15 @@ from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import Call, ShapeTuple, SymbolicTensor
 from lepton_jit.random import check_seed
 from lepton_jit.tracing import Tracer
 
-__all__ = ["Activation", "Dense", "Dropout", "Input", "InputLayer", "drop"]
+__all__ = ["Activation", "Dense", "Dropout", "Input", "InputLayer"]
 
 
+@registry.register
 class InputLayer(Layer):
     """Where data enters a model: `shape` without the batch, which is any number unless `batch_size` fixes it."""
 
@@ -61,6 +63,7 @@ def Input(  # noqa: N802  Keras' name
     return InputLayer(shape, batch_size, dtype, name=name, **options).calls[0].outputs[0]
 
 
+@registry.register
 class Dense(Layer):
     """`activation(x @ kernel + bias)` over the last axis: `x: [N, ..., C]`, `kernel: [C, units]`."""
 
@@ -138,6 +141,7 @@ class Dense(Layer):
         return self.activation.trace(t, y)
 
 
+@registry.register
 class Activation(Layer):
     """An activation function as a layer: `Activation("relu")`."""
 
@@ -153,6 +157,7 @@ class Activation(Layer):
         return self.activation.trace(t, x)
 
 
+@registry.register
 class Dropout(Layer):
     """In training, sets a share `rate` of the elements to 0 and divides the others by `1 - rate`."""
 

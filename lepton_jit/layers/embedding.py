@@ -13,12 +13,14 @@ from lepton_jit.errors import DTypeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, DType, dtype_of
 from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Embedding"]
 
 
+@registry.register
 class Embedding(Layer):
     """Row `x` of the matrix `embeddings: [input_dim, output_dim]`: `x: [N, ...]` becomes `[N, ..., output_dim]`.
 

@@ -12,9 +12,9 @@ from lepton_jit.common.naming import uniquify
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES
-from lepton_jit.layers import registry
 from lepton_jit.layers.base.calling import CallSignature, map_leaves
 from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.registry import registry, serialize
 from lepton_jit.layers.base.symbolic import Call, ShapeTuple, SymbolicTensor, as_list
 from lepton_jit.layers.core import InputLayer
 from lepton_jit.layers.network import Network
@@ -201,7 +201,7 @@ class Functional(Layer):
         return {
             "name": self.name,
             "trainable": self._trainable,
-            "layers": [registry.serialize(layer) for layer in self.layers],
+            "layers": [serialize(layer) for layer in self.layers],
             "inputs": [x.name for x in self.network.inputs],
             "calls": [described(c) for c in calls],
             "outputs": [reference(x) for x in self.network.outputs],

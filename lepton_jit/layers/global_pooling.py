@@ -8,6 +8,7 @@ from typing import Any
 from lepton_jit.common import arguments
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
@@ -43,6 +44,7 @@ class _GlobalMaximum(_GlobalPooling):
         return self._shaped(t, largest, x)
 
 
+@registry.register
 class GlobalAveragePooling1D(_GlobalAverage):
     """The mean over the steps, `[N, C]`, or `[N, 1, C]` with `keepdims`.
 
@@ -63,18 +65,21 @@ class GlobalAveragePooling1D(_GlobalAverage):
         """There are no steps left to mask."""
 
 
+@registry.register
 class GlobalAveragePooling2D(_GlobalAverage):
     """The mean over height and width: `[N, C]`, or `[N, 1, 1, C]` with `keepdims`."""
 
     rank = 4
 
 
+@registry.register
 class GlobalMaxPooling1D(_GlobalMaximum):
     """The maximum over the steps: `[N, C]`, or `[N, 1, C]` with `keepdims`."""
 
     rank = 3
 
 
+@registry.register
 class GlobalMaxPooling2D(_GlobalMaximum):
     """The maximum over height and width: `[N, C]`, or `[N, 1, 1, C]` with `keepdims`."""
 

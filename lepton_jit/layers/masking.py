@@ -9,12 +9,14 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
 __all__ = ["Masking"]
 
 
+@registry.register
 class Masking(Layer):
     """`x: [N, T, ..., C]` with zeros where all C entries are `mask_value`; these positions are masked in what follows.
 

@@ -11,6 +11,7 @@ from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES, Shape, TensorType
 from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
@@ -61,12 +62,14 @@ class _Elementwise(_Merging):
         return reduce(lambda x, y: t(self._operation, x, y), _alike(t, inputs))
 
 
+@registry.register
 class Add(_Elementwise):
     """The elementwise sum."""
 
     _operation = "add"
 
 
+@registry.register
 class Subtract(_Elementwise):
     """The first input minus the second."""
 
@@ -78,12 +81,14 @@ class Subtract(_Elementwise):
         super().ensure_built(inputs, **arguments)
 
 
+@registry.register
 class Multiply(_Elementwise):
     """The elementwise product."""
 
     _operation = "multiply"
 
 
+@registry.register
 class Average(_Elementwise):
     """The elementwise mean."""
 
@@ -94,18 +99,21 @@ class Average(_Elementwise):
         return t("divide", super().trace(t, *inputs), float(len(inputs)))
 
 
+@registry.register
 class Maximum(_Elementwise):
     """The elementwise maximum."""
 
     _operation = "maximum"
 
 
+@registry.register
 class Minimum(_Elementwise):
     """The elementwise minimum."""
 
     _operation = "minimum"
 
 
+@registry.register
 class Concatenate(_Merging):
     """The inputs one after the other along `axis`."""
 

@@ -10,6 +10,7 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 from lepton_jit.tracing.weight import Weight
@@ -19,6 +20,7 @@ __all__ = ["BatchNormalization", "LayerNormalization"]
 _SMALL = 1e-7  # Keras' epsilon()
 
 
+@registry.register
 class BatchNormalization(Layer):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` per entry of `axis`.
 
@@ -136,6 +138,7 @@ class BatchNormalization(Layer):
         t.assign(average, t("add", kept, t("multiply", batch, 1.0 - self.momentum)))
 
 
+@registry.register
 class LayerNormalization(Layer):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, mean and variance over `axis`, one axis or several.
 

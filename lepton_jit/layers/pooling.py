@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from lepton_jit.common import arguments
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.window import window_inside, window_output
 from lepton_jit.tracing import Tracer
@@ -45,12 +46,14 @@ class _Pooling(Layer):
         return t(self._operation, x, window=window, strides=self.strides, padding=padding)
 
 
+@registry.register
 class MaxPooling2D(_Pooling):
     """The maximum of every window; padding is never chosen."""
 
     _operation = "max_pool"
 
 
+@registry.register
 class AveragePooling2D(_Pooling):
     """The mean of every window; padding is not counted."""
 

@@ -15,6 +15,7 @@ from lepton_jit.ir.graph import Value
 from lepton_jit.ir.loops import scan
 from lepton_jit.ir.types import TensorType
 from lepton_jit.layers.base.layer import Layer, Spec
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.layers.core import drop
 from lepton_jit.random import check_seed
@@ -235,6 +236,7 @@ class _Recurrent(Layer):
         return [masks[0] if self.return_sequences else None, *[None] * (self.states if self.return_state else 0)]
 
 
+@registry.register
 class LSTM(_Recurrent):
     """Long short-term memory, `units` wide, over `x: [N, T, C]`.
 
@@ -287,6 +289,7 @@ class _ForgetBias(initializers.Initializer):
         return np.concatenate([self.other.values((units,)), np.ones(units), self.other.values((2 * units,))])
 
 
+@registry.register
 class GRU(_Recurrent):
     """Gated recurrent unit, `units` wide, over `x: [N, T, C]`.
 
@@ -351,6 +354,7 @@ class GRU(_Recurrent):
         return [t("add", t("multiply", z, h), t("multiply", t("subtract", 1.0, z), g))]
 
 
+@registry.register
 class SimpleRNN(_Recurrent):
     """`h' = activation(x_t @ kernel + bias + h @ recurrent_kernel)`, `units` wide, over `x: [N, T, C]`."""
 

@@ -10,6 +10,7 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError, ShapeError
 from lepton_jit.ir.graph import Value
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.tracing import Tracer
 
@@ -20,6 +21,7 @@ def _elements(shape: ShapeTuple) -> int:
     return math.prod(d for d in shape if d is not None)
 
 
+@registry.register
 class Flatten(Layer):
     """`[N, a, b, ...]` as `[N, a * b * ...]`."""
 
@@ -36,6 +38,7 @@ class Flatten(Layer):
         return t.reshape(x, (x.type.shape[0], _elements(x.type.shape[1:])))  # pyright: ignore[reportArgumentType]
 
 
+@registry.register
 class Reshape(Layer):
     """Each sample in the shape `target_shape`; one entry may be -1, which takes what is left."""
 
@@ -66,6 +69,7 @@ class Reshape(Layer):
         return t.reshape(x, (x.type.shape[0], *shape[1:]))  # pyright: ignore[reportArgumentType]
 
 
+@registry.register
 class ZeroPadding2D(Layer):
     """Zeros around images: `padding` is one number, `(vertical, horizontal)` or `((top, bottom), (left, right))`."""
 

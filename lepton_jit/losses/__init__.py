@@ -5,22 +5,4 @@ A loss compares an output with its labels inside of a trace, and gives one numbe
 
 from __future__ import annotations
 
-from lepton_jit.losses.losses import (
-    BinaryCrossentropy,
-    CategoricalCrossentropy,
-    Loss,
-    MeanAbsoluteError,
-    MeanSquaredError,
-    SparseCategoricalCrossentropy,
-    get,
-)
-
-__all__ = [
-    "BinaryCrossentropy",
-    "CategoricalCrossentropy",
-    "Loss",
-    "MeanAbsoluteError",
-    "MeanSquaredError",
-    "SparseCategoricalCrossentropy",
-    "get",
-]
+from lepton_jit.losses.losses import *

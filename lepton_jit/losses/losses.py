@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.common import arguments
-from lepton_jit.common.configurable import Configurable, Registry
+from lepton_jit.common.configurable import ClassRegistry, Configurable
 from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
@@ -25,9 +25,10 @@ __all__ = [
     "MeanSquaredError",
     "SparseCategoricalCrossentropy",
     "get",
+    "registry",
 ]
 
-_registry: Registry[Loss] = Registry("loss")
+registry: ClassRegistry[Loss] = ClassRegistry("loss")
 
 # Keras' epsilon: probabilities are kept this far from 0 and 1 before their logarithm is taken.
 EPSILON = 1e-7
@@ -90,7 +91,7 @@ class Loss(Configurable):
         return evaluate(self.trace, labels, predicted, *weights)
 
 
-@_registry.register
+@registry.register
 class MeanSquaredError(Loss):
     """`mean((y_true - y_pred)**2)` over the last axis.
 
@@ -103,7 +104,7 @@ class MeanSquaredError(Loss):
         return last_mean(t, t("multiply", difference, difference))
 
 
-@_registry.register
+@registry.register
 class MeanAbsoluteError(Loss):
     """`mean(abs(y_true - y_pred))` over the last axis."""
 
@@ -137,7 +138,7 @@ class _Crossentropy(Loss):
         return logits if op == activation else None
 
 
-@_registry.register
+@registry.register
 class BinaryCrossentropy(_Crossentropy):
     """`mean(-y log p - (1 - y) log(1 - p))` over the last axis; `y_true` in [0, 1]."""
 
@@ -179,7 +180,7 @@ class _ClassCrossentropy(_Crossentropy):
         return t("negate", t.sum(t("multiply", y, t("log", p)), (axis,)))
 
 
-@_registry.register
+@registry.register
 class CategoricalCrossentropy(_ClassCrossentropy):
     """`-sum(y_true * log(p))` over the last axis; `y_true` is one-hot (or probabilities), or integer labels."""
 
@@ -189,7 +190,7 @@ class CategoricalCrossentropy(_ClassCrossentropy):
         return Target.dense(output, shape, dtype, low=0)
 
 
-@_registry.register
+@registry.register
 class SparseCategoricalCrossentropy(_ClassCrossentropy):
     """`-log(p[y_true])`; `y_true` is integer labels."""
 
@@ -211,15 +212,7 @@ class SparseCategoricalCrossentropy(_ClassCrossentropy):
         return Target.classes(output, shape)
 
 
-_registry.alias(
-    mse=MeanSquaredError,
-    mean_squared_error=MeanSquaredError,
-    mae=MeanAbsoluteError,
-    binary_crossentropy=BinaryCrossentropy,
-    bce=BinaryCrossentropy,
-    categorical_crossentropy=CategoricalCrossentropy,
-    sparse_categorical_crossentropy=SparseCategoricalCrossentropy,
-)
+registry.alias(mse=MeanSquaredError, mae=MeanAbsoluteError, bce=BinaryCrossentropy)
 
 
 def get(identifier: Any) -> Loss:
@@ -227,8 +220,8 @@ def get(identifier: Any) -> Loss:
     if callable(identifier) and not isinstance(identifier, (Loss, type)):
         raise UnsupportedError(f"loss: expected a name or an instance of a Loss, got the function {identifier!r}")
     if isinstance(identifier, Mapping):
-        return _registry.deserialize(identifier)
-    return _registry.get(identifier, Loss)
+        return registry.deserialize(identifier)
+    return registry.get(identifier, Loss)
 
 
 def is_sparse(y_shape: tuple[int, ...], shape: ShapeTuple) -> bool:

@@ -13,8 +13,8 @@ from lepton_jit.common.console import can_show, say
 from lepton_jit.common.naming import auto_name
 from lepton_jit.errors import ArgumentError, UnsupportedError
 from lepton_jit.ir.graph import Graph
-from lepton_jit.layers import registry
 from lepton_jit.layers.base.layer import Layer
+from lepton_jit.layers.base.registry import registry
 from lepton_jit.layers.base.symbolic import SymbolicTensor, as_list
 from lepton_jit.layers.functional import Functional
 from lepton_jit.layers.network import Network
@@ -40,6 +40,7 @@ def of_trainer(method: Callable[Concatenate[Trainer, P], R]) -> Callable[Concate
     return call
 
 
+@registry.register
 class Model(Functional):
     """The layers between symbolic inputs and outputs, with what trains them.
 
@@ -147,6 +148,3 @@ class Model(Functional):
         self._require_built()
         plain = print_fn is None and not can_show(LINES)
         (print_fn or say)(summary_table(self, line_length, ascii_only=plain))
-
-
-registry.LAYERS.register(Model)

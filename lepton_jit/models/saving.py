@@ -20,7 +20,7 @@ from lepton_jit import optimizers
 from lepton_jit.common import arguments
 from lepton_jit.common.writing import file_path, whole_file
 from lepton_jit.errors import ArgumentError, FileFormatError, LeptonError, UnsupportedError
-from lepton_jit.layers import registry
+from lepton_jit.layers.base.registry import registry, serialize
 from lepton_jit.layers.functional import Functional
 from lepton_jit.models.model_file import Tensors, decode, encode
 from lepton_jit.runtime.arguments import aligned_copy
@@ -91,7 +91,7 @@ def _whole_model(trainer: Trainer) -> list[Any]:
     """The pieces of a file with everything that the rest of the model's life depends on."""
     model = trainer.model
     try:
-        config: dict[str, Any] = {"model": registry.serialize(model)}
+        config: dict[str, Any] = {"model": serialize(model)}
     except RecursionError:
         raise UnsupportedError(f"save: {model.label} is too deeply nested for a file") from None
     tensors = _weights(model) | _state(trainer)

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError
-from lepton_jit.layers import registry
 from lepton_jit.layers.base.layer import Layer, Spec, layer_of
+from lepton_jit.layers.base.registry import registry, serialize
 from lepton_jit.layers.base.symbolic import ShapeTuple, SymbolicTensor
 from lepton_jit.layers.core import Input, InputLayer
 from lepton_jit.layers.functional import Functional, expect_keys
@@ -18,6 +18,7 @@ from lepton_jit.models.model import Model
 __all__ = ["Sequential"]
 
 
+@registry.register
 class Sequential(Model):
     """Layers one after the other, each with one input and one output.
 
@@ -130,8 +131,8 @@ class Sequential(Model):
 
     def get_config(self) -> dict[str, Any]:
         """The layers' configurations, an InputLayer first if the input's shape is known."""
-        start = [] if self._start is None else [registry.serialize(layer_of(self._start.call))]
-        layers = [*start, *(registry.serialize(layer) for layer in self._stack)]
+        start = [] if self._start is None else [serialize(layer_of(self._start.call))]
+        layers = [*start, *(serialize(layer) for layer in self._stack)]
         return {"name": self.name, "trainable": self._trainable, "layers": layers}
 
     @classmethod
@@ -151,6 +152,3 @@ def _start_of(layer: Layer) -> SymbolicTensor | None:
     if layer.declared_input_shape is None:
         return None
     return Input(layer.declared_input_shape, dtype=layer.implicit_dtype)
-
-
-registry.LAYERS.register(Sequential)

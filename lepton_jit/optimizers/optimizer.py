@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lepton_jit.common import arguments
-from lepton_jit.common.configurable import Configurable
+from lepton_jit.common.configurable import ClassRegistry, Configurable
 from lepton_jit.common.naming import snake_case
 from lepton_jit.errors import ArgumentError, UnsupportedError
 from lepton_jit.ir.graph import Value
@@ -19,7 +19,9 @@ from lepton_jit.runtime.arguments import aligned_empty
 from lepton_jit.tracing import Tracer
 from lepton_jit.tracing.weight import Weight
 
-__all__ = ["Optimizer", "Step"]
+__all__ = ["Optimizer", "Step", "get", "registry"]
+
+registry: ClassRegistry[Optimizer] = ClassRegistry("optimizer")
 
 # Arguments of Keras that only their default is supported of.
 _ONLY_DEFAULT = {
@@ -187,6 +189,11 @@ class Optimizer(Configurable):
                 "config": self._schedule.get_config(),
             }
         return config
+
+
+def get(identifier: Any) -> Optimizer:
+    """An optimizer from its name (`"adam"`), class, configuration, or as it stands."""
+    return registry.get(identifier, Optimizer)
 
 
 def _without_denormals(t: Tracer, slot: Value, *, non_negative: bool) -> Value:

@@ -12,7 +12,7 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType
-from lepton_jit.optimizers.optimizer import Optimizer, Step
+from lepton_jit.optimizers.optimizer import Optimizer, Step, registry
 from lepton_jit.tracing import Tracer
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
@@ -20,6 +20,7 @@ __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 Update = tuple[Value, dict[str, Value]]
 
 
+@registry.register
 class SGD(Optimizer):
     """`w -= lr * g`; with momentum `m = momentum * m - lr * g` and `w += m` (`momentum * m - lr * g` if nesterov)."""
 
@@ -42,6 +43,7 @@ class SGD(Optimizer):
         return t("add", weight, change), {"momentum": momentum}
 
 
+@registry.register
 class Adam(Optimizer):
     """`m += (1 - beta_1) (g - m)`, `v += (1 - beta_2) (g² - v)`, `w -= a m / (sqrt(v) + epsilon)`.
 
@@ -82,6 +84,7 @@ class Adam(Optimizer):
         return t("divide", t("multiply", step.learning_rate(dtype), t("sqrt", second)), first)
 
 
+@registry.register
 class AdamW(Adam):
     """Adam after `w -= lr * weight_decay * w` (Loshchilov and Hutter 2017)."""
 
@@ -99,6 +102,7 @@ class AdamW(Adam):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **options)
 
 
+@registry.register
 class RMSprop(Optimizer):
     """`v = rho v + (1 - rho) g²`, `w -= lr g / sqrt(v + epsilon)`.
 
@@ -140,3 +144,6 @@ class RMSprop(Optimizer):
 
     def _average(self, t: Tracer, old: Value, new: Value) -> Value:
         return t("add", t("multiply", old, self.rho), t("multiply", new, 1 - self.rho))
+
+
+registry.alias(adamw=AdamW, rmsprop=RMSprop)

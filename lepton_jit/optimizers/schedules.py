@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lepton_jit.common import arguments
-from lepton_jit.common.configurable import Configurable, Registry
+from lepton_jit.common.configurable import ClassRegistry, Configurable
 from lepton_jit.errors import ArgumentError
 
 __all__ = [
@@ -18,9 +18,10 @@ __all__ = [
     "PiecewiseConstantDecay",
     "PolynomialDecay",
     "deserialize",
+    "registry",
 ]
 
-_registry: Registry[LearningRateSchedule] = Registry("learning rate schedule")
+registry: ClassRegistry[LearningRateSchedule] = ClassRegistry("learning rate schedule")
 
 
 class LearningRateSchedule(Configurable):
@@ -46,7 +47,7 @@ class _Decay(LearningRateSchedule):
         return float(step // self.decay_steps) if self.staircase else step / self.decay_steps
 
 
-@_registry.register
+@registry.register
 class ExponentialDecay(_Decay):
     """`initial_learning_rate * decay_rate ** (step / decay_steps)`
 
@@ -58,7 +59,7 @@ class ExponentialDecay(_Decay):
         return self.initial_learning_rate * self.decay_rate ** self._progress(step)
 
 
-@_registry.register
+@registry.register
 class InverseTimeDecay(_Decay):
     """`initial_learning_rate / (1 + decay_rate * step / decay_steps)`"""
 
@@ -66,7 +67,7 @@ class InverseTimeDecay(_Decay):
         return self.initial_learning_rate / (1 + self.decay_rate * self._progress(step))
 
 
-@_registry.register
+@registry.register
 class PiecewiseConstantDecay(LearningRateSchedule):
     """`values[i]` up to and including step `boundaries[i]`, then the last value."""
 
@@ -85,7 +86,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         return self.values[sum(step > boundary for boundary in self.boundaries)]
 
 
-@_registry.register
+@registry.register
 class PolynomialDecay(LearningRateSchedule):
     """From `initial_learning_rate` to `end_learning_rate` in `decay_steps`, along `(1 - x) ** power`."""
 
@@ -114,7 +115,7 @@ class PolynomialDecay(LearningRateSchedule):
         return (self.initial_learning_rate - self.end_learning_rate) * left**self.power + self.end_learning_rate
 
 
-@_registry.register
+@registry.register
 class CosineDecay(LearningRateSchedule):
     """Half a cosine from `initial_learning_rate` down to `alpha` of it, after an optional linear warm-up."""
 
@@ -147,4 +148,4 @@ class CosineDecay(LearningRateSchedule):
 
 def deserialize(config: Any) -> LearningRateSchedule:
     """The schedule that a configuration describes."""
-    return _registry.deserialize(config)
+    return registry.deserialize(config)

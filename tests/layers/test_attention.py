@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.layers import registry
+from lepton_jit.layers.base.registry import registry, serialize
 from tests.keras_peer import copy_weights, functional_pair, relative_error
 
 RNG = np.random.default_rng(9)
@@ -142,7 +142,7 @@ def test_a_model_with_attention_comes_back_from_its_configuration() -> None:
     for make in (encoder, decoder):
         model = lpt.Model(*make(lpt.layers))
 
-        again = registry.deserialize(registry.serialize(model))
+        again = registry.deserialize(serialize(model))
 
         assert again.get_config() == model.get_config()
         assert str(again.trace()) == str(model.trace())

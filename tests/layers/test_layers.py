@@ -9,7 +9,7 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.common import naming
-from lepton_jit.layers import registry
+from lepton_jit.layers.base.registry import registry, serialize
 
 
 def test_names_are_numbered_per_class_as_in_keras() -> None:
@@ -134,12 +134,12 @@ EVERY_LAYER = [
 
 @pytest.mark.parametrize("layer", EVERY_LAYER, ids=lambda layer: type(layer).__name__)
 def test_a_configuration_makes_the_same_layer_again(layer: Any) -> None:
-    config = registry.serialize(layer)
+    config = serialize(layer)
 
     again = registry.deserialize(config)
 
     assert type(again) is type(layer)
-    assert registry.serialize(again) == config
+    assert serialize(again) == config
 
 
 def test_freezing_a_layer_leaves_the_order_of_its_weights() -> None:

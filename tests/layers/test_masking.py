@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.layers import registry
+from lepton_jit.layers.base.registry import registry, serialize
 from tests.keras_peer import copy_weights, relative_error, sequential_pair
 
 RNG = np.random.default_rng(5)
@@ -138,7 +138,7 @@ def test_arguments_of_calls_are_kept_in_a_configuration() -> None:
     x, mask = lpt.Input((6, 4), name="x"), lpt.Input((6,), dtype="bool", name="mask")
     y = lpt.BatchNormalization(name="norm")(x, mask=mask, training=True)
     model = lpt.Model([x, mask], lpt.Dropout(0.9, name="drop")(y, training=False))
-    again = registry.deserialize(registry.serialize(model))
+    again = registry.deserialize(serialize(model))
     arrays = [steps(5, 6, 4), RNG.uniform(size=(5, 6)) > 0.5]
 
     assert again.get_config() == model.get_config()
