@@ -1,4 +1,4 @@
-"""Loops that fold many terms; sums go by blocks, and by blocks of blocks, so that their errors hardly grow."""
+"""Fold many terms in loops; sums go by blocks, and by blocks of blocks, so that their errors hardly grow."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Kinds = Sequence[tuple[str, DType]]
 
 
 def first_totals(kinds: Kinds, lanes: int) -> Totals:
-    """What reductions of these kinds start from."""
+    """The values that reductions of these kinds start from."""
     return [replace(identity_of(kind, dtype), lanes=lanes) for kind, dtype in kinds]
 
 
 def combined(k: KernelBuilder, kinds: Kinds, totals: Sequence[Atom], part: Sequence[Atom]) -> Totals:
-    """The totals of two parts."""
+    """Combine the totals of two parts."""
     return [k.apply(kind, t, p) for (kind, _), t, p in zip(kinds, totals, part, strict=True)]
 
 
@@ -44,7 +44,7 @@ def fold_loop(
 ) -> Totals:
     """Combine `combine(i, totals)` for i from ends[0] to ends[1] into totals, in blocks if that makes sums more exact.
 
-    `most` bounds the length of the loop, and each of its turns adds `terms` numbers to a total, one after the other.
+    `most` bounds the length of the loop, and each iteration adds `terms` numbers to a total, one after the other.
     The cut into blocks depends on these alone. Blocks start from nothing, so chains of additions are short: an error
     grows with the logarithm of the number of terms as long as BLOCK**LEVELS are enough, and beyond that with their
     quotient.

@@ -1,4 +1,4 @@
-"""What one kernel computes: a region of the graph with names for its buffers, and helpers that all schedules share."""
+"""The input of a schedule, a fused region with names for its buffers, and the helpers that all schedules share."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from lepton_jit.ir.types import Dim, DType, Poly, Shape, element_count, typical
 
 # Iterations are handed to threads in chunks of about this many scalar operations, some ten microseconds of work.
 CHUNK_WORK = 32768
-# What a schedule makes of a node: its kernels, and the buffers that pass values from one to the next.
+# The output of a schedule: kernels, and the scratch buffers (type and size) that pass values from one to the next.
 Planned = tuple[tuple[Kernel, ...], tuple[tuple[DType, Dim], ...]]
-# Parts of a long sum that are computed side by side.
+# The parts of a split sum (split-K), which are computed side by side.
 SPLITS = 8
-# With fewer samples than this, kernels that go by slices run one after the other, each over all of its iterations in
-# parallel; the bits are the same either way.
+# With fewer samples than this, kernels do not run slice by slice, but one after the other, each with all of its
+# iterations in parallel; the bits are the same either way.
 LEAST_SLICES = 8
-# Registers of one wide vector, whose chains of dependent operations run at the same time. A processor's own lookahead
-# overlaps fewer: erf took 69 ns for 16 x 178 elements register by register and 57 by four (Granite Rapids).
+# Registers of one wide vector: their chains of dependent operations run at the same time, where a processor's own
+# lookahead overlaps fewer (docs/measurements.md, wide vectors).
 REGISTERS = 4
-# Instructions of an element from which it pays.
+# The number of instructions for an element from which wide vectors pay.
 LONG_CHAIN = 14
 
 
@@ -50,7 +50,8 @@ LONG_CHAIN = 14
 class Cluster:
     """A region whose inputs and outputs are buffers; the order of `buffers` is that of the kernel's frame.
 
-    `unpacked` is an input that may have no reader: what the right side of a contraction was packed from.
+    `unpacked` is an input that may have no reader: the tensor that B of a contraction was packed from. `providers`
+    compute values in a schedule's own way.
     """
 
     region: Graph
@@ -75,7 +76,7 @@ class Cluster:
         return Evaluator(kernel, self.region, self.inputs, lanes, mask, providers=self.providers)
 
     def lanes(self, target: Target) -> int:
-        """As many lanes as registers have for the widest float of the region (or 4-byte integers)."""
+        """The lanes of a register for the widest float of the region, or for 4 bytes where it has none."""
         sizes = [v.type.dtype.bytes for v in self.region.values() if v.type.dtype.is_float]
         sizes += [4] if not sizes else []
         return target.lanes(8 * max(sizes))
@@ -96,14 +97,14 @@ class Cluster:
         progress: Progress | None = None,
         turning: Dim = 0,
     ) -> Kernel:
-        """The finished kernel; `work` is the number of scalar operations of one iteration."""
+        """The finished kernel; `work` is the number of operations of one iteration."""
         grain = max(1, CHUNK_WORK // max(1, typical(work)))
         buffers = (*self.buffers, *extra)
         body = builder.statements
         return Kernel("kernel", buffers, extent, grain, body, self.layer, flops, slices, progress, turning)
 
     def local_inputs(self, batch: Dim) -> frozenset[str]:
-        """The buffers of which index n of a result needs index n alone; the leading dimension is `batch`."""
+        """The buffers whose index n alone index n of every result reads; `batch` is their leading dimension."""
         builder = self.builder()
         evaluator = self.evaluator(builder)
         for value in self.outputs:
@@ -133,9 +134,10 @@ def cluster_of(node: Node) -> tuple[Cluster, tuple[Value, ...]]:
 
 
 def slice_count(extent: Extent, shape: Shape, products: bool = False) -> int:
-    """Iterations per index of the leading dimension, where it is a symbol and the iterations' slowest digit; else 0.
+    """The iterations of one batch slice: those for one index of the leading dimension, their slowest digit; else 0.
 
-    It may also be a known number of `products`, each with sides of its own; what else is there has chains.
+    The leading dimension has to be a symbol. For `products`, each with operands of its own, it may also be a number of
+    at least LEAST_SLICES; other kernels of a known batch run in chains.
     """
     if products and shape and isinstance(shape[0], int) and isinstance(extent, int):
         return extent // shape[0] if shape[0] >= LEAST_SLICES and extent % shape[0] == 0 else 0
@@ -150,7 +152,7 @@ def slice_count(extent: Extent, shape: Shape, products: bool = False) -> int:
 
 @dataclass(frozen=True)
 class Axis:
-    """Neighbouring dimensions that every access of a kernel walks as if they were one."""
+    """Neighbouring dimensions that every access of a kernel walks as one."""
 
     dimensions: tuple[int, ...]
     extent: Dim
@@ -185,21 +187,21 @@ def merge_dimensions(
 def accesses_of(
     cluster: Cluster, values: Sequence[Value], rank: int, extra: Sequence[Buffer] = ()
 ) -> list[tuple[Dim, ...]]:
-    """How far each read of a kernel moves per step in each dimension, found by computing the values once."""
+    """The step of each read of a kernel in each dimension, found by computing the values once."""
     names = [f"d{i}" for i in range(rank)]
     exprs = _computed_once(cluster, values, rank, extra)
     return [tuple(e.index.coefficient(n) for n in names) for e in exprs if isinstance(e, (Load, Index))]
 
 
 def is_long_chain(cluster: Cluster, values: Sequence[Value], rank: int, extra: Sequence[Buffer] = ()) -> bool:
-    """An element takes many instructions, none of them on indices or random bits, which fill registers by the dozen."""
+    """Tell whether an element takes many instructions, none on indices or random bits, which fill many registers."""
     applied = [e for e in _computed_once(cluster, values, rank, extra) if isinstance(e, Apply)]
     indices = any(a.dtype.bytes == 8 and not a.dtype.is_float for e in applied for a in e.args)
     return len(applied) >= LONG_CHAIN and not indices
 
 
 def _computed_once(cluster: Cluster, values: Sequence[Value], rank: int, extra: Sequence[Buffer]) -> list[Expr]:
-    """What computes one element of each value, at the indices d0, d1, ..."""
+    """The expressions that compute one element of each value, at the indices d0, d1, ..."""
     builder = cluster.builder()
     builder.buffers |= {b.name: b for b in extra}
     evaluator = cluster.evaluator(builder)
@@ -239,9 +241,9 @@ def split_index(kernel: KernelBuilder, index: Affine, extents: Sequence[Dim | At
 
 
 def transposed(kernel: KernelBuilder, rows: Sequence[Atom]) -> list[Atom]:
-    """The columns of a square of n vectors of n lanes, n a power of two: log2(n) rounds of pairs.
+    """Transpose a square of n vectors of n lanes, n a power of two, in log2(n) rounds of pairs.
 
-    Of fewer vectors the missing ones are zeros.
+    Where there are fewer vectors, the missing ones are zeros.
     """
     dtype, lanes = rows[0].dtype, rows[0].lanes
     values = [*rows, *[Const(0.0, dtype, lanes)] * (lanes - len(rows))]
@@ -260,7 +262,7 @@ def ceil_divide(kernel: KernelBuilder, dividend: Atom, divisor: Atom) -> Var:
 
 
 def lowest_covering(kernel: KernelBuilder, count: Atom, heights: Sequence[int]) -> Atom:
-    """The lowest of some increasing heights that is not below a number, or the highest."""
+    """The lowest of some increasing heights that is not below `count`, or the highest."""
     height: Atom = Const(heights[-1], I64)
     for lower in reversed(heights[:-1]):
         height = kernel.select(kernel.compare(count, Const(lower, I64), "LE"), Const(lower, I64), height)
@@ -281,7 +283,7 @@ def part_of(kernel: KernelBuilder, part: Affine, extent: Dim | Atom, count: Dim 
 
 
 def combined_parts(value: Value, kind: str, buffer: str = "s0") -> Provider:
-    """`value` as the parts that lie one behind the other in a buffer, combined in order."""
+    """A provider of `value`: the parts of a split sum, one behind the other in a buffer, combined in order."""
 
     def total(evaluator: Evaluator, indices: Indices) -> Atom:
         position = linear(indices, value.type.shape)
@@ -295,7 +297,7 @@ def combined_parts(value: Value, kind: str, buffer: str = "s0") -> Provider:
 
 
 def side_by_side(lanes: int, extent: Dim) -> int:
-    """Lanes of REGISTERS registers, or of fewer that cover the extent as well.
+    """The lanes of a wide vector: of REGISTERS registers, or of fewer that cover the extent as well.
 
     >>> [side_by_side(16, extent) for extent in (10, 20, 100, 1000)]
     [16, 32, 64, 64]
@@ -307,7 +309,7 @@ def side_by_side(lanes: int, extent: Dim) -> int:
 
 
 def is_whole(extent: Dim, lanes: int) -> bool:
-    """Full vectors cover the extent, whatever the symbols are."""
+    """Tell whether full vectors cover the extent, whatever the symbols are."""
     if isinstance(extent, int):
         return extent % lanes == 0
     return all(c % lanes == 0 for _, c in extent.terms)

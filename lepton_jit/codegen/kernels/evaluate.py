@@ -1,4 +1,4 @@
-"""The value of a tensor at an index, as statements of a kernel: how every fused operation is computed."""
+"""Compute the value of a tensor at an index, as statements of a kernel: what every fused operation becomes."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         self._producers = self.region.producers()
-        # looked-up numbers, one a lane: variables of an index, as LANE is
+        # numbers that were looked up, one a lane: variables of an index, as LANE is
         self._looked_up: dict[str, Var] = {}
 
     def value(self, value: Value, indices: Indices, guard: Atom | None = None) -> Atom:
-        """`value[indices]`; where `guard` is false nothing is read and the result is of no matter."""
+        """Compute `value[indices]`; where `guard` is false nothing is read, and the result does not matter."""
         if value in self.bound:
             return self.bound[value]
         key = (value.name, indices, guard, self.mask, self.lanes)
@@ -65,7 +65,7 @@ class Evaluator:
         return found
 
     def load_at(self, buffer: str, position: Affine, guard: Atom | None = None) -> Atom:
-        """The element of a buffer at a linear position that may contain LANE."""
+        """Load the element of a buffer at a linear position that may contain LANE."""
         k = self.kernel
         base, offsets = self._looked_up_part(position)
         if offsets is not None:
@@ -131,7 +131,7 @@ class Evaluator:
         return Affine.var(row.name)
 
     def _looked_up_part(self, index: Affine) -> tuple[Affine, Var | None]:
-        """The scalar rest and the offset of each lane, if a vector of looked-up numbers is part of the index."""
+        """Split an index: its scalar part, and each lane's offset if a vector of looked-up numbers is in it."""
         k = self.kernel
         vectors = [(self._looked_up[name], c) for name, c in index.terms if name in self._looked_up]
         if not vectors:
@@ -267,7 +267,7 @@ def _reduce_window(e: Evaluator, node: Node, indices: Indices, guard: Atom | Non
 def inside_bounds(
     e: Evaluator, indices: Indices, shape: Shape, padding: Sequence[tuple[Dim, Dim]], guard: Atom | None
 ) -> Atom | None:
-    """`guard` and 0 <= index < size, in the dimensions and at the ends where there may be padding."""
+    """The condition `guard` and 0 <= index < size, in the dimensions and at the ends where there may be padding."""
     k = e.kernel
     inside = guard
     for index, size, (low, high) in zip(indices, shape, padding, strict=True):
@@ -295,7 +295,7 @@ FUSIBLE_MOVEMENT = frozenset(_RULES) - {"reduce_window"}
 
 
 def tail_mask(kernel: KernelBuilder, count: Affine | Dim, lanes: int) -> Atom:
-    """The first `count` lanes."""
+    """The mask of the first `count` lanes."""
     return kernel.apply(
         "compare", kernel.index(Affine(), lanes, 1), kernel.index(Affine.of(count)), dtype=BOOL, detail="LT"
     )

@@ -1,4 +1,4 @@
-"""Vectors combined lane by lane along one dimension: the inner loop of every reduction whose lanes lie in a row."""
+"""Combine vectors lane by lane along one dimension: the inner loop of every reduction along contiguous elements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fold_row(
     held: bool = False,
     most: Dim | None = None,
 ) -> Totals:
-    """Combine `elements(inner, mask)` over 0..length into totals. `held`: written out, without a loop.
+    """Combine `elements(inner, mask)` over 0..length into totals; with `held`, written out without a loop.
 
     `most` bounds the length where that is computed.
     """
@@ -53,5 +53,5 @@ def fold_row(
 
 
 def finished(k: KernelBuilder, kinds: Kinds, totals: Sequence[Atom]) -> list[Atom]:
-    """One number of each reduction: the lanes combined."""
+    """Combine the lanes: one number for each reduction."""
     return [k.horizontal(kind, total) for (kind, _), total in zip(kinds, totals, strict=True)]

@@ -1,4 +1,4 @@
-"""Schedule of a map: every element of the results is computed from its index, one pass over memory."""
+"""Schedule maps: every element of the results is computed from its index, in one pass over memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BLOCK = 4096
 
 
 def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ()) -> Kernel:
-    """Loops over the merged dimensions of the (equally shaped) results, the innermost in vectors."""
+    """Schedule loops over the merged dimensions of the results, which have one shape; the innermost goes in vectors."""
     stores = _stores(cluster)
     results = [store.value for store in stores]
     shape = results[0].type.shape
@@ -89,7 +89,7 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
 
 @dataclass(frozen=True)
 class _Store:
-    """A value that goes into a buffer of `shape` from column `start` on."""
+    """The destination of a value: a buffer of `shape`, from column `start` on."""
 
     value: Value
     buffer: str
@@ -98,7 +98,7 @@ class _Store:
 
 
 def _stores(cluster: Cluster) -> list[_Store]:
-    """Every result; of one that stands side by side with others (concatenate), its place among them."""
+    """The destinations of all results; operands of a `concatenate` go side by side into its buffer."""
     producers = cluster.region.producers()
     stores: list[_Store] = []
     for result, buffer in cluster.outputs.items():

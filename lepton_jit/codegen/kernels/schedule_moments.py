@@ -1,4 +1,4 @@
-"""Schedule of `moments`: mean and variance of every column in one pass over memory."""
+"""Schedule `moments`: mean and variance of every column in one pass over memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lepton_jit.ir.types import Dim, DType, element_count, typical
 
 Pair = tuple[Atom, Atom]  # a mean, and a sum of squares about it
 
-# Rows of a block: more make merging rarer and the bound on what cancels larger.
+# Rows of a block: more of them make merging rarer, and the bound on cancellation larger.
 ROWS = 32
 # Vectors of columns that are summed side by side.
 COLUMN_VECTORS = 4
 
 
 def schedule_moments(cluster: Cluster, target: Target) -> Planned:
-    """Parts of the rows side by side, each with a mean and a sum of squares; a second kernel merges them in order.
+    """Schedule parts of the rows side by side, each with a mean and a sum of squares; a second kernel merges them.
 
     Within a part, blocks of rows are merged in order as well, and so are blocks of blocks (Chan, Golub, LeVeque 1979,
     formulas 1.5a and 1.5b). A block squares distances to its own first row. That row is one of those whose spread is
@@ -47,7 +47,7 @@ def schedule_moments(cluster: Cluster, target: Target) -> Planned:
 
 @dataclass(frozen=True)
 class _Moments:
-    """A buffer of `rows` times `columns` elements."""
+    """Writes the moments of a buffer of `rows` times `columns` elements."""
 
     buffer: str
     dtype: DType
@@ -56,7 +56,7 @@ class _Moments:
     lanes: int
 
     def part(self, k: KernelBuilder) -> None:
-        """Mean and sum of squares of the rows of part t, into s0 and s1."""
+        """Write mean and sum of squares of the rows of part t into s0 and s1."""
         part = Affine.var("t")
         begin, end = part_of(k, part, self.rows)
         if not isinstance(self.columns, int):
@@ -76,7 +76,7 @@ class _Moments:
     def _columns(
         self, k: KernelBuilder, part: Affine, begin: Var, end: Var, starts: Sequence[Affine], mask: Atom | None
     ) -> None:
-        """Neighbouring vectors of columns; `mask` is the last one's."""
+        """Write those of neighbouring vectors of columns; `mask` is the last one's."""
         masks = [*([None] * (len(starts) - 1)), mask]
         zeros: list[Atom] = [Const(0, self.dtype, self.lanes)] * len(starts)
 
@@ -95,7 +95,7 @@ class _Moments:
             return [_block(k, o, s, q, count) for o, s, q in sums]
 
         def merged(first: Affine, last: Affine, sizes: Sequence[int]) -> list[Pair]:
-            """The blocks of rows from `first` to `last`, those of the larger sizes merged from smaller ones."""
+            """Merge the blocks of rows from `first` to `last`, those of the larger sizes from smaller ones."""
             *smaller, size = sizes
             with k.carried_loop(first, last, size, [*zeros, *zeros]) as (row, carried, following):
                 stop = Affine.var(k.apply("minimum", k.index(row + size), k.index(last)).name)
@@ -112,14 +112,14 @@ class _Moments:
                 store_at(k, buffer, part * self.columns + start + Affine.var(LANE), value, self.lanes, own)
 
     def _block_sizes(self) -> list[int]:
-        """Rows of blocks, of blocks of blocks, and so on: what is merged one after the other is to be short."""
+        """The rows of blocks, of blocks of blocks, and so on, so that few are merged one after the other."""
         sizes = [ROWS]
         while sizes[-1] * BLOCK < typical(self.rows) // SPLITS:
             sizes.append(sizes[-1] * BLOCK)
         return sizes
 
     def provider(self, result: int) -> Provider:
-        """The mean (0) or the variance (1) of all rows, from the parts."""
+        """A provider of the mean (0) or the variance (1) of all rows, from the parts."""
 
         def total(evaluator: Evaluator, indices: Indices) -> Atom:
             k = evaluator.kernel
@@ -142,13 +142,13 @@ class _Moments:
 
 
 def _block(k: KernelBuilder, origin: Atom, total: Atom, squares: Atom, count: Atom) -> Pair:
-    """(mean, sum of squares about it) from sums of distances to an origin, and of their squares."""
+    """The mean and the sum of squares about it, from sums of distances to an origin, and of their squares."""
     mean = k.apply("divide", total, count)
     return k.apply("add", origin, mean), k.apply("subtract", squares, k.apply("multiply", total, mean))
 
 
 def _merged(k: KernelBuilder, before: Atom, old: Pair, count: Atom, new: Pair) -> Pair:
-    """(mean, sum of squares) of `before` rows and of `count` more; nothing changes where both are none."""
+    """Merge mean and sum of squares of `before` rows with those of `count` more; both may be 0."""
     mean, squares = old
     total = k.apply("maximum", k.apply("add", before, count), k.constant(1, count))
     weight = k.apply("divide", count, total)

@@ -1,4 +1,4 @@
-"""Schedule of reductions over any dimensions, several at once where they read the same."""
+"""Schedule reductions over any dimensions, several at once where they read the same."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from lepton_jit.errors import UnsupportedError
 from lepton_jit.ir.graph import Node
 from lepton_jit.ir.types import Dim, element_count, typical
 
-# Vectors of results that a sum over rows keeps side by side.
+# Vectors of results that a sum over rows computes side by side.
 COLUMN_VECTORS = 4
-# A sum is cut into SPLITS parts, by its shape alone, where it is this long and few results could run in parallel.
+# A sum is split into SPLITS parts, by its shape alone, where it is this long and few results could run in parallel.
 LONG_SUM = 4096
 FEW_RESULTS = 16
 
@@ -45,7 +45,7 @@ Store = Callable[[Sequence[Atom], Located, int, Atom | None], None]  # (values, 
 
 
 def schedule_reduce(cluster: Cluster, target: Target) -> Planned:
-    """The kernels of a cluster with reductions."""
+    """Schedule a cluster with reductions."""
     if is_row_cluster(cluster):
         return (schedule_rows(cluster, target),), ()
     reduces = [n for n in cluster.region.nodes if n.op == "reduce"]
@@ -61,7 +61,7 @@ def _zero(node: Node) -> Provider:
 
 @dataclass
 class _Reduction:
-    """Reductions of one shape over the same dimensions, with the operations around them."""
+    """Writes reductions of one shape over the same dimensions, with the operations around them."""
 
     cluster: Cluster
     nodes: Sequence[Node]
@@ -95,7 +95,7 @@ class _Reduction:
         return (cluster.kernel(k, element_count(a.extent for a in around), self._work()),), ()
 
     def _accesses(self) -> list[tuple[Dim, ...]]:
-        """Steps in every dimension of what is reduced: of the reads before the sums, and of those after them."""
+        """The steps in every dimension of what is reduced, for reads before the sums and for those after them."""
         rank = len(self.shape)
         sums = {n.result: _zero(n) for n in self.nodes}
         outputs = [o.value for o in self.cluster.region.outputs]
@@ -118,12 +118,12 @@ class _Reduction:
         return tuple(i for d, i in enumerate(indices) if d not in self.reduced_dims)
 
     def _values(self, k: KernelBuilder, located: Located, lanes: int = 1, mask: Atom | None = None) -> list[Atom]:
-        """What is reduced, at one element."""
+        """Compute one element of each operand."""
         evaluator, indices = self.cluster.evaluator(k, lanes, mask), self._indices(located)
         return [evaluator.value(v, indices) for v in self.operands]
 
     def _results(self, k: KernelBuilder, located: Located, ranges: Ranges, store: Store) -> None:
-        """Compute the reductions at the located results; `store(values, located, lanes, mask)` writes them."""
+        """Compute the reductions at some results; `store(values, located, lanes, mask)` writes them."""
         if self.columns is None:
             store(self._row(k, located, ranges), located, 1, None)
             return
@@ -153,7 +153,7 @@ class _Reduction:
         mask: Atom | None,
         store: Store,
     ) -> None:
-        """Neighbouring vectors of results, summed in one walk over the reduced dimensions; `mask` is the last one's."""
+        """Sum neighbouring vectors of results in one walk over the reduced dimensions; `mask` is the last one's."""
         assert self.columns is not None
         columns = [(self.columns, start + Affine.var(LANE)) for start in starts]
         masks = [None] * (len(starts) - 1) + [mask]
@@ -171,7 +171,7 @@ class _Reduction:
             store(totals[i * count : (i + 1) * count], [*located, column], self.lanes, own)
 
     def _row(self, k: KernelBuilder, located: Located, ranges: Ranges) -> list[Atom]:
-        """Sums along the innermost dimension, over all reduced ones."""
+        """Reduce along the innermost dimension, and over all other reduced ones."""
         if not self.reduced:
             return self._values(k, located)
         *outer, last = self.reduced
@@ -212,7 +212,7 @@ class _Reduction:
         return level(axes, totals, [])
 
     def _store_outputs(self, k: KernelBuilder) -> Store:
-        """Writes what the region makes of the reduced values."""
+        """A function that writes what the region makes of the reduced values."""
 
         def store(values: Sequence[Atom], located: Located, lanes: int, mask: Atom | None) -> None:
             evaluator = self.cluster.evaluator(k, lanes, mask)
@@ -225,7 +225,7 @@ class _Reduction:
         return store
 
     def _split(self) -> Planned:
-        """Parts of the outermost reduced dimension side by side; a second kernel combines them in order."""
+        """Split the outermost reduced dimension into parts, side by side; a second kernel combines them in order."""
         cluster, result = self.cluster, self.nodes[0].result
         elements = result.type.elements
         scratch = [Buffer(f"s{i}", dtype, elements * SPLITS) for i, (_, dtype) in enumerate(self.kinds)]

@@ -1,4 +1,4 @@
-"""Schedule of rows: each is read, reduced, and written in one go."""
+"""Schedule row reductions, such as softmax: each row is read, reduced, and written in one go."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import Dim, element_count, typical
 
-# Rows of up to this many vectors are written out: read once, and what is computed of them is computed once.
+# Rows of up to this many vectors are unrolled: they are read once, and what is computed of them is computed once.
 HELD_VECTORS = 32
 
 
 def is_row_cluster(cluster: Cluster) -> bool:
-    """All reductions run over the last dimension of the same shape, and results have that shape or that of its rows."""
+    """Tell whether `schedule_rows` can compute it.
+
+    All reductions have to run over the last dimension of one shape, and results to have that shape or that without its
+    last dimension. A single reduction that gives no full row is left to the general schedule.
+    """
     reduces = [n for n in cluster.region.nodes if n.op == "reduce"]
     full = reduces[0].operands[0].type.shape
     if any(n.operands[0].type.shape != full or n.attributes["dimensions"] != (len(full) - 1,) for n in reduces):
@@ -32,7 +36,7 @@ def is_row_cluster(cluster: Cluster) -> bool:
 
 
 def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
-    """For each row: the reductions in order, those that need no other one together, then the results."""
+    """Schedule, for each row, the reductions in order, those that need no other one together, and then the results."""
     rounds = _rounds(cluster.region)
     full = rounds[0][0].operands[0].type.shape
     length = full[-1]
@@ -74,7 +78,7 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
 
 
 def _rounds(region: Graph) -> list[list[Node]]:
-    """The reductions, each in the first round behind those that its operand is computed from."""
+    """The reductions in rounds, each in the first round behind those that its operand is computed from."""
     depth: dict[Value, int] = {}
     rounds: list[list[Node]] = []
     for node in region.nodes:
@@ -88,7 +92,7 @@ def _rounds(region: Graph) -> list[list[Node]]:
 
 
 def _written_out(k: KernelBuilder, length: Dim, lanes: int) -> list[tuple[Affine, Atom | None]]:
-    """The vectors of a short row."""
+    """The vectors of a short row: first index and mask."""
     assert isinstance(length, int)
     blocks: list[tuple[Affine, Atom | None]] = []
     for start in range(0, length, lanes):

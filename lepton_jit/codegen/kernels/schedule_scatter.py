@@ -1,4 +1,4 @@
-"""Schedule of select_and_scatter, the gradient of max pooling: walk the windows of one image, in order."""
+"""Schedule `select_and_scatter`, the gradient of max pooling: walk the windows of one image, in order."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lepton_jit.ir.types import DTYPES, DType, element_count, typical
 
 
 def schedule_scatter(cluster: Cluster, target: Target) -> Planned:
-    """Windows that tile their operand write each element once; others are added up in a cleared result."""
+    """Schedule windows that tile their operand to write each element once; others add to a cleared result."""
     plan = _Scatter(cluster, target)
     return (plan.tiling() if tiles_operand(plan.node) else plan.adding(),), ()
 
 
 def tiles_operand(node: Node) -> bool:
-    """No element lies in two windows, and none of a window in the padding."""
+    """Tell whether no element lies in two windows, and no window reaches into padding."""
     a: Any = node.attributes
     return a["window"] == a["strides"] and not any(low or high for low, high in a["padding"])
 
@@ -43,7 +43,10 @@ class _Scatter:
         self.lanes = cluster.lanes(target) if self.vector is not None else 1
 
     def tiling(self) -> Kernel:
-        """An iteration writes the windows of the outer dimensions' one index, then what no window covers."""
+        """The kernel for windows that tile: an iteration has one index of the outer dimensions.
+
+        It writes the windows first, then what no window covers.
+        """
         k = self.cluster.builder()
         outer = dict(zip(self.outer, split_index(k, Affine.var("t"), [self.shape[d] for d in self.outer]), strict=True))
         whole = {d: (Affine(), Affine.of(self.windows[d])) for d in self.inner}
@@ -60,7 +63,7 @@ class _Scatter:
         return self.cluster.kernel(k, element_count(self.shape[d] for d in self.outer), work)
 
     def _over(self, k: KernelBuilder, dims: list[int], ranges: Any, position: dict[int, Affine], body: Any) -> None:
-        """`body` at every position of the given ranges, in vectors along the last dimension where it is free."""
+        """Write `body` at every position of the ranges, in vectors along the last dimension if windows leave it."""
         if dims:
             with k.loop(*ranges[dims[0]]) as i:
                 self._over(k, dims[1:], ranges, {**position, dims[0]: i}, body)
@@ -72,7 +75,7 @@ class _Scatter:
             body(k, {**position, self.vector: i}, mask)
 
     def _tile(self, k: KernelBuilder, position: dict[int, Affine], mask: Atom | None) -> None:
-        """The first maximum of one window gets the source, the other elements zero."""
+        """Give the first maximum of one window the source, and the other elements zero."""
         evaluator = self.cluster.evaluator(k, self.lanes, mask)
         rank = range(len(self.shape))
         source = evaluator.value(self.source, tuple(position[d] for d in rank))
@@ -96,7 +99,10 @@ class _Scatter:
         k.store(buffer, base, evaluator.value(output, indices), self.lanes, mask)
 
     def adding(self) -> Kernel:
-        """An iteration clears the result of the outer dimensions' one index, then adds each window's value in order."""
+        """The kernel for windows that overlap: an iteration has one index of the outer dimensions.
+
+        It clears the result, then adds each window's value in order.
+        """
         k = self.cluster.builder()
         outer = split_index(k, Affine.var("t"), [self.shape[d] for d in self.outer])
         slab = element_count(self.shape[len(self.outer) :])
@@ -120,7 +126,7 @@ class _Scatter:
     def _argmax(
         self, evaluator: Evaluator, position: dict[int, Affine]
     ) -> tuple[Atom, list[tuple[tuple[Affine, ...], Atom | None, Const]]]:
-        """The number of the tap with the first maximum, and of all taps: indices, whether they exist, number."""
+        """The number of the tap with the first maximum, and all taps: indices, whether they exist, number."""
         k = evaluator.kernel
         rank = len(self.shape)
         places: list[tuple[tuple[Affine, ...], Atom | None, Const]] = []
@@ -144,7 +150,7 @@ class _Scatter:
         return where, places
 
     def _exceeds(self, k: KernelBuilder, x: Atom, best: Atom) -> Atom:
-        """x > best, where NaN exceeds all but NaN."""
+        """The condition x > best, where NaN exceeds all but NaN."""
         if not self.operand.type.dtype.is_float:
             return k.compare(x, best, "GT")
         not_below = k.apply("not", k.compare(x, best, "LE"))

@@ -1,4 +1,4 @@
-"""Schedules of windows that slide over images, channel by channel: depthwise convolutions and pooling."""
+"""Schedule windows that slide over images, channel by channel: depthwise convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from lepton_jit.ir.windows import Window, channel_windows, pooling_windows
 
 # Lines of results of one iteration.
 LINES = 4
-# Of an image that a cache holds, an iteration has few vectors of channels, whose weights and lines stay in L1: 7 x 7 x
-# 960 takes 6.5 microseconds instead of 10. Larger ones are walked as they lie in memory: 112 x 112 x 96 in 230
-# microseconds instead of 350.
+# Where L2 holds an image, an iteration has few vectors of channels, whose weights and lines stay in L1. Larger images
+# are walked as they lie in memory (docs/measurements.md, windows).
 CACHED_IMAGE = 1 << 18
 FEW_VECTORS = 4
 
@@ -40,7 +39,7 @@ Accumulate = Callable[[Evaluator, Atom, Atom, Indices], Atom]  # (.., total, ele
 
 
 def schedule_depthwise(cluster: Cluster, target: Target) -> Planned:
-    """A convolution of each channel by itself, and elementwise operations on its result."""
+    """Schedule a convolution of each channel by itself, and elementwise operations on its result."""
     (node,) = (n for n in cluster.region.nodes if n.op == "convolution")
     windows = channel_windows(node)
     if windows is None:
@@ -62,7 +61,7 @@ def schedule_depthwise(cluster: Cluster, target: Target) -> Planned:
 
 
 def schedule_pooling(cluster: Cluster, target: Target) -> Planned:
-    """A `reduce_window` and elementwise operations on its result."""
+    """Schedule a `reduce_window` and elementwise operations on its result."""
     (node,) = (n for n in cluster.region.nodes if n.op == "reduce_window")
     windows = pooling_windows(node)
     if windows is None:
@@ -83,7 +82,7 @@ class _Block:
     reads: tuple[tuple[int, int, int], ...]
 
     def in_chains(self, taps: int) -> Iterator[list[tuple[int, int, int]]]:
-        """The reads in groups, each with the next few taps of every result."""
+        """Yield the reads in groups, each with the next few taps of every result."""
         for first in range(0, max(tap for _, tap, _ in self.reads) + 1, taps):
             yield [read for read in self.reads if first <= read[1] < first + taps]
 
@@ -98,7 +97,7 @@ class _Run:
 
 
 def blocks_of(window: Window, most: int) -> list[_Run]:
-    """A line of results in blocks of up to `most`, as even as can be; elements in the order in which they lie.
+    """Cut a line of results into blocks of up to `most`, as even as can be; each reads elements in memory order.
 
     Where windows overlap, results of one block share what they read. All taps of one result come in order.
     """
@@ -155,7 +154,7 @@ class _Windows:
         )
 
     def _progress(self, parts: int) -> Progress | None:
-        """Lines of images: which ones a line of results reads."""
+        """What a chain asks: the lines of images that a line of results reads; None where it reads otherwise."""
         *outer, line = self.windows
         if len(outer) != 1 or outer[0].base > 1 or outer[0].low < 0 or self.x not in self.cluster.inputs:
             return None
@@ -194,7 +193,7 @@ class _Windows:
         return Affine.var(begin.name), Affine.var(end.name)
 
     def _slices(self, extent: Dim) -> Slices | None:
-        """A sample after the other; of the images, each sample reads its own."""
+        """The batch slices: each sample reads its own image; None if the batch is no slowest digit."""
 
         def first_of_image(evaluator: Evaluator, indices: Indices) -> Atom:
             return evaluator.value(self.x, (indices[0], *[Affine()] * (len(indices) - 1)))
@@ -219,7 +218,7 @@ class _Windows:
             self._block(*block)
 
     def _range(self, window: Window, result: Affine) -> tuple[Affine, Affine]:
-        """First and last + 1 of what the loop over one outer dimension's taps counts: taps, or elements with a base."""
+        """First and last + 1 of the loop over an outer dimension's taps, or over elements where there is a base."""
         k, w = self.k, window
         if not w.is_padded:
             return Affine(), Affine.of(w.taps)
@@ -244,7 +243,7 @@ class _Windows:
         block: _Block,
         first: Affine,
     ) -> None:
-        """All taps of the outer dimensions by loops, those of the line written out, then the results."""
+        """Write the taps of the outer dimensions as loops, those of the line one by one, then the results."""
         k, w = self.k, self.line
         kinds = [(self.kind, self.node.result.type.dtype)] * block.width
         many = typical(element_count(w.taps for w in self.windows)) > FEW_TAPS

@@ -1,4 +1,4 @@
-"""How threads share the rows of what a scan reads and stacks."""
+"""Decide how threads share tensors that a scan reads or stacks: by samples, as they share the scan."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from lepton_jit.ir.types import Poly, Shape, element_count, typical
 
 # Rows of one block: two tiles of 8 rows, so that each panel that comes from the L2 cache is used by two tiles.
 ROW_BLOCK = 16
-# Samples of fewer elements share lines of the cache.
+# Samples of fewer elements share cache lines.
 LINE = 16
 
 
 def batch_of_turns(shape: Shape) -> Poly | None:
-    """The batch of what a scan reads or stacks, [turns][batch][...]: threads share it there, as they do in a scan.
+    """The batch of a tensor [iterations of a scan][batch][...], which threads are to share by samples; else None.
 
-    With another share half of the gates changed cores, which costs a fifth of an LSTM where their caches lie apart.
+    With another share, half of an LSTM's gates would move to another core between the product and the loop.
     """
     if len(shape) < 3 or typical(element_count(shape[2:])) < LINE:
         return None

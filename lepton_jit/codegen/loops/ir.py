@@ -8,7 +8,7 @@
     store     = buffer[affine] = atom where mask
     loop      = for var in affine..affine step int carry (var = init -> next)... { stmt... }
     if        = if atom { stmt... } else { stmt... }
-    report    = report code at affine                 bad data; the run ends behind this kernel
+    report    = report code at affine                 bad data; the run ends after this kernel
     contract  = call of a micro-kernel: a register tile of a contraction
     atom      = var | constant
     affine    = dim + dim*var + ...          with i64 variables; dims are polynomials of the program's symbols
@@ -109,7 +109,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Apply:
-    """A machine primitive on atoms; scalars are repeated to the result's lanes. `detail`: a comparison's direction."""
+    """A machine primitive on atoms; scalars are repeated to the result's lanes. `detail` is a comparison's relation."""
 
     op: str
     args: tuple[Atom, ...]
@@ -149,9 +149,9 @@ class Horizontal:
 
 @dataclass(frozen=True)
 class Trn:
-    """Two vectors as parts of `width` lanes: parts 0 of both, parts 2 of both, ...; `odd`: parts 1, parts 3, ...
+    """Interleaves two vectors by parts of `width` lanes: parts 0 of both, parts 2 of both, ...; `odd`: 1, 3, ...
 
-    AArch64's TRN1 and TRN2, of which transpositions are made.
+    These are AArch64's TRN1 and TRN2, of which transpositions are made.
     """
 
     first: Atom
@@ -182,7 +182,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Carry:
-    """A variable of a loop: `init` at first, `next` after each turn, and the last value after the loop."""
+    """A variable that a loop carries: `init` at first, `next` after each iteration, the last value after the loop."""
 
     var: Var
     init: Atom
@@ -191,7 +191,7 @@ class Carry:
 
 @dataclass(frozen=True)
 class Loop:
-    """`step` is positive; the loop runs while var < stop."""
+    """A loop that runs from `start` while var < stop; `step` is positive."""
 
     var: str
     start: Affine
@@ -210,7 +210,7 @@ class If:
 
 @dataclass(frozen=True)
 class Report:
-    """The data is bad at the element `index`: the program ends behind this kernel, with the error code `code`."""
+    """Reports bad data at the element `index`: the program ends after this kernel, with the error code `code`."""
 
     code: int
     index: Affine
@@ -218,7 +218,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Asks memory for the line of `buffer[index]`, which may lie outside of it, before it is due; changes no value."""
+    """Prefetches the cache line of `buffer[index]`, which may lie outside of the buffer; changes no value."""
 
     buffer: str
     index: Affine
@@ -236,7 +236,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is applied to each accumulator before it is stored: `body` computes `result` from `args`.
+    """The operations on each accumulator before it is stored: `body` computes `result` from `args`.
 
     args[0] is the accumulator, args[1:] are the values of the extras.
     """
@@ -254,21 +254,21 @@ class Tile:
     vectors: int
     panel_vectors: int
     masked: bool  # only part of the last vector's lanes exist
-    rhs_masked: bool  # the right side may not be read beyond them: it is not padded
+    rhs_masked: bool  # B may not be read beyond them: it is not padded
     epilogue: Epilogue | None
     extra_steps: tuple[int, ...] = ()  # column_step of every extra
 
 
 @dataclass(frozen=True)
 class Contract:
-    """out[out_index + out_row*i + j] = epilogue(sum_{k2,k1,k0} lhs * rhs) for a tile of `rows` rows.
+    """A call of a micro-kernel: out[out_index + out_row*i + j] = epilogue(sum_{k2,k1,k0} lhs * rhs), `rows` rows of it.
 
     lhs element: lhs_index + row_offset(i) + sum(k * lhs_step); rhs element: rhs_index + column(j) + sum(k * rhs_step),
     where column j of a tile of several panels of width w lies at j // w * rhs_panel + j % w.
     row_offset(i) is `rows_apart * i`, or entry `row_start + i` of the table `rows_apart`. `accumulate`: the sum goes on
-    from what `out` holds. `ahead` = (buffer, index, step): after its n-th innermost sum the tile asks for the lines of
-    that buffer at `index + n*step`, which a later tile will need, wherever they are; with step 0 for what is there
-    already. With `fetch` it asks for its lines of a large result before the sums. Neither changes a value.
+    from what `out` holds. With `ahead` = (buffer, index, step), the tile prefetches, after its n-th innermost sum, the
+    lines of that buffer at `index + n*step`, which a later tile will need; with step 0 it asks for the same ones again.
+    With `fetch` it prefetches its lines of a large result before the sums. Neither changes a value.
     """
 
     tile: Tile
@@ -291,8 +291,8 @@ class Contract:
 
 Stmt = Let | Store | Loop | If | Report | Fetch | Contract
 
-# How many threads share the iterations of a kernel, a symbol of every program; kernels decide by it which iteration
-# computes what, and nothing else.
+# The number of threads that share the iterations of a kernel: a symbol of every program. Kernels decide by it which
+# iteration computes what, and nothing else.
 THREADS = Poly((((THREADS_NAME,), 1),))
 
 
@@ -307,7 +307,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class CeilDiv:
-    """ceil(dividend / divisor), times a factor."""
+    """An extent of ceil(dividend / divisor) times a factor."""
 
     dividend: Dim
     divisor: int
@@ -322,7 +322,7 @@ Extent = Dim | CeilDiv
 
 @dataclass(frozen=True)
 class Slices:
-    """Of a kernel whose iterations n*count ... (n+1)*count - 1 compute index n of the results' leading dimension.
+    """The batch slices of a kernel: iterations n*count ... (n+1)*count - 1 compute index n of the leading dimension.
 
     They read only index n of the buffers in `local`, so two such kernels can run slice by slice.
     """
@@ -340,7 +340,7 @@ def slices_of(kernel: Kernel) -> Dim:
 
 @dataclass(frozen=True)
 class Reach:
-    """What a row of a result reads of an operand: row r lies in line y = r // per % lines of image r // per // lines.
+    """The part of an operand that a row reads: row r lies in line y = r // per % lines of image r // per // lines.
 
     It reads the operand's lines y*stride - low up to y*stride - low + taps of the same image, as far as they exist in
     0..size; each has `width` elements, and images of the operand lie one behind the other.
@@ -357,10 +357,11 @@ class Reach:
 
 @dataclass(frozen=True)
 class Progress:
-    """Of a kernel whose iterations g*each ... (g+1)*each - 1 finish the units g*U//G up to (g+1)*U//G of `unit` rows.
+    """The order in which a kernel finishes rows of its result, so that it and its reader can run strip by strip.
 
-    G is extent / each; there are `count` rows of `width` elements one behind the other, which are U units, the last of
-    which may be smaller. So one of these kernels and its reader can run a few rows at a time, as `reads` says which.
+    Iterations g*each ... (g+1)*each - 1 finish the units g*U//G up to (g+1)*U//G, each of `unit` rows, where G is
+    extent / each. There are `count` rows of `width` elements one behind the other, which are U units; the last one may
+    be smaller. `reads` says which rows of which operands a row reads.
     """
 
     each: int
@@ -372,10 +373,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Kernel:
-    """`body` runs for every value of the i64 variable `t` in 0..extent, in any order and on any thread.
+    """A parallel loop: `body` runs for every value of the i64 variable `t` in 0..extent, in any order, on any thread.
 
-    Where `turning` is 1, every other run goes through them from the end: what the run before read last, of more than a
-    cache holds, is read first.
+    Where `turning` is 1, iterations run in serpentine order: every other run on one thread begins at the end, so that
+    it reads first what the run before has left in a cache.
     """
 
     name: str
@@ -391,7 +392,7 @@ class Kernel:
 
 
 def walk(body: Iterable[Stmt]) -> Iterable[Stmt]:
-    """All statements, outer before inner."""
+    """Yield all statements, outer before inner."""
     for stmt in body:
         yield stmt
         if isinstance(stmt, Loop):

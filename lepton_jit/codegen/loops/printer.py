@@ -1,4 +1,4 @@
-"""Kernels of the loop IR as text; docs/loop_ir.md has the grammar, `loop_parser` reads it back."""
+"""Kernels of the loop IR as text; docs/loop_ir.md has the grammar, `parser.py` reads it back."""
 
 from __future__ import annotations
 

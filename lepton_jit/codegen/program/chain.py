@@ -1,7 +1,8 @@
-"""Chains: kernels that run a few rows at a time, one after the other, while what lies between them is in a cache.
+"""Chains: kernels that run strip by strip, one after the other, while a cache holds what they pass on.
 
-A thread keeps of each result between two kernels only a window of rows, which moves on from turn to turn. The
-arithmetic is written once, for Python's integers and for native values alike.
+A turn of a chain is one strip: some rows of the last kernel, and what they need of the others. Of each intermediate
+result, a thread keeps only a window of rows, which moves on from turn to turn. The arithmetic is written once, for
+Python's integers and for native values alike.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lepton_jit.codegen.program.lowered import Launch, ProgramBuffer
 from lepton_jit.codegen.target import LINE_BYTES
 from lepton_jit.ir.types import ratio, typical
 
-# What lies between the kernels of a chain in one turn: a fifth of an L2 cache (192 to 768 KB measure alike).
+# What the kernels of a chain pass on in one turn: a fifth of an L2 cache of 2 MB (192 to 768 KB measure alike).
 TURN_BYTES = 3 << 17
 
 Number = Any  # an int, or a value with the operators of one
@@ -37,7 +38,7 @@ def clip(x: int, most: int) -> int:
 
 
 def links(launches: Sequence[Launch]) -> list[list[tuple[int, Reach]]]:
-    """For each launch: the later ones that read its result, and which rows of it."""
+    """List, for each launch, the later ones that read its result, and which rows of it they read."""
     found: list[list[tuple[int, Reach]]] = []
     for i, launch in enumerate(launches):
         written = written_by(launch)
@@ -63,16 +64,16 @@ def read_by(launch: Launch) -> set[int]:
 
 
 def window_elements(launch: Launch, rows: int, itemsize: int) -> int:
-    """Elements of memory for the part of a result that one turn needs, and what stands before it in its cache line."""
+    """The elements of a window: the rows of a result that one turn needs, and what precedes them in a cache line."""
     line = LINE_BYTES // itemsize
     return (-(-rows * progress_of(launch).width // line) + 1) * line
 
 
 def turn_of(launches: Sequence[Launch], buffers: Sequence[ProgramBuffer]) -> int:
-    """Groups of the last launch in one turn: as many as let a cache hold what all launches read and write in it.
+    """The groups of the last launch in one turn: as many as let a cache hold what all launches pass on in it.
 
-    A multiple of what one group of each other launch is, so that as little as possible is computed twice where one
-    thread's part ends and another's begins; no less than one of these, as no less is computed at once anyway.
+    It is a multiple of what one group of each other launch amounts to, so that threads compute as little as possible of
+    the halo at their boundaries twice; and at least one of these, as no less is computed at once anyway.
     """
     last = progress_of(launches[-1])
     between = {number for launch in launches[:-1] for number in written_by(launch)}
@@ -87,7 +88,7 @@ def turn_of(launches: Sequence[Launch], buffers: Sequence[ProgramBuffer]) -> int
 
 
 def in_step(launches: Sequence[Launch]) -> bool:
-    """Whether every launch goes through its images as fast as those that read them, whatever the batch is."""
+    """Tell whether every launch goes through its images as fast as those that read them, whatever the batch is."""
     return all(units_a_group(launch) is not None for launch in launches) and all(
         ratio(progress_of(launch).count, progress_of(launches[c]).count) == _rows_a_row(launch, reach)
         for launch, readers in zip(launches, links(launches), strict=True)
@@ -96,7 +97,7 @@ def in_step(launches: Sequence[Launch]) -> bool:
 
 
 def rows_in_a_turn(launches: Sequence[Launch], turn: int) -> list[int]:
-    """For each launch: at most so many rows of its result lie between what a turn reads first and makes last.
+    """List, for each launch, the most rows of its result between the first one that a turn reads and the last it makes.
 
     r rows into the last result, launch j starts from rate*r - behind or later, and has to reach rate*r + ahead at most.
     These follow from those of its readers. Rates are ratios of all rows, so they hold across images.
@@ -118,7 +119,7 @@ def rows_in_a_turn(launches: Sequence[Launch], turn: int) -> list[int]:
 
 
 def _rates(launches: Sequence[Launch]) -> list[Fraction]:
-    """Rows of each launch for one of the last, all of which go in step."""
+    """The rows of each launch for one row of the last; all launches go in step."""
     rates = [Fraction(1)] * len(launches)
     for j, readers in reversed(list(enumerate(links(launches)))):
         for c, reach in readers:
@@ -127,30 +128,30 @@ def _rates(launches: Sequence[Launch]) -> list[Fraction]:
 
 
 def _rows_a_row(launch: Launch, reach: Reach) -> Fraction:
-    """Rows of a launch for one of a reader."""
+    """The rows of a launch for one row of a reader."""
     return Fraction(reach.size * reach.width, reach.per * reach.lines * progress_of(launch).width)
 
 
 def first_line(reach: Reach, y: Number, clip: Clip) -> Number:
-    """The first line of an image that belongs to line y of a result: what it reads, and what lies unread above."""
+    """The first line of an image that belongs to line y of a result: those that it reads, and those unread above."""
     unread = max(0, reach.stride - reach.taps)
     return clip(y * reach.stride - (reach.low + unread), reach.size)
 
 
 def end_line(reach: Reach, y: Number, clip: Clip) -> Number:
-    """The last line + 1 of an image that belongs to line y of a result: of the last one, the image's last."""
+    """The last line + 1 of an image that belongs to line y of a result; the last y has the image to its end."""
     unread = max(0, reach.size - ((reach.lines - 1) * reach.stride + reach.taps - reach.low))
     end = y * reach.stride + (reach.taps - reach.low)
     return clip(end + (y + 1) // reach.lines * unread if unread else end, reach.size)
 
 
 def row_by_row(reach: Reach) -> bool:
-    """Each row reads the operand's row of the same number."""
+    """Tell whether each row reads the operand's row of the same number, and no other."""
     return reach.per == reach.lines == reach.size == 1
 
 
 def _lines_apart(reach: Reach) -> tuple[Fraction, Fraction]:
-    """How far what rows read begins above, and ends below, the operand's line at the same height of the image."""
+    """How far above, and below, the operand's line at the same height of the image rows read: the halo."""
     height, row = Fraction(reach.size, reach.lines), Fraction(1, reach.per)
     above = below = Fraction(0)
     for y in range(reach.lines):
@@ -161,14 +162,14 @@ def _lines_apart(reach: Reach) -> tuple[Fraction, Fraction]:
 
 
 class Group(NamedTuple):
-    """How many rows a group of iterations finishes at most; `even`: each has so many, whatever the batch."""
+    """The most rows that a group of iterations finishes; with `even`, each finishes so many, whatever the batch."""
 
     most: int
     even: bool
 
 
 def group_rows(launch: Launch) -> Group:
-    """The rows of a group of iterations of a launch."""
+    """The rows that a group of iterations of a launch finishes."""
     progress, extent = progress_of(launch), launch.kernel.extent
     even = is_whole(progress.count, progress.unit)
     if isinstance(extent, CeilDiv):
@@ -179,7 +180,7 @@ def group_rows(launch: Launch) -> Group:
 
 
 def units_a_group(launch: Launch) -> Fraction | None:
-    """The units of rows of a group of iterations of a launch, where all batches have the same."""
+    """The units of rows that a group of iterations of a launch finishes, or None if batches differ."""
     progress, extent = progress_of(launch), launch.kernel.extent
     if isinstance(extent, CeilDiv):  # not rounded up: as if groups were fewer and larger
         iterations, parts = extent.dividend * extent.factor, extent.divisor
@@ -196,7 +197,7 @@ def progress_of(launch: Launch) -> Progress:
 
 @dataclass
 class Walk:
-    """How far each launch of a chain has to be, for the last one to begin or to have ended an iteration.
+    """Computes how far each launch of a chain has to be for the last one to begin, or to have ended, an iteration.
 
     `groups` and `counts` (of rows) are those of each launch's progress. Rows that no result needs belong to the results
     around them, so that every result is whole where others read it too.
@@ -210,7 +211,7 @@ class Walk:
     most: Choose = max
 
     def starts(self, first: Number) -> list[Number]:
-        """The iterations from which the launches have to run so that the last one can run from `first` on."""
+        """The iterations from which launches have to run so that the last one can run from `first` on."""
 
         def start(j: int, rows: list[tuple[Reach, Number]]) -> Number:
             progress = progress_of(self.launches[j])
@@ -221,7 +222,7 @@ class Walk:
         return self._backwards(first, start)
 
     def goals(self, last: Number) -> list[Number]:
-        """The iterations that the launches have to have done before the last one can end iteration `last - 1`."""
+        """The iterations that launches must have done before the last one can end iteration `last - 1`."""
 
         def goal(j: int, rows: list[tuple[Reach, Number]]) -> Number:
             progress = progress_of(self.launches[j])
@@ -248,13 +249,13 @@ class Walk:
         return self._ceiling(self.counts[j], progress_of(self.launches[j]).unit)
 
     def _begin(self, reach: Reach, row: Number) -> Number:
-        """The first element that results from `row` on read."""
+        """The first element that the results from `row` on read."""
         line = row // reach.per
         top = first_line(reach, line % reach.lines, self.clip)
         return (line // reach.lines * reach.size + top) * reach.width
 
     def _end(self, reach: Reach, row: Number) -> Number:
-        """The last element + 1 that results before `row`, which is not 0, read."""
+        """The last element + 1 that the results before `row` read; `row` is not 0."""
         line = (row - 1) // reach.per
         bottom = end_line(reach, line % reach.lines, self.clip)
         return (line // reach.lines * reach.size + bottom) * reach.width

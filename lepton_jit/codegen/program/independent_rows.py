@@ -1,4 +1,4 @@
-"""Whether the rows of a batch go through the body of a scan independently of each other."""
+"""Decide whether the rows of a batch go through the body of a scan independently of each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.ir.types import Dim, Poly, element_count, symbols_of, typical
 
-# What one turn reads besides its rows: more than this does not stay in a core's cache from turn to turn.
+# What one iteration reads besides its rows: more than this does not stay in a core's cache from one to the next.
 RESIDENT_BYTES = 3 << 19
 
 
@@ -35,7 +35,7 @@ def rows_of(region: Graph) -> Rows | None:
 
 
 def independent(region: Graph, batch: Poly) -> bool:
-    """Every value with `batch` has it as leading dimension, and every node keeps its rows apart."""
+    """Tell whether every value with `batch` has it as leading dimension, and every node keeps its rows apart."""
     (symbol,) = symbols_of((batch,))
     for value in region.values():
         if symbol in symbols_of(value.type.shape[1:]) or (
@@ -62,17 +62,17 @@ def _keeps_apart(node: Node, batch: Poly) -> bool:
 
 
 def batch_in(value: object, batch: Poly) -> bool:
-    """An attribute that depends on the batch."""
+    """Tell whether an attribute depends on the batch."""
     if isinstance(value, tuple):
         return any(batch_in(v, batch) for v in value)
     return isinstance(value, Poly) and bool(symbols_of((value,)) & symbols_of((batch,)))
 
 
 def _contraction(node: Node, a: Mapping[str, Any], batch: Poly) -> bool:
-    """One loop walks the batch in the result and in each side that has it, a row at a time.
+    """Tell whether one loop walks the batch in the result and in each operand that has it, a row at a time.
 
-    Every index of a side is then `n * row + rest`, with a rest that does not know n; since all are inside the side,
-    each rest is inside one row.
+    Every index of an operand is then `n * row + rest`, where the rest does not depend on n; since no index leaves the
+    operand, no rest leaves a row.
     """
     loops = list(zip(a["kinds"], a["extents"], a["lhs"], a["rhs"], a["out"], a["out_dims"], strict=True))
     walks = [loop for loop in loops if loop[1] == batch]

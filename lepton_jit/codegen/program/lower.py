@@ -1,4 +1,4 @@
-"""Graph to kernels: which kernel runs when, on which buffers."""
+"""Lower a graph to steps: decide which kernel runs when, on which buffers."""
 
 from __future__ import annotations
 
@@ -26,21 +26,19 @@ from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import THREADS_NAME, Dim, DType, Poly, symbols_of, typical, typical_rows
 
-# A slice that is read back from a core's share of the caches; larger ones leave it before they are read. With 512 KB,
-# of the second cache alone, batched products of 384 x 384 x 384 and 512 x 512 x 512 took 9 and 5 % longer (Zen 4); 4 MB
-# gains nothing.
+# What kernels of a slice may pass on, so that it is read back from a core's L2 or its share of L3: 512 KB cost large
+# batched products 5 to 9 %, 4 MB gain nothing (docs/measurements.md, slices).
 SLICE_BYTES = 1 << 21
-# What one kernel of a chain writes for the next is larger than this for one sample: caches do not keep it. With 0.1 to
-# 0.6 MB between kernels, chains neither gain nor lose; with 0.8 to 4.8 MB, the first blocks of mobilenetv2 gain 20 %.
+# Kernels are chained where one passes on more than this for one sample. Caches hold less, and chains of it neither gain
+# nor lose (docs/measurements.md, chains).
 CHAINED_BYTES = 3 << 18
-# And the two compute less than this for each byte between them. With more, memory keeps pace: ResNet-50, 64 and more,
-# takes 0.3 % less time without chains (Zen 4).
+# And where the two compute less than this for each byte between them; with more, DRAM keeps pace.
 CHAINED_FLOPS = 32
 # Operations whose result is their operand's memory.
 ALIASES = frozenset({"reshape", "check_indices"})
-# A copy of an operand is kept for readers so many steps away: queries, keys and values.
+# Packed A is kept for readers at most so many steps away: the projections to queries, keys and values share one.
 NEAR_STEPS = 8
-# Different ranges of checks have an error code each, up to this many.
+# Each range of checked indices has an error code, up to this many ranges.
 RANGES = 100
 
 
@@ -53,12 +51,12 @@ def lower(graph: Graph, target: Target, scheduled: Callable[[Kernel], object] = 
 
 
 def symbols_of_graph(graph: Graph) -> tuple[str, ...]:
-    """The symbols that a program reads, in its order."""
+    """The symbols that a program reads, in order."""
     return tuple(sorted(_symbols(graph)))
 
 
 def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """The nodes with checks, and what they read, in front: bad data leaves the weights as they were."""
+    """Move checks and what they read to the front: bad data then leaves the weights as they were."""
     producers = {v: node for node in nodes for v in node.results}
     early: set[Value] = set()
     pending = [node for node in nodes if node.op == "check_indices"]
@@ -71,14 +69,14 @@ def checks_first(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 @dataclass(frozen=True)
 class _Copy:
-    """What the first kernel of `planned` left in the buffer `number`, and the last step that read it."""
+    """Scratch that the first kernel of `planned` filled, the buffer `number`, and the last step that read it."""
 
     planned: Schedule
     number: int
     step: int
 
     def is_made_by(self, planned: Schedule) -> bool:
-        """The first kernel of `planned` would do the same."""
+        """Tell whether the first kernel of `planned` would write the same."""
         old, new = self.planned.kernels[0], planned.kernels[0]
         same = (old.extent, self.planned.scratch) == (new.extent, planned.scratch)
         return same and old.body == new.body
@@ -86,7 +84,7 @@ class _Copy:
 
 @dataclass
 class Lowering:
-    """The steps of one graph: a program, or the body of a scan, which shares the buffers of what is around it."""
+    """Lowers one graph: a program, or the body of a scan, which shares the buffers of the program around it."""
 
     graph: Graph
     target: Target
@@ -94,7 +92,7 @@ class Lowering:
     steps: list[Step | Scan] = field(default_factory=list)
     home: dict[Value, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
-    claimed: dict[Value, int] = field(default_factory=dict)  # values that are computed where they have to end
+    claimed: dict[Value, int] = field(default_factory=dict)  # values that are computed where they belong in the end
     scheduled: Callable[[Kernel], object] = lambda kernel: None
 
     def __post_init__(self) -> None:
@@ -102,8 +100,8 @@ class Lowering:
         self._last_use = self._last_uses()
         self._made: set[int] = set()  # arena buffers of values that are computed here
         self._launched: list[tuple[Node, tuple[Launch, ...]]] = []
-        self._copies: dict[Value, _Copy] = {}  # the last one of each operand
-        self._unpacked: dict[Value, Value] = {}  # what right sides of batched products were packed from
+        self._copies: dict[Value, _Copy] = {}  # the last one made of each operand
+        self._unpacked: dict[Value, Value] = {}  # the tensors that packed B of batched products were packed from
         self._parts = Parts({}, frozenset())
 
     def run(self) -> Lowered:
@@ -149,15 +147,15 @@ class Lowering:
         return last | {self.root(o.value): len(self.graph.nodes) for o in self.graph.outputs}
 
     def produced(self) -> dict[Value, tuple[int, Node]]:
-        """Where each value is computed that has memory of its own."""
+        """Position and node of every value that has memory of its own."""
         return {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op not in ALIASES}
 
     def is_read(self, value: Value) -> bool:
-        """Something reads the value, or it leaves the graph."""
+        """Tell whether a node reads the value, or it leaves the graph."""
         return self.root(value) in self._last_use
 
     def _claim_outputs(self) -> None:
-        """A value that is computed here and leaves as one output is written where the output lies."""
+        """Claim the buffers of outputs for the values that leave through them, so that these are written there."""
         produced = self.produced()
         self._output_buffers: dict[str, int] = {}
         for index, output in enumerate(self.graph.outputs):
@@ -177,7 +175,7 @@ class Lowering:
                 self.claimed[root] = self.home[state]
 
     def may_overwrite(self, state: Value, position: int, node: Node) -> bool:
-        """No later node reads the old value, and this one reads each element before it writes it."""
+        """Tell whether no later node reads the old value, and this one reads each element before it writes it."""
         last = self._last_use.get(state, -1)
         if last == position:
             readers = {v for v in node.operands if self.root(v) == state}
@@ -212,7 +210,7 @@ class Lowering:
             self._schedule(node)
 
     def _part(self, position: int, node: Node) -> None:
-        """Of a tensor in parts: a contraction computes one, and what only joins parts has nothing to do."""
+        """Lower a node of a tensor in parts: a contraction computes its part, and a concatenation has nothing to do."""
         if node.op == "concatenate":
             self.home[node.result] = self.home[node.operands[0]]
             return
@@ -252,7 +250,7 @@ class Lowering:
         return number
 
     def _reusable(self, position: int, node: Node, value: Value) -> int:
-        """The arena buffer of an operand that dies here and is read element by element: the result replaces it."""
+        """The arena buffer of an operand that dies here, read element by element: the result replaces it. Else -1."""
         taken = {self.home.get(v, -1) for v in node.results}
         for operand in node.operands:
             root = self.root(operand)
@@ -289,7 +287,7 @@ class Lowering:
         self._launched.append((node, tuple(x for step in self.steps[first:] for x in step.launches)))
 
     def _without_parts(self, node: Node, planned: Schedule) -> Schedule:
-        """A concatenation copies only what does not stand there already."""
+        """Drop the kernels of a concatenation whose operands were computed in their place."""
         there = self._parts.inside.intersection(node.operands) if node.op == "concatenate" else ()
         if not there:
             return planned
@@ -302,7 +300,7 @@ class Lowering:
         return replace(planned, operands=tuple(missing), kernels=kernels)
 
     def _copied(self, planned: Schedule) -> Value | None:
-        """The operand that the first of two kernels copies into their scratch memory, in another order."""
+        """The operand from which alone the first of two kernels fills their scratch (packed A, mostly), or None."""
         if len(planned.kernels) != 2 or len(planned.scratch) != 1:
             return None
         first = planned.kernels[0]
@@ -318,13 +316,13 @@ class Lowering:
         return self.root(planned.operands[names.index(name)])
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
-        """Memory for a kernel alone; of so many times the number of threads, each has its part."""
+        """Add a scratch buffer; a size that is a multiple of the number of threads gives each of them a part."""
         each = count // THREADS if isinstance(count, Poly) and THREADS_NAME in symbols_of((count,)) else count
         self.buffers.append(ProgramBuffer("arena", "scratch", dtype, each, layer=layer, per_thread=each != count))
         return len(self.buffers) - 1
 
     def _finish_outputs(self) -> None:
-        """Copy what could not be written in place; states that move to other states go through the arena."""
+        """Copy outputs that could not be written in place; states that move to other states go through the arena."""
         moves = [(self.home[o.value], self._output_buffers[o.name], o) for o in self.graph.outputs]
         overwritten = {target for _, target, output in moves if output.donates is not None}
         pending = []
@@ -344,7 +342,7 @@ class Lowering:
         self.steps.append(Step((launch,), layer, "copy", when=when))
 
     def _chain_steps(self) -> None:
-        """Join kernels that read, row by row, what the ones before them write, where caches do not hold all of it."""
+        """Join kernels into chains where one reads by rows what the one before writes, more than caches hold."""
         chains: list[Step | Scan] = []
         for step in self.steps:
             last = chains[-1] if chains else None
@@ -360,7 +358,7 @@ class Lowering:
                 self._make_windows(step, {b for i, s in enumerate(chains) if i != number for b in s.buffers})
 
     def _make_windows(self, chain: Step, elsewhere: set[int]) -> None:
-        """What only the kernels of a chain read needs memory for the rows of one turn, once for each thread."""
+        """Shrink results that only a chain's kernels read to windows: the rows of one turn, once for each thread."""
         most, kept = rows_in_a_turn(chain.launches, chain.turn), memory_of(self.buffers, elsewhere)
         for launch, rows in zip(chain.launches[:-1], most, strict=False):
             progress = progress_of(launch)
@@ -371,7 +369,7 @@ class Lowering:
                     self.buffers[number] = replace(buffer, elements=elements, per_thread=True)
 
     def _continues(self, chain: Sequence[Launch], step: Step) -> bool:
-        """`step` reads something large of the last launch, all it reads of the chain by rows, and replaces nothing."""
+        """Tell whether `step` continues a chain: it reads a large result of it by rows, and replaces none."""
         (launch,) = step.launches
         if launch.kernel.progress is None or any(x.kernel.progress is None for x in chain) or step.when != "always":
             return False
@@ -391,7 +389,7 @@ class Lowering:
         return large and in_step((*chain, launch))  # windows move as fast as what reads them
 
     def _join_slices(self) -> None:
-        """Join kernels that read, sample by sample, what those before them write, where a cache holds it."""
+        """Join kernels into slices where one reads by samples what those before write, and caches hold a sample."""
         joined: list[Step | Scan] = []
         for step in self.steps:
             before = joined[-1] if joined else None
@@ -402,7 +400,7 @@ class Lowering:
         self.steps = joined
 
     def _follows(self, before: Step, step: Step) -> bool:
-        """`step` reads of what `before` writes only the same index of the batch, and slices fit into a cache."""
+        """Tell whether `step` reads only the same sample of what `before` writes, and caches hold a sample of it."""
         (launch, *_), slices = step.launches, step.launches[0].kernel.slices
         first = before.launches[0].kernel
         if before.turn or step.turn or not slices or not first.slices or slices_of(first) != slices_of(launch.kernel):
@@ -428,7 +426,7 @@ class Lowering:
 
 
 def _samples(size: Dim) -> int:
-    """Of how many samples a typical size is."""
+    """The number of samples in a size at the heuristic batch."""
     return 1 if isinstance(size, int) else typical_rows()
 
 
@@ -438,7 +436,7 @@ def _symbols(graph: Graph) -> set[str]:
 
 
 def _is_nan(test: Node | None, value: Value) -> bool:
-    """Whether `test` asks of each element of `value` if it is not a number."""
+    """Tell whether `test` asks for each element of `value` whether it is NaN."""
     return (
         test is not None
         and test.op == "compare"

@@ -1,4 +1,4 @@
-"""A scan to steps that run at every turn, and where its carried, scanned and stacked values stand meanwhile."""
+"""Lower a scan to steps of its iterations (turns); place its carried, scanned and stacked values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lepton_jit.ir.types import Dim, Poly, with_value
 
 
 class Lowering(Protocol):
-    """What lowering a scan asks of lowering the graph around it, and of lowering its body."""
+    """The part of lowering a graph that lowering a scan uses, for the graph around it and for its body."""
 
     graph: Graph
     target: Target
@@ -42,12 +42,12 @@ class Lowering(Protocol):
 
 
 def lower_scan(outer: Lowering, node: Node, body: Lowering) -> None:
-    """Append the steps of a scan; `body` is to lower its region, and shares its buffers with `outer`."""
+    """Append the steps of a scan to `outer`; `body`, which shares its buffers, is to lower the region."""
     _ScanLowering(outer, node, body).run()
 
 
 def give_blocks_scratch(scan: Scan, buffers: list[ProgramBuffer]) -> None:
-    """Blocks of rows run side by side: each gets the scratch memory of its kernels for itself, one behind the other.
+    """Give each block of independent rows scratch of its own, one behind the other, as blocks run side by side.
 
     B = ceil(N / block) blocks of S elements are at most N * ceil(S / block) + S. All rows at once need no more.
     """
@@ -61,7 +61,7 @@ def give_blocks_scratch(scan: Scan, buffers: list[ProgramBuffer]) -> None:
 
 
 class _ScanLowering:
-    """At turn i a carried value is read where turn i - 1 wrote it, at turn 0 where the initial value lies.
+    """Lowers one scan. Turn i reads a carried value where turn i - 1 wrote it, turn 0 where the initial value lies.
 
     It is written, in this order of preference: where it is stacked anyway; where the next turn would stack it as its
     old value; over its old value, if the kernel that computes it reads that element by element; else into two buffers
@@ -106,7 +106,7 @@ class _ScanLowering:
         self.outer.steps.append(Scan(self.number, self.length, reverse, steps, node.layer, op, rows))
 
     def _leave_empty(self) -> None:
-        """Without turns the final values are the initial ones."""
+        """Copy initial values to final ones, which stay where the scan has no turn."""
         if isinstance(self.length, int) and self.length > 0:
             return
         for result, initial in zip(self.node.results, self.initial, strict=False):
@@ -153,7 +153,7 @@ class _ScanLowering:
         return self._view(entry, Alternate(self.number, final, other))
 
     def _read(self, k: int, later: int) -> int:
-        """The initial value at the first turn."""
+        """A view of carried value k: the initial value at the first turn, then `later`."""
         return self._view(self.entries[k], Except(self.number, "first", self.initial[k], later))
 
     def _view(self, value: Value, view: View) -> int:
@@ -162,7 +162,7 @@ class _ScanLowering:
         return number
 
     def _memory(self, result: Value) -> int:
-        """The buffer of a result; one that nobody reads gets its own only here."""
+        """The buffer of a result; a result that nobody reads gets one only here."""
         if self.outer.home[result] < 0:
             self.outer.home[result] = self.outer.buffer("arena", result.name, result, layer=self.node.layer)
         return self.outer.home[result]

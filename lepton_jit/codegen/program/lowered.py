@@ -10,14 +10,14 @@ from lepton_jit.codegen.loops.ir import Kernel
 from lepton_jit.ir.graph import Input, Output
 from lepton_jit.ir.types import THREADS_NAME, Dim, DType
 
-# view: where a value stands at one turn of a scan
+# view: a buffer whose place depends on the iteration of a scan (its turn)
 BufferKind = Literal["input", "parameter", "state", "output", "arena", "constant", "view"]
 When = Literal["always", "first", "last"]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One index of a stacked array: at turn i that of turn i + shift."""
+    """A view of one index of a stacked array: at iteration i of a scan, that of iteration i + shift."""
 
     scan: int
     array: int
@@ -30,7 +30,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Alternate:
-    """Two buffers in turns, so that the last turn is in `last`."""
+    """A view of one of two buffers by turns; the last iteration has `last`."""
 
     scan: int
     last: int
@@ -43,7 +43,7 @@ class Alternate:
 
 @dataclass(frozen=True)
 class Except:
-    """`chosen` at the first (last) turn, `otherwise` at all others."""
+    """A view of `chosen` at the first (last) iteration, of `otherwise` at all others."""
 
     scan: int
     when: Literal["first", "last"]
@@ -63,7 +63,7 @@ class ProgramBuffer:
     """Memory that steps read and write.
 
     `first` and `last` are the steps between which an arena buffer is needed; -1 where no step uses it.
-    `per_thread`: `elements` for each thread: a window of rows between two kernels of a chain, or a kernel's own memory.
+    With `per_thread`, each thread has `elements`: a window of a chain, or a kernel's scratch.
     """
 
     kind: BufferKind
@@ -74,10 +74,10 @@ class ProgramBuffer:
     first: int = -1
     last: int = -1
     layer: str = ""
-    value: tuple = ()  # of a constant: its elements
+    value: tuple = ()  # the elements of a constant
     view: View | None = None
     per_thread: bool = False
-    block: Dim = 0  # elements that each block of a scan's rows has for itself, where they do not go by rows
+    block: Dim = 0  # the elements of each block of independent rows of a scan, where it has its own; else 0
 
     @property
     def bytes(self) -> Dim:
@@ -93,17 +93,16 @@ class Launch:
 
     @property
     def scratch(self) -> tuple[int, ...]:
-        """What the kernels of its node alone use."""
+        """The scratch buffers, which only the kernels of this node use."""
         return tuple(n for b, n in zip(self.kernel.buffers, self.buffers, strict=True) if b.name.startswith("s"))
 
 
 @dataclass(frozen=True)
 class Step:
-    """One launch, or launches that run slice by slice of the batch while what they pass on is in cache.
+    """One launch, or launches that run slice by slice of the batch while a cache holds what they pass on.
 
-    With `turn`, a chain: each turn is that many groups of the last launch's rows, and what they need of the others.
-
-    In the body of a scan: at every turn, or `when` it is the first or the last one.
+    With `turn`, it is a chain: each turn is that many groups of the last launch's rows, and what they need of the
+    others. In the body of a scan, `when` says whether it runs at every iteration, or only at the first or the last one.
     """
 
     launches: tuple[Launch, ...]
@@ -127,10 +126,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Rows:
-    """No row of the batch `symbol` depends on another: blocks of `block` rows each go through all turns by themselves.
+    """Independent rows of a scan: blocks of up to `block` rows of the batch `symbol` go through all iterations alone.
 
-    `shared` is true where a turn reads more than a core's cache holds: then few rows are better served by all threads
-    together, turn by turn.
+    `shared` is true where an iteration reads more than a core's cache holds: few rows are then better served by all
+    threads together, one iteration after the other.
     """
 
     symbol: str
@@ -140,7 +139,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Scan:
-    """Steps that run in order at each of `length` turns; views of `number` say what they work on."""
+    """Steps that run in order at each of `length` iterations; views of `number` say what they work on."""
 
     number: int
     length: Dim
@@ -161,7 +160,7 @@ class Scan:
 
     @property
     def scratch(self) -> tuple[int, ...]:
-        """What kernels have for themselves."""
+        """The scratch buffers of the kernels of its body."""
         return tuple(dict.fromkeys(n for launch in self.launches for n in launch.scratch))
 
     @property
@@ -174,7 +173,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program: steps in order on buffers."""
+    """A lowered program: steps in order on buffers."""
 
     name: str
     symbols: tuple[str, ...]
@@ -182,7 +181,7 @@ class Lowered:
     buffers: tuple[ProgramBuffer, ...]
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
-    errors: tuple[tuple[int, str], ...] = ()  # what the codes of reports mean
+    errors: tuple[tuple[int, str], ...] = ()  # (code, text) of the errors that kernels report
 
     @property
     def kernel_symbols(self) -> tuple[str, ...]:
@@ -194,12 +193,12 @@ class Lowered:
 
 
 def kernel_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
-    """What kernels read: the program's symbols and the number of threads."""
+    """The symbols that kernels read: the program's, and the number of threads."""
     return (*symbols, THREADS_NAME)
 
 
 def memory_of(buffers: Sequence[ProgramBuffer], numbers: Iterable[int]) -> tuple[int, ...]:
-    """Buffers without views: in place of a view all that it may stand in."""
+    """Replace views among buffers by all buffers that they may stand for."""
     found: dict[int, None] = {}
     for number in numbers:
         view = buffers[number].view

@@ -1,6 +1,6 @@
-"""Contractions whose results stand side by side in a larger tensor, computed where they belong.
+"""Find contractions that can write their results where these belong in a larger tensor, without a copy.
 
-The phases of a strided gradient are interleaved by concatenations, which copied every element twice.
+Among them are the phases of a strided gradient, which concatenations interleave: they would copy each element twice.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from lepton_jit.ir.types import Dim, row_major
 
 @dataclass(frozen=True)
 class Parts:
-    """`computed`: by its result, a contraction into a part of the tensor that is then its result.
+    """The contractions that write parts of larger tensors, and the values that need no copy.
 
-    `inside`: operands of concatenations that stand in their place without a copy.
+    `computed` maps a result to its contraction, whose result is now the whole tensor. `inside` are operands of
+    concatenations that stand in their place already.
     """
 
     computed: Mapping[Value, Node]
@@ -26,7 +27,7 @@ class Parts:
 
 
 def parts_of(graph: Graph, target: Target, held: Collection[Value] = ()) -> Parts:
-    """What the concatenations of a graph need not copy; `held` are results whose place holds something until then."""
+    """Find what the concatenations of a graph need not copy; `held` are results whose buffers are in use till then."""
     finder = _Finder(graph, target)
     computed: dict[Value, Node] = {}
     inside: set[Value] = set()
@@ -44,7 +45,7 @@ def parts_of(graph: Graph, target: Target, held: Collection[Value] = ()) -> Part
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value lies in `whole`: what it steps in each of its dimensions, and its first element."""
+    """The place of a value in `whole`: its step in each of its dimensions, and its first element."""
 
     whole: Value
     strides: tuple[Dim, ...]
@@ -52,7 +53,7 @@ class _Place:
 
 
 def _operands(node: Node, strides: Sequence[Dim]) -> Iterator[tuple[Value, Dim]]:
-    """The operands of a concatenation, and where each begins."""
+    """Yield the operands of a concatenation, and where each begins."""
     dimension, start = node.attributes["dimension"], 0
     for operand in node.operands:
         yield operand, strides[dimension] * start
@@ -67,7 +68,7 @@ class _Finder:
         self.outputs = {o.value for o in graph.outputs}
 
     def find(self, value: Value, place: _Place) -> Parts | None:
-        """The contractions that `value` consists of, or None if something else is in it, or reads a part of it."""
+        """The contractions that `value` consists of, or None if it has other content, or another reader."""
         node = self.producers.get(value)
         if node is None or len(self.users[value]) != 1 or value in self.outputs:
             return None
@@ -92,7 +93,7 @@ class _Finder:
 
 
 def _without_ones(node: Node, strides: Sequence[Dim]) -> tuple[Dim, ...] | None:
-    """The strides of the operand of a reshape that adds or removes dimensions of 1; else None."""
+    """The strides of the operand of a reshape that only adds or removes dimensions of 1; else None."""
     new, old = node.result.type.shape, node.operands[0].type.shape
     if [d for d in new if d != 1] != [d for d in old if d != 1]:
         return None
@@ -101,7 +102,7 @@ def _without_ones(node: Node, strides: Sequence[Dim]) -> tuple[Dim, ...] | None:
 
 
 def _placed(node: Node, place: _Place) -> Node:
-    """The contraction with the whole tensor as its result, of which it writes its part."""
+    """The contraction with the whole tensor as its result; it writes its part of that."""
     a, shape = node.attributes, node.result.type.shape
     dense = row_major(shape)
     out = tuple(

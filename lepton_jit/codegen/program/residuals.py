@@ -1,8 +1,7 @@
-"""Results of contractions that take the place of a residual, in the one kernel that still reads it.
+"""Let results of contractions replace a residual: the operand of a residual connection that the epilogue adds.
 
-Where the two lie apart, a residual block's last kernel reads one tensor and writes another as large: twice the cache,
-and memory that another core may have written. ResNet-50 on two threads takes 1 % less time, 4 % where the cores' caches
-lie apart.
+In memory of its own, the result of a residual block's last kernel takes as much cache again as the residual, in lines
+that another core may have written (docs/measurements.md, residuals).
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ def over_residuals(
     buffers: Sequence[ProgramBuffer],
     target: Target,
 ) -> list[Step | Scan]:
-    """The steps, with such results in the buffers of residuals; `scheduled` are the launches of each node.
+    """Move such results into the buffers of residuals; `scheduled` are the launches of each node.
 
-    Not in chains: what a turn replaces, another thread's rows at the boundary still read.
+    Chains are left alone: the halo of another thread still reads what a turn would replace.
     """
     merging = _Merging(list(steps), buffers, target)
     for node, launches in scheduled:
@@ -41,7 +40,7 @@ class _Merging:
         for i, step in enumerate(steps):
             for number in memory_of(buffers, step.buffers):
                 self.uses.setdefault(number, []).append(i)
-        self.moved: dict[int, int] = {}  # where results stand now
+        self.moved: dict[int, int] = {}  # the buffers in which results are now
 
     def consider(self, node: Node, launches: tuple[Launch, ...]) -> None:
         if len(node.results) > 1 or not launches or any(id(x) not in self.place for x in launches):
@@ -60,7 +59,7 @@ class _Merging:
                 return
 
     def _dies(self, number: int, result: int, step: int, launch: Launch) -> bool:
-        """A buffer like the result's, which this step is the last to use, as one operand."""
+        """Tell whether a buffer is like the result's, and this step the last to use it, as one operand."""
         old, new = self.buffers[number], self.buffers[result]
         same = old.kind == "arena" and not old.per_thread and (old.elements, old.dtype) == (new.elements, new.dtype)
         times = [self._now(n) for n in launch.buffers].count(number)
@@ -78,5 +77,5 @@ class _Merging:
         return replace(launch, buffers=tuple(self._now(n) for n in launch.buffers))
 
     def _now(self, number: int) -> int:
-        """The buffer that stands for one that was planned."""
+        """The buffer that stands for a planned one by now."""
         return self.moved.get(number, number)

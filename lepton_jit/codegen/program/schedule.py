@@ -31,7 +31,7 @@ from lepton_jit.ir.types import Dim, DType
 
 @dataclass(frozen=True)
 class Schedule:
-    """The kernels of one node; all have the same frame: operands, results, scratch."""
+    """The kernels of one node, which have one frame: operands, results, scratch."""
 
     op: str
     operands: tuple[Value, ...]
@@ -40,7 +40,7 @@ class Schedule:
 
 
 def schedule(node: Node, target: Target, unpacked: Mapping[Value, Value] | None = None) -> Schedule:
-    """The kernels of a node. `unpacked` says of packed right sides what they were packed from."""
+    """Schedule a node. `unpacked` maps packed B to the tensors that they were packed from."""
     cluster, operands = cluster_of(node)
     if unpacked:
         cluster, operands = _with_unpacked(cluster, operands, unpacked)
@@ -58,7 +58,7 @@ def schedule(node: Node, target: Target, unpacked: Mapping[Value, Value] | None 
 def _with_unpacked(
     cluster: Cluster, operands: tuple[Value, ...], unpacked: Mapping[Value, Value]
 ) -> tuple[Cluster, tuple[Value, ...]]:
-    """The right side of a contraction as it was before it was packed: one more input of its kernels."""
+    """Add B of a contraction, as it was before it was packed, to the inputs of its kernels, which prefetch it."""
     contracted = (v for n in cluster.region.nodes if n.op == "affine_contraction" for v in n.operands)
     source = next((unpacked[v] for v in contracted if v in unpacked), None)
     if source is None:
@@ -88,7 +88,7 @@ _SCHEDULES: dict[str, Scheduler] = {
 
 
 def replaces(node: Node, operand: Value, target: Target) -> bool:
-    """The result of a contraction may stand in the place of an operand of its epilogue: a residual."""
+    """Tell whether the result of a contraction may replace an operand of its epilogue, a residual."""
     cluster, operands = cluster_of(node)
     *before, inner = [n for n in cluster.region.nodes if n.op in _SCHEDULES] or [node]
     if inner.op not in ("affine_contraction", "winograd_output"):
@@ -103,14 +103,14 @@ def replaces(node: Node, operand: Value, target: Target) -> bool:
 
 
 def writes_apart(node: Node, placed: Node, target: Target) -> bool:
-    """A contraction alone may write into a part of a larger result, as `placed` does."""
+    """Tell whether a contraction, and the same one as `placed`, may write into a part of a larger tensor."""
     return computes_parts(cluster_of(node)[0], target) and computes_parts(cluster_of(placed)[0], target)
 
 
 def reads_in_place(node: Node, operand: Value) -> bool:
-    """Each element of `operand` is read only before the same element of every result is written.
+    """Tell whether each element of `operand` is read only before the same element of every result is written.
 
-    Kernels of rows read a row to its end before they write it.
+    Kernels of row reductions read a row to its end before they write it.
     """
     if node.op == "scan":
         return False
@@ -129,7 +129,7 @@ def reads_in_place(node: Node, operand: Value) -> bool:
 
 
 def _all_here(loads: Iterable[Load], value: Value) -> bool:
-    """They read where the same element of `value` lies."""
+    """Tell whether all loads read where the same element of `value` lies."""
     here = linear(tuple(Affine.var(f"d{i}") for i in range(value.type.rank)), value.type.shape)
     return all(load.index == here for load in loads)
 
@@ -137,7 +137,7 @@ def _all_here(loads: Iterable[Load], value: Value) -> bool:
 def _loads(
     cluster: Cluster, values: Iterable[Value], buffer: str, bound: Mapping[Value, Atom] | None = None
 ) -> list[Load]:
-    """What computing an element of each value reads of a buffer."""
+    """The loads of a buffer that computing an element of each value takes."""
     builder = cluster.builder()
     evaluator = cluster.evaluator(builder)
     evaluator.bound |= bound or {}
@@ -148,6 +148,6 @@ def _loads(
 
 
 def copy_kernel(value: Value, target: Target) -> Kernel:
-    """Copies one buffer into another."""
+    """The kernel that copies one buffer into another."""
     region = Graph("copy", (Input(value, value.name),), (), (Output(value, value.name),))
     return schedule_map(Cluster(region), target)

@@ -11,7 +11,7 @@ __all__ = ["print_steps"]
 
 
 def print_steps(steps: Iterable[Step | Scan], layer: str | None = None) -> str:
-    """Kernels that `parse_kernels` reads back; with `layer`, those of this layer and of what is inside it."""
+    """Print kernels so that `parse_kernels` reads them back; with `layer`, those of this layer and of layers inside."""
     return "\n".join(_steps(steps, layer))
 
 
