@@ -1,4 +1,4 @@
-"""Graph to object code: lowering, emission, LLVM."""
+"""Generate object code from an optimized graph: lowering, emission, LLVM."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Generated:
 
 
 def generate(graph: Graph, target: Target, *, once: bool = False, executor: Executor | None = None) -> Generated:
-    """The program of an optimized graph. One that runs `once` is made with little effort.
+    """Generate the program of an optimized graph.
 
-    What prepares ResNet-50's weights takes 15 ms to make instead of 180, and 37 to run instead of 31. LLVM begins with
-    each part on the executor while the next ones are made.
+    One that runs `once` is compiled with little effort (docs/measurements.md, compile time). With an executor, LLVM
+    compiles each part there while the next ones are made.
     """
     effort = QUICK if once else THOROUGH
     parts: list[Part] = []

@@ -1,4 +1,4 @@
-"""The machine that code is generated for: an instruction-set level, and what schedules derive from it."""
+"""Describe the machine that code is generated for: an instruction-set level, and what schedules derive from it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from lepton_jit.errors import ArgumentError
 
-# What a level adds that code generation asks for; a host that lacks one of these is not of that level.
+# The features of each level; a host that lacks one of them is not of that level.
 # https://gitlab.com/x86-psABIs/x86-64-ABI (micro-architecture levels)
 X86_64_V3_FEATURES = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 X86_64_V4_FEATURES = (*X86_64_V3_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 
-# What is the same for all levels.
+# The bytes of a cache line, the same on all levels.
 LINE_BYTES = 64
-# A result of so many elements does not stay in the caches of one core.
+# A tensor of so many elements does not stay in the caches of one core.
 FAR_ELEMENTS = 1 << 19
 
 

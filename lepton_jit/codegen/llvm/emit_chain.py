@@ -1,4 +1,4 @@
-"""A chain of kernels: each turn takes every kernel as far as the last one needs it."""
+"""Emit a chain of kernels: each turn takes every kernel as far as the last one needs it."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ class _Native:
 
 
 def group_count(symbols: Symbols, builder: Builder, kernel: Kernel) -> Value:
-    """How many groups of iterations, each of which finishes some rows, a kernel has."""
+    """The number of groups of iterations, each of which finishes some rows, that a kernel has."""
     assert kernel.progress is not None
     return builder.udiv(symbols.extent(builder, kernel.extent), I64_TYPE(kernel.progress.each))
 
 
 def turn_count(symbols: Symbols, builder: Builder, step: Step) -> Value:
-    """How many turns a chain has."""
+    """The number of turns of a chain."""
     groups = group_count(symbols, builder, step.launches[-1].kernel)
     return builder.udiv(builder.add(groups, I64_TYPE(step.turn - 1)), I64_TYPE(step.turn))
 
 
 @dataclass(frozen=True)
 class _Window:
-    """What a thread has of a result: `origin` is the element of it that stands at the beginning of the memory."""
+    """A thread's window of a result; `origin` is the element of the result at the beginning of its memory."""
 
     launch: int  # which writes it
     itemsize: int
@@ -80,7 +80,7 @@ class _Window:
 class ChainEmitter:
     """The function of a chain, `void(ptr frames, i64 begin, i64 end)`; slot `parts_slot` has the number of parts.
 
-    Parts share the turns evenly, and each has windows of its own; the few rows around a boundary are computed by both.
+    Parts share the turns evenly, and each has windows of its own; both neighbours of a boundary compute the halo.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ChainEmitter:
     def _move(
         self, window: _Window, memory: Value, begins: list[_Native], done: list[_Native], goals: list[_Native]
     ) -> None:
-        """Where a turn's rows do not fit behind those that are there: move what it reads of these to the beginning."""
+        """Move what a turn reads of a window to its beginning, where the turn's rows do not fit behind those there."""
         builder, scale = self.builder, I64_TYPE(window.itemsize)
         begin, origin = self._first(window, begins), builder.load(window.origin, align=8, typ=I64_TYPE)
         end = self._elements(window, goals)
@@ -143,16 +143,16 @@ class ChainEmitter:
             builder.store(base, slot, align=8)
 
     def _elements(self, window: _Window, iterations: list[_Native]) -> Value:
-        """How much of a window's result is there once launches have done so many iterations."""
+        """The elements of a window's result that are finished once launches have done so many iterations."""
         rows = self.walk.rows(window.launch, iterations[window.launch])
         return (rows * progress_of(self.step.launches[window.launch]).width).value
 
     def _first(self, window: _Window, begins: list[_Native]) -> Value:
-        """Where a window begins for a turn: in whole cache lines, so that vectors lie as in the whole result."""
+        """The element where a window begins for a turn: at a cache line, so that vectors lie as in the whole result."""
         return self.builder.and_(self._elements(window, begins), I64_TYPE(-(LINE_BYTES // window.itemsize)))
 
     def _windows(self) -> Iterator[_Window]:
-        """The windows of a thread's frames."""
+        """Yield the windows in a thread's frames."""
         for j, launch in enumerate(self.step.launches):
             for number in sorted(written_by(launch)):
                 buffer = self.buffers[number]
@@ -170,7 +170,7 @@ class ChainEmitter:
                 yield _Window(j, buffer.dtype.bytes, buffer.elements, memory, origin, tuple(slots))
 
     def _open(self) -> ir.Function:
-        """A function that has copied its frames, and read the number of parts and each launch's rows and groups."""
+        """Begin a function: copy its frames, read the number of parts and each launch's rows and groups."""
         function = ir.Function(self.module, KERNEL_TYPE, f"{self.name}_parts")
         function.linkage = "internal"
         builder = self.builder = ir.IRBuilder(function.append_basic_block("entry"))

@@ -1,4 +1,4 @@
-"""Calls of micro-kernels, and the micro-kernels of a program: each tile is compiled once and shared by all calls."""
+"""Emit micro-kernels and their calls: each tile is compiled once in a program, and shared by all calls."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
 
 MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 6 + [I64_TYPE] * 2)
-# Sums of up to this many products are written out: first convolutions of 3 x 3 x 3, 1 x 1 ones of up to 32 channels.
+# Sums of up to this many products are unrolled: first convolutions of 3 x 3 x 3, 1 x 1 ones of up to 32 channels.
 WRITTEN_OUT = 32
 # Behind `extras`: a pointer and a row step for each operand of the epilogue.
 EXTRA_SLOTS = 2
 
 
 class ContractUnit:
-    """The micro-kernels of one module."""
+    """Holds the micro-kernels of one module, and emits calls of them."""
 
     def __init__(self, module: ir.Module, target: Target) -> None:
         self.module = module
@@ -70,7 +70,7 @@ class ContractUnit:
         return _Callee(loaded)  # pyright: ignore[reportReturnType]
 
     def _table(self, contract: Contract, layout: ALayout) -> ir.GlobalVariable:
-        """The micro-kernels by their number of rows."""
+        """The table of micro-kernels by their number of rows."""
         key = (
             contract.tile,
             contract.heights,
@@ -193,12 +193,12 @@ class _Callee:
 
 
 def _layout(contract: Contract) -> ALayout:
-    """ "columns": the left side's rows lie side by side and its summed index does not."""
+    """How A lies: in "columns" if its rows are contiguous and K is not, else in "rows"."""
     return "columns" if contract.rows_apart == 1 and contract.sums[-1][1] != 1 else "rows"
 
 
 def _terms(contract: Contract) -> tuple[tuple[int, int], ...]:
-    """The products of a short sum, as distances in both sides; () where loops are better, or needed."""
+    """The products of a short sum, as distances in A and B; () where loops are better, or needed."""
     if not isinstance(contract.rows_apart, int):
         return ()
     terms = [(0, 0)]
@@ -213,7 +213,7 @@ def _terms(contract: Contract) -> tuple[tuple[int, int], ...]:
 
 
 def _address(table: ir.GlobalVariable) -> Value:
-    """A global as a plain pointer; llvmlite still types it by its content."""
+    """The address of a global as a plain pointer; llvmlite still types it by its content."""
     return Text(POINTER, table.get_reference())
 
 
@@ -250,10 +250,10 @@ class _EpilogueEmitter:
         return wide(self.epilogue.result)
 
     def prefetch(self, builder: Builder, fragment: Fragment) -> None:
-        """Ask, before the sums, for what the epilogue reads of operands that have rows of their own.
+        """Prefetch, before the sums, what the epilogue reads of operands that have rows of their own.
 
-        An operand that comes from far, such as an LSTM's inputs of one step, then arrives while the sums are formed: in
-        the second cache, as results do. LSTM(128), 32 rows, with both: 7.3 to 6.95 ms, a training step 21.8 to 21.6.
+        An operand that comes from DRAM, such as an LSTM's projected inputs, then arrives in L2 while the sums are
+        formed (docs/measurements.md, prefetch of C).
         """
         for i, (var, fetched) in enumerate(zip(self.epilogue.args[1:], self.fetched, strict=True)):
             if fetched:
@@ -272,7 +272,7 @@ class _EpilogueEmitter:
         return primitives.load(pointer, dtype, lanes, fragment.mask, None), lanes
 
     def _address(self, builder: Builder, number: int, dtype: DType, column_step: int, fragment: Fragment) -> Value:
-        """Of a fragment's part of an operand; fragments of one row share what they have in common."""
+        """The address of a fragment's part of an operand; fragments of one row share what they have in common."""
         element = memory_type(dtype)
         pointer = self._row(builder, number, element, fragment.row)
         if not column_step or not fragment.column:

@@ -1,4 +1,4 @@
-"""Native values of dimensions."""
+"""Emit the native values of dimensions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lepton_jit.ir.types import Dim, Poly
 
 
 class Symbols:
-    """Native values of dimensions, from the array of symbol values."""
+    """Emits native values of dimensions, from the array of the symbols' values."""
 
     def __init__(self, builder: Builder, dims: Value, symbols: tuple[str, ...]) -> None:
         self.builder = builder
@@ -18,7 +18,7 @@ class Symbols:
         }
 
     def value(self, dim: Dim, saturate: bool = False) -> Value:
-        """`saturate`: products that do not fit become the largest i64, which the runtime refuses."""
+        """The value of a dimension; with `saturate`, products that overflow become the largest i64."""
         if not isinstance(dim, Poly):
             return I64_TYPE(dim)
         total: Value = I64_TYPE(0)

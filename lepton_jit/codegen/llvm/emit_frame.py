@@ -1,4 +1,4 @@
-"""Frames in native code: tables of pointers, one for each launch, that kernels find their memory in."""
+"""Emit accesses to frames: tables of pointers, one for each launch, in which kernels find their memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FRAME_BUFFERS = 2
 
 
 def slot_of(builder: Builder, table: Value, index: int) -> Value:
-    """The address of a pointer of a table."""
+    """The address of entry `index` of a table of pointers."""
     return builder.gep(table, [I64_TYPE(index)], source_etype=POINTER)
 
 
 def pointer_at(builder: Builder, table: Value, index: int) -> Value:
-    """A pointer of a table."""
+    """Entry `index` of a table of pointers."""
     return builder.load(slot_of(builder, table, index), align=8, typ=POINTER)
 
 
 def own_frame(builder: Builder, table: Value, index: int, launch: Launch) -> Value:
-    """A copy, which one thread may change, of the frame of a launch; the table has those of all launches."""
+    """Copy the frame of a launch, for one thread to change; the table has the frames of all launches."""
     shared = pointer_at(builder, table, index)
     own = allocate(builder, POINTER, FRAME_BUFFERS + len(launch.buffers))
     for k in range(FRAME_BUFFERS + len(launch.buffers)):

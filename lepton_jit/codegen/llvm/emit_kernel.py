@@ -1,4 +1,4 @@
-"""One kernel of the loop IR to one LLVM function: a translation that decides nothing."""
+"""Emit one kernel of the loop IR as one LLVM function: a translation that decides nothing."""
 
 from __future__ import annotations
 

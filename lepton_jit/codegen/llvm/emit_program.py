@@ -1,4 +1,4 @@
-"""A lowered program to one LLVM module: its kernels, `run`, and what the runtime needs to know."""
+"""Emit a lowered program as one LLVM module: its kernels, `run`, and what the runtime needs to know."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from lepton_jit.ir.types import THREADS_NAME
 CONTRACT_VERSION = 2  # of docs/runtime.md
 # Byte offsets of a context's public fields, as docs/runtime.md has them.
 CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
-# The function that goes through so many steps takes long to compile, and little of a call.
+# A function that goes through so many steps takes long to compile, and little of a call's time.
 MANY_STEPS = 40
 
 
 class KernelUnit:
-    """The kernels of a program, functions of one module; its parts are taken as they are made.
+    """Emits the kernels of a program, as functions of one module; `take` gets its parts as they are made.
 
     Names in it carry the program's name as prefix. LLVM can begin while later kernels are still scheduled.
     """
@@ -60,7 +60,7 @@ class KernelUnit:
 
 
 def emit_program(lowered: Lowered, unit: KernelUnit, target: Target) -> None:
-    """The rest of a program's module, whose kernels `unit` has: what runs the steps, sizes, constants."""
+    """Emit the rest of a program's module, whose kernels `unit` has: `run`, sizes, constants."""
     _ProgramEmitter(lowered, unit, target).emit()
 
 
@@ -183,7 +183,7 @@ class _ProgramEmitter:
         self._seldom(function)
 
     def _kernel_dims(self, builder: Builder, context: Value, dims: Value) -> Value:
-        """The program's symbols, and behind them how many threads there are."""
+        """The program's symbols, and behind them the number of threads."""
         names = self.lowered.kernel_symbols
         found = allocate(builder, I64_TYPE, len(names))
         values = Symbols(builder, dims, self.lowered.symbols).values
@@ -193,9 +193,9 @@ class _ProgramEmitter:
         return found
 
     def _seldom(self, function: ir.Function) -> None:
-        """Long code that runs once a call or a thread's turn, or less: LLVM may select it instruction by instruction.
+        """Leave a long function unoptimized that runs once a call, or once a thread: it takes long to compile.
 
-        ResNet-50: 0.12 s of 0.82. In a small program a call would lose more than a compilation gains.
+        In a small program, calls would lose more than the compilation gains (docs/measurements.md, compile time).
         """
         if len(self.lowered.steps) >= MANY_STEPS:
             function.attributes.add("noinline")
@@ -210,7 +210,7 @@ class _ProgramEmitter:
             builder.store(pointer, slot_of(builder, frame, FRAME_BUFFERS + i), align=8)
 
     def _scan(self, builder: Builder, context: Value, number: int, scan: Scan) -> None:
-        """All turns: blocks of independent rows in one launch, or every step of a turn on all threads."""
+        """Emit all turns of a scan: blocks of independent rows in one launch, or each step of a turn on all threads."""
         frame = self.frames[0]
         self._fill(builder, frame, memory_of(self.lowered.buffers, scan.buffers))
         if scan.rows is None:
@@ -255,7 +255,7 @@ class _ProgramEmitter:
         builder.position_at_end(after)
 
     def _chain(self, builder: Builder, context: Value, number: int, step: Step, kernels: list[ir.Function]) -> None:
-        """One part for each thread, as far as there are turns."""
+        """Emit a chain: one part for each thread, as far as there are turns."""
         name, parts_slot = f"{self.lowered.name}_chain_{number}", len(self.frames)
         chain = ChainEmitter(self.module, name, step, self.lowered.buffers, self.lowered.kernel_symbols, parts_slot)
         turns = turn_count(self.symbols, builder, step)
@@ -281,7 +281,7 @@ class _ProgramEmitter:
         self._checked(builder, builder.call(self.parallel, arguments))
 
     def _grain(self, builder: Builder, kernel: Kernel) -> Value:
-        """Negative for a kernel that turns in this run."""
+        """The grain of a kernel, negative where its iterations are to run in serpentine order."""
         grain = I64_TYPE(kernel.grain)
         if kernel.turning == 0:
             return grain
@@ -289,7 +289,7 @@ class _ProgramEmitter:
         return builder.select(turns, I64_TYPE(-kernel.grain), grain)
 
     def _checked(self, builder: Builder, code: Value) -> None:
-        """Leave with an error code, or go on."""
+        """Leave `run` with an error code, or go on."""
         following = builder.append_basic_block("step")
         self.exits.append((code, builder.block))
         builder.cbranch(builder.icmp_signed("!=", code, I32_TYPE(0)), self.done, following)

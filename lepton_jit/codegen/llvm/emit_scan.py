@@ -1,4 +1,4 @@
-"""A scan to native code: functions that go through all turns, pointers computed from the number of the turn.
+"""Emit a scan: functions that go through its iterations (turns), with pointers computed from the turn's number.
 
     i32 turns(ptr frame)                        each step of a turn on all threads
     void rows(ptr frame, i64 begin, i64 end)    the blocks of rows begin ... end-1, each through all turns on one thread
@@ -25,7 +25,7 @@ TURNS_TYPE = ir.FunctionType(I32_TYPE, [POINTER])
 
 @dataclass
 class ScanUnit:
-    """What the scans of a module share. `functions`: the kernel of each launch, by its identity."""
+    """Emits the scans of a module; `functions` are the kernels of launches, by the launch's identity."""
 
     module: ir.Module
     lowered: Lowered
@@ -33,7 +33,7 @@ class ScanUnit:
     parallel: ir.Function
 
     def turns(self, step: int, scan: Scan) -> ir.Function:
-        """i32 turns(ptr frame): returns the code of the first error, or 0."""
+        """Emit `i32 turns(ptr frame)`, which returns the code of the first error, or 0."""
         function = self._function(TURNS_TYPE, f"turns_{step}")
         emitter = _ScanEmitter(self, function, scan, step)
         emitter.scan(scan)
@@ -41,7 +41,7 @@ class ScanUnit:
         return function
 
     def rows(self, step: int, scan: Scan) -> ir.Function:
-        """void rows(ptr frame, i64 begin, i64 end): block b of B has the rows b*N/B ... (b+1)*N/B - 1."""
+        """Emit `void rows(ptr frame, i64 begin, i64 end)`: block b of B has the rows b*N/B ... (b+1)*N/B - 1."""
         assert scan.rows is not None
         function = self._function(KERNEL_TYPE, f"rows_{step}")
         emitter = _ScanEmitter(self, function, scan, step)
@@ -63,13 +63,13 @@ class ScanUnit:
 
 
 def block_count(builder: Builder, batch: Value, block: int) -> Value:
-    """ceil(batch / block)"""
+    """The number of blocks: ceil(batch / block)."""
     return builder.udiv(builder.add(batch, I64_TYPE(block - 1)), I64_TYPE(block))
 
 
 @contextmanager
 def counted(builder: Builder, begin: Value, end: Value) -> Iterator[Value]:
-    """A loop over begin ... end-1."""
+    """Emit a loop over begin ... end-1 around the code inside."""
     function, before = builder.function, builder.block
     header, body, after = (function.append_basic_block(n) for n in ("loop", "body", "after"))
     builder.branch(header)
@@ -86,7 +86,7 @@ def counted(builder: Builder, begin: Value, end: Value) -> Iterator[Value]:
 
 @dataclass(frozen=True)
 class _Turn:
-    """Where a scan stands, as native values."""
+    """The turn that a scan is at, as native values."""
 
     index: Value
     last: Value
@@ -115,7 +115,7 @@ class _ScanEmitter:
             self.kernel_dims = allocate(self.builder, I64_TYPE, len(unit.lowered.kernel_symbols))
 
     def enter_rows(self, symbol: str, block: Value, first: Value, count: Value) -> None:
-        """From here on kernels see the `count` rows of a block, from row `first` on."""
+        """Let kernels see the `count` rows of a block, from row `first` on."""
         self.batch, self.block, self.first = symbol, block, first
         for i, name in enumerate(self.unit.lowered.kernel_symbols):
             slot = self.builder.gep(self.kernel_dims, [I64_TYPE(i)], source_etype=I64_TYPE)
@@ -124,7 +124,7 @@ class _ScanEmitter:
         self.kernel_symbols = Symbols(self.builder, self.kernel_dims, self.unit.lowered.kernel_symbols)
 
     def scan(self, scan: Scan) -> None:
-        """All turns, in order."""
+        """Emit all turns, in order."""
         builder = self.builder
         self.symbols.builder = builder
         length = self.symbols.value(scan.length)
@@ -167,7 +167,7 @@ class _ScanEmitter:
             builder.ret(code)
 
     def _fill_frames(self, launches: Sequence[Launch], scan: Scan, inside: bool) -> None:
-        """Store what changes from turn to turn (`inside`), or all else."""
+        """Store the pointers that change from turn to turn (`inside`), or all others."""
         for launch in launches:
             frame = self.frames[id(launch)]
             if not inside:
@@ -178,12 +178,12 @@ class _ScanEmitter:
                     self._store(frame, FRAME_BUFFERS + i, self._pointer(number))
 
     def _scans(self, number: int) -> set[int]:
-        """The scans whose turns decide where a buffer stands."""
+        """The scans on whose turn the place of a buffer depends."""
         view = self.buffers[number].view
         return {view.scan}.union(*(self._scans(n) for n in view.buffers)) if view else set()
 
     def _pointer(self, number: int) -> Value:
-        """What a kernel gets: the buffer at this turn, from the first row of the block, or the block's own part."""
+        """The pointer that a kernel gets: the buffer at this turn, at the block's first row, or the block's own part."""
         pointer, buffer = self._place(number), self.buffers[number]
         if not self.batch or self.batch not in symbols_of((buffer.elements,)):
             return pointer

@@ -1,4 +1,4 @@
-"""Kernels that go by samples: for each sample every kernel's part, while a cache holds what they pass on."""
+"""Emit a step in slices: for each sample every kernel's part, while a cache holds what they pass on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_IDLE = 16
 
 
 def goes_by_slices(symbols: Symbols, builder: Builder, step: Step) -> Value:
-    """There are enough samples, and the threads' shares of them nearly equal."""
+    """A condition of the program: there are enough samples, and the threads' shares of them are nearly equal."""
     batch, threads = symbols.value(slices_of(step.launches[0].kernel)), symbols.values[THREADS_NAME]
     busy = builder.udiv(builder.sub(builder.add(batch, threads), I64_TYPE(1)), threads)
     idle = builder.sub(builder.mul(busy, threads), batch)
@@ -31,10 +31,10 @@ def goes_by_slices(symbols: Symbols, builder: Builder, step: Step) -> Value:
 
 @dataclass(frozen=True)
 class SlicesEmitter:
-    """The body of `void(ptr frames, i64 begin, i64 end)` of a step by slices, of which each thread has one part.
+    """Emits the body of `void(ptr frames, i64 begin, i64 end)` of a step in slices; each thread has a part of them.
 
-    What only this step uses needs memory for one sample, which the next one of the part overwrites: so it stays in the
-    cache. 16 products of 256 x 256 x 256 with their packs: 5.83 to 5.74 ms, transposed right sides 6.13 to 5.76.
+    Buffers that only this step uses have one place for all samples of a part, so that they stay in L2
+    (docs/measurements.md, slices).
     """
 
     number: int
@@ -67,7 +67,7 @@ class SlicesEmitter:
             builder.call(kernel, [frame, builder.mul(index, count), builder.mul(following, count)])
 
     def _private(self, builder: Builder, frames: Sequence[Value]) -> Iterator[tuple[Value, Dim]]:
-        """Where frames have the address of memory that no other step uses, and the bytes of a sample of it."""
+        """Yield the slots of frames with buffers that no other step uses, and the bytes of a sample of each."""
         for launch, frame in zip(self.step.launches, frames, strict=True):
             for i, number in enumerate(launch.buffers):
                 buffer = self.buffers[number]

@@ -38,8 +38,8 @@ SHAPE = (
     "b_panel",  # from one panel of B to the next
     "c_row",  # from one row of C to the next
     "active",  # lanes of the last vector that exist (masked kernels), 1..lanes
-    *("ahead", "ahead_step"),  # kernels that look `ahead`: the address of lines that a later tile will need
-    "c_size",  # elements of the whole result (kernels that `fetch`)
+    *("ahead", "ahead_step"),  # kernels with `ahead`: the address of lines that a later tile will need, and its step
+    "c_size",  # elements of the whole C (kernels with `fetch`)
 )
 
 ALayout = Literal["rows", "columns"]
@@ -87,17 +87,14 @@ class MicroKernel:
 
     With `masked`, only `active` lanes of the last vector of C are read and written; with `b_masked` also of B (where a
     target has no masked loads, each lane becomes a branch: pack B instead). `accumulate` starts from C, not from zero.
-    `prefetch` asks for packed B that many bytes ahead (unpacked B neither gains nor loses); 0 leaves it out. `ahead`
-    asks far memory for what a later tile needs, after the n-th innermost sum at `ahead + n*ahead_step`. `fetch`
-    asks for the lines of C before the sums where C is too large to be near.
+    `prefetch` is the distance in bytes at which B is prefetched; 0 leaves that out. With `ahead`, what a later tile
+    needs from DRAM is prefetched after the n-th innermost sum, at `ahead + n*ahead_step`. With `fetch`, the lines of C
+    are prefetched before the sums where C is too large for a cache.
 
-    A sum of few products that are known writes them out: `terms` are the distances of their factors from `a` and `b`,
-    in order, `row_step` that of neighbouring rows of A, and trip counts, steps and `row_offsets` are not read.
+    A sum of few products, all known, is unrolled: `terms` are the distances of their factors from `a` and `b`, in
+    order, `row_step` that of neighbouring rows of A; trip counts, steps and `row_offsets` are then not read.
 
-    On AVX-512 the 16 loads of a step leave 0.89 of peak (the same in assembly by hand, all in L1; without loads 1.0).
-    Steps and strides at run time cost nothing: 14 x 2 vectors ran at 0.865 with the table of rows, at 0.85-0.87 with a0
-    and b0 constant or with one row stride, which LLVM turns into a chain of additions. Nor does unrolling k0 by 2 or 4
-    gain there (0.81-0.85); AVX2 gains 1-2 % by it, for twice the compile time.
+    Steps and strides at run time cost nothing, and unrolling k0 gains nothing (docs/measurements.md, micro-kernel).
     """
 
     target: Target
@@ -128,12 +125,12 @@ class MicroKernel:
 
     @property
     def lanes(self) -> int:
-        """Elements of one vector."""
+        """The elements of one vector."""
         return self.target.lanes(BITS[self.dtype])
 
     @property
     def width(self) -> int:
-        """Columns of C that the tile covers."""
+        """The columns of C that the tile covers."""
         return self.vectors * self.lanes
 
 
@@ -162,8 +159,8 @@ def emit_microkernel(
 class _Group:
     """Neighbouring vectors of one panel as one wide value, which LLVM splits into registers.
 
-    Half the instructions to emit, parse and select, and the same machine code: 14 x 2 vectors take 2.8 ms to emit and
-    9 ms to compile, against 3.1 and 12 ms with one value a register.
+    That halves the instructions to emit, parse and select, and gives the same machine code in three quarters of the
+    time.
     """
 
     panel: int
@@ -173,7 +170,7 @@ class _Group:
 
 
 def _groups(kernel: MicroKernel) -> list[_Group]:
-    """Groups of 2**n vectors (others are not split evenly); a masked last vector stands alone."""
+    """Group vectors by 2**n (others are not split evenly); a masked last vector stands alone."""
     whole = kernel.vectors - kernel.masked
     groups = []
     vector = 0
@@ -197,7 +194,7 @@ class _ZeroMask(ir.Constant):
 
 @dataclass(frozen=True)
 class _Walk:
-    """Where one loop stands in A and B, and how many rounds are left: values carried around `body`."""
+    """The position of one loop in A and B, and the iterations that are left: values carried around `body`."""
 
     a: ir.PhiInstr
     b: ir.PhiInstr
@@ -209,7 +206,7 @@ class _Walk:
 
 
 class _Emitter:
-    """Three summation loops around one block, `body`, which every loop's latch branches back to.
+    """Emits three summation loops around one block, `body`, which every loop's latch branches back to.
 
     So each accumulator needs one phi instead of three, and LLVM finds the loop nest again by itself.
     """
@@ -283,10 +280,10 @@ class _Emitter:
         builder.ret_void()
 
     def emit_terms(self, a: Value, b: Value, c: Value, epilogue: Epilogue | None) -> None:
-        """A sum without loops.
+        """Emit a sum without loops.
 
         The fence, which is no instruction, keeps LLVM from loading factors early or only once, for which registers are
-        too few: without it the first convolution of an image, 27 products, moved 432 vectors to the stack and back.
+        too few: without it they spill, in the first convolution of an image with 27 products 432 times.
         """
         kernel = self.kernel
         self.row_offsets = [I64(row * kernel.row_step) for row in range(kernel.rows)]
@@ -299,7 +296,7 @@ class _Emitter:
         self.builder.ret_void()
 
     def multiply_add(self, a: Value, b: Value, sums: Sequence[list[Value]]) -> list[list[Value]]:
-        """One k: load the vectors of B, then for each row broadcast an element of A into its multiply-adds."""
+        """Emit one k: load the vectors of B, then for each row broadcast an element of A into its multiply-adds."""
         self.prefetch_b(b)
         self.prefetch_a(a)
         right = [self.load_b(b, group, t) for group, t in zip(self.groups, self.fragment_types, strict=True)]
@@ -312,7 +309,7 @@ class _Emitter:
         return totals
 
     def load_row_offsets(self) -> list[Value]:
-        """The distance of each row of A from the walking pointer."""
+        """The distance of each row of A from the pointer that walks."""
         kernel = self.kernel
         if kernel.a_layout == "columns":
             return [I64(row) for row in range(kernel.rows)]
@@ -327,16 +324,10 @@ class _Emitter:
         return [I64(0), stride, *(self.builder.mul(stride, I64(panel)) for panel in range(2, panels))]
 
     def prefetch_b(self, b: Value) -> None:
-        """Ask for all lines of a step that is due in `prefetch` bytes.
+        """Prefetch all lines of B of the product that is `prefetch` bytes ahead.
 
-        One row is bound by what a cache delivers, and asks for nothing: 1 x 128 x 512 with B in the second cache took
-        1.82 microseconds with requests and 1.64 without, the same either way with B in the third.
-
-        2 KB took 3x3 convolutions at 14x14x256 from 0.83 to 0.88 of peak and at 7x7x512 from 0.74 to 0.83 (AVX2:
-        0.92 to 0.975, 0.85 to 0.89), and 8 rows x 4096 x 4096 from 0.2 to 0.4; panels that lie in L1 lose nothing. Of
-        AVX-512's two lines a step the second one came with the first, but late: asked for both at 2 KB, and not for
-        one at 4 KB, 3 x 3 x 512 on 7 x 7 went from 0.87 to 0.91, on 32 images of 4 x 4 from 0.76 to 0.86, 3 x 3 with
-        stride 2 of these from 0.75 to 0.83.
+        A tile of one row prefetches nothing: it is bound by what a cache delivers. Panels that lie in L1 lose nothing
+        by it (docs/measurements.md, prefetch of B).
         """
         kernel = self.kernel
         if not kernel.prefetch or kernel.terms or kernel.rows == 1:
@@ -348,10 +339,9 @@ class _Emitter:
                 prefetch(self.builder, self.offset(self.offset(b, offset), I64(distance + start)), locality=3)
 
     def prefetch_a(self, a: Value) -> None:
-        """Ask for the lines of A that are due in 16 steps, where each step reads others.
+        """Prefetch the lines of A of the product A_STEPS_AHEAD ahead, in the layout in which each product reads others.
 
-        Kernel gradients gained 8 to 28 %: 3 x 3, 32 x 16 x 16 x 128 -> 128 from 19.8 to 14.2 ms. 8 steps are too late
-        for packed rows in the second cache: 1536 x 1024 times 1024 x 384 takes 7.1 ms, and 6.6 with 16.
+        8 products ahead would be too late for packed rows in L2 (docs/measurements.md, prefetch of A).
         """
         if self.kernel.a_layout != "columns" or self.kernel.terms or not self.kernel.prefetch:
             return
@@ -360,18 +350,17 @@ class _Emitter:
             prefetch(self.builder, self.offset(self.offset(a, distance), I64(row)), locality=3)
 
     def prefetch_ahead(self, far: Value) -> Value:
-        """Ask for a few lines of far memory into the second cache; gives the place of the next ones."""
+        """Prefetch a few lines from DRAM into L2; returns the address of the next ones."""
         line = LINE_BYTES * 8 // BITS[self.kernel.dtype]
         for i in range(LINES_AHEAD):
             prefetch(self.builder, self.offset(far, I64(i * line)), locality=2)
         return self.offset(far, self.shape("ahead_step"))
 
     def fetch_c(self, c: Value) -> None:
-        """Ask for the lines of the result, if it is large: the stores of one tile would wait for each of them in turn.
+        """Prefetch the lines of C, if it is large: the stores of one tile would wait for each of them in turn.
 
-        Into the second cache: requests of the first one leave the loads of the sums without places to wait in. On
-        Zen 4, 12800 x 64 x 512 takes 10.2 ms that way and 8.45 this way, 3200 x 64 x 512, 6.5 MB of results, 2.4 and
-        2.05. Results that are near lose 1 %.
+        They go into L2: prefetches into L1 take the miss buffers that the loads of the sums need (docs/measurements.md,
+        prefetch of C).
         """
         line = LINE_BYTES * 8 // BITS[self.kernel.dtype]
         with self.builder.if_then(self.builder.icmp_signed(">=", self.shape("c_size"), I64(FAR_ELEMENTS))):
@@ -391,7 +380,7 @@ class _Emitter:
         return self.builder.load(b, align=_element_bytes(vector), typ=vector)
 
     def fragments(self, row: int) -> list[Fragment]:
-        """The fragments of a row, left to right."""
+        """The fragments of a row, from left to right."""
         kernel = self.kernel
         columns = [(g.panel * kernel.panel_vectors + g.within) * kernel.lanes for g in self.groups]
         masks = [self.mask if g.masked else None for g in self.groups]
@@ -412,7 +401,7 @@ class _Emitter:
                 fragment.store(self.builder, result, self.offset(c, I64(fragment.column)))
 
     def lane_mask(self) -> Value:
-        """True for the first `active` lanes of one vector."""
+        """The mask of the first `active` lanes of one vector."""
         builder, lanes = self.builder, self.kernel.lanes
         index = ir.IntType(BITS[self.kernel.dtype])
         active = self.shape("active")
@@ -423,7 +412,7 @@ class _Emitter:
         return builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), splat)
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
-        """`x*y + z`, rounded once where the target can."""
+        """Emit `x*y + z`, rounded once where the target can."""
         if not self.fused:
             return self.builder.fadd(self.builder.fmul(x, y), z)
         fma = declared(self.function.module, f"llvm.fma.{_suffix(z.type)}", z.type, [z.type] * 3)
@@ -451,7 +440,7 @@ def _suffix(vector: ir.VectorType) -> str:
 
 
 def prefetch(builder: ir.IRBuilder, pointer: Value, locality: int) -> None:
-    """Ask for a line that will be read, into the caches from number 4 - `locality` on."""
+    """Prefetch a line that will be read, into cache number 4 - `locality` and those behind it."""
     i32 = ir.IntType(32)
     function = declared(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, i32, i32, i32])
     builder.call(function, [pointer, i32(0), i32(locality), i32(1)])

@@ -1,4 +1,4 @@
-"""A module as several texts, so that LLVM compiles the first ones while the others are still being emitted."""
+"""Cut a module into several texts, so that LLVM compiles the first while others are still being emitted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = re.compile(r'@"([^"]+)"')
 
 @dataclass(frozen=True)
 class Part:
-    """Definitions, and the declarations of what they name and do not define."""
+    """A part of a module: definitions, and declarations of what they name and do not define."""
 
     header: str
     declarations: tuple[str, ...]
@@ -31,7 +31,7 @@ class Part:
 
 
 def joined(parts: Sequence[Part]) -> str:
-    """All parts as one module, to be read."""
+    """Join all parts to one module, to be read."""
     definitions = [text for part in parts for text in part.definitions]
     defined = {_first_name(text) for text in definitions}
     declarations = dict.fromkeys(text for part in parts for text in part.declarations)
@@ -40,7 +40,7 @@ def joined(parts: Sequence[Part]) -> str:
 
 
 class ModuleParts:
-    """Cuts a module that grows. What one part defines and another may name is SHARED.
+    """Cuts a module that grows. Definitions that another part may name are SHARED.
 
     Declarations are not: calls and addresses that cross parts go through the linker's tables, so that parts may lie far
     apart in memory.
@@ -54,7 +54,7 @@ class ModuleParts:
         self._size = 0
 
     def grown(self) -> None:
-        """Everything that the module defines now is complete."""
+        """Take what the module defines since the last call: all of it is complete now."""
         added = list(self.module.globals.values())[self._printed :]
         self._printed += len(added)
         for value in added:
@@ -66,7 +66,7 @@ class ModuleParts:
             self.cut()
 
     def cut(self) -> None:
-        """What has been defined since the last cut becomes a part."""
+        """Make a part of what has been defined since the last cut."""
         if not self._pending:
             return
         inside = {_first_name(text) for text in self._pending}

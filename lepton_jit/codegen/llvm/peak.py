@@ -1,4 +1,4 @@
-"""The machine's peak: how many fused multiply-adds one core retires when nothing else is asked of it."""
+"""Measure the machine's peak: the fused multiply-adds that one core retires when it does nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _owners: list[object] = []
 
 
 def measure_peak(target: Target) -> float:
-    """Floating-point operations per second of one core on f32 vectors: the best of a few runs of half a millisecond."""
+    """Measure one core's floating-point operations a second on f32 vectors: the best of a few short runs."""
     run, operations = _loop(target)
     best = float("inf")
     for _ in range(ROUNDS):

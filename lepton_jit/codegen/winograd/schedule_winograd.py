@@ -1,4 +1,4 @@
-"""Schedules of Winograd's transforms: one tile in registers, a vector of channels at a time."""
+"""Schedule Winograd's transforms: one tile in registers, a vector of channels at a time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lepton_jit.ir.ops.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT
 from lepton_jit.ir.types import Dim, Shape, element_count
 
 Square = list[list[Atom]]
-# Operations of one tile, about: loads, stores and two transforms.
+# The operations of one tile, roughly: loads, stores and two transforms.
 TILE_WORK = 160
 
 
 def schedule_winograd_input(cluster: Cluster, target: Target) -> Planned:
-    """An iteration transforms one row of tiles of one image."""
+    """Schedule the transform of images; an iteration has one row of tiles of one image."""
     (node,) = cluster.region.nodes
 
     def write(k: KernelBuilder, line: Sequence[Affine]) -> None:
@@ -36,7 +36,7 @@ def schedule_winograd_input(cluster: Cluster, target: Target) -> Planned:
 def _by_lines(
     cluster: Cluster, target: Target, shape: Shape, write: Callable[[KernelBuilder, Sequence[Affine]], None]
 ) -> Planned:
-    """A kernel whose iterations `write` what one line of tiles, (image, line), is transformed to; `shape` of all."""
+    """A kernel whose iterations `write` one line of tiles, (image, line), transformed; `shape` is that of all."""
     _, batch, rows, columns, channels = shape
     k = cluster.builder()
     write(k, split_index(k, Affine.var("t"), [batch, rows]))
@@ -52,7 +52,7 @@ def transform_input(
     line: Sequence[Affine],
     place: Callable[[int, Affine, Affine], tuple[str, Affine]],
 ) -> None:
-    """One line of tiles, (image, line), to the places of each position, column and channel."""
+    """Transform one line of tiles, (image, line), to the places of each position, column and channel."""
     (n, row), (x,), lanes = line, node.operands, cluster.lanes(target)
     tile: Any = node.attributes["tile"]
     *_, columns, channels = node.result.type.shape
@@ -66,17 +66,16 @@ def transform_input(
 
 
 def schedule_winograd_kernel(cluster: Cluster, target: Target) -> Planned:
-    """An iteration transforms the kernels of some input channels to the features of one panel.
+    """Schedule the transform of kernels; an iteration has those of some input channels to the features of one panel.
 
-    Written in panels at once and read in whatever order the kernel has: the input gradient of 3 x 3, 512 -> 512 took
-    11.6 ms for a reversed copy, its transform and the panels of that.
+    It reads kernels in whatever order they have, and writes panels of packed B at once.
     """
     made = _Kernels(cluster, target)
     return ((made.in_squares() if made.features_apart() else made.by_channels()),), ()
 
 
 class _Kernels:
-    """[tap of the transform][panel][input channel][feature of the panel], behind the last feature zeros."""
+    """Writes [tap of the transform][panel][input channel][feature of the panel], behind the last feature zeros."""
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         (self.node,) = cluster.region.nodes
@@ -93,7 +92,7 @@ class _Kernels:
         self.last = features - (self.panels - 1) * self.panel
 
     def features_apart(self) -> bool:
-        """Channels lie side by side in the kernel, features do not; of both there are whole vectors."""
+        """Tell whether channels are contiguous in the kernel, features are not, and both fill whole vectors."""
         last = self.kernel.type.rank - 1
         sizes = (self.channels, self.panel, self.last)
         return self.in_feature == last and all(isinstance(n, int) and n % self.lanes == 0 for n in sizes)
@@ -106,9 +105,9 @@ class _Kernels:
         return self.cluster.kernel(k, extent, self.panel * TILE_WORK // self.lanes)
 
     def in_squares(self) -> Kernel:
-        """Squares of channels and features are transposed into the place of the first nine results, and read there.
+        """The kernel for features apart: it transposes squares of channels and features, which saves gathers.
 
-        By gathers the input gradient of 512 -> 512 took 5.9 ms for its kernel.
+        They are transposed into the place of the first nine results, and read there.
         """
         k, lanes = self.k, self.lanes
         blocks = self.channels // lanes
@@ -118,7 +117,7 @@ class _Kernels:
         return self.cluster.kernel(k, extent, self.panel * TILE_WORK)
 
     def _panel(self, fill: Callable[[Dim], None]) -> None:
-        """`fill` a panel with its features, of which the last one may have fewer."""
+        """`fill` a panel with its features; the last panel may have fewer."""
         k = self.k
         if self.last == self.panel or self.panels == 1:
             fill(self.last)
@@ -181,7 +180,7 @@ class _Kernels:
 
 
 def schedule_winograd_output(cluster: Cluster, target: Target) -> Planned:
-    """An iteration makes the results of one row of tiles of one image, and what the region makes of them."""
+    """Schedule the transform of products, and the region's rest; an iteration has one row of tiles of one image."""
     node = next(n for n in cluster.region.nodes if n.op == "winograd_output")
     (products,) = node.operands
 
@@ -202,7 +201,7 @@ def transform_output(
     line: Sequence[Affine],
     load: Callable[[Evaluator, int, Affine, Affine], Atom],
 ) -> None:
-    """The results of one line of tiles, (image, line), and what the region makes of them."""
+    """Write the results of one line of tiles, (image, line), and what the region makes of them."""
     (n, row), a, lanes = line, node.attributes, cluster.lanes(target)
     tile: Any = a["tile"]
     height, width = a["size"]
@@ -237,16 +236,17 @@ def _flat(square: Square) -> list[Atom]:
 
 
 def _both(k: KernelBuilder, matrix: Matrix, square: Square) -> Square:
-    """matrix @ square @ matrix^T."""
+    """Compute matrix @ square @ matrix^T."""
     columns = [_apply(k, matrix, list(column)) for column in zip(*square, strict=True)]
     return [_apply(k, matrix, list(line)) for line in zip(*columns, strict=True)]
 
 
 def _apply(k: KernelBuilder, matrix: Matrix, values: Sequence[Atom]) -> list[Atom]:
-    """matrix @ values, in about half of the operations that its elements ask for.
+    """Compute matrix @ values, in about half of the operations that its elements take one by one.
 
-    Points come as +a and -a. So do pairs of columns, v and w with the same coefficients but for their signs: v + w and
-    v - w serve all rows. Pairs of rows are the sum and the difference of their even and their odd part.
+    Points of the transform come as +a and -a. Pairs of columns, whose coefficients differ in signs only, need the sum
+    and the difference of their two values, which serve all rows. Pairs of rows are the sum and the difference of their
+    even and their odd part.
     """
     matrix, values = _without_pairs_of_columns(k, matrix, values)
     results: list[Atom] = []
@@ -264,7 +264,7 @@ def _apply(k: KernelBuilder, matrix: Matrix, values: Sequence[Atom]) -> list[Ato
 
 
 def _are_paired(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
-    """The same numbers but for some signs."""
+    """Tell whether two rows or columns differ, and in signs only."""
     return all(abs(x) == abs(y) for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
 
 
@@ -288,7 +288,7 @@ def _without_pairs_of_columns(
 
 
 def _combined(k: KernelBuilder, coefficients: Sequence[Fraction], values: Sequence[Atom]) -> Atom:
-    """The sum of the products, from a term with the coefficient 1 on if there is one."""
+    """Compute the sum of the products, beginning with a term of coefficient 1 if there is one."""
     terms = sorted(((c, v) for c, v in zip(coefficients, values, strict=True) if c), key=lambda term: term[0] != 1)
     (first, total), *rest = terms
     if first != 1:

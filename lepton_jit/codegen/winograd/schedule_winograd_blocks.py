@@ -1,6 +1,6 @@
-"""Winograd's convolution in one kernel: transforms and products of some lines of tiles, while a cache holds them.
+"""Schedule Winograd's convolution as one kernel: transforms and products of some lines of tiles, which L2 holds.
 
-All at once, tiles and products go through memory: 32 images of 32 x 32 x 64 have 18 MB of each.
+All at once, tiles and products would go through DRAM: 32 images of 32 x 32 x 64 have 18 MB of each.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from lepton_jit.ir.ops.winograd import lines_of_block
 from lepton_jit.ir.types import TensorType, element_count, typical
 
 TILES, PRODUCTS = "s0", "s1"
-# Images of so many bytes are not in a cache when their turn comes.
+# Images of so many bytes are not in a cache when they are needed.
 FAR_BYTES = 8 << 20
 
 
 def schedule_winograd_blocks(cluster: Cluster, target: Target) -> Planned:
-    """An iteration is a thread's share of all lines of tiles, block after block; its blocks have one place."""
+    """Schedule the kernel; an iteration is a thread's share of all lines of tiles, block after block in one place."""
     return _Blocks(cluster, target).planned()
 
 
 class _Blocks:
-    """Scratch of a thread: [position of the transform][row of the block][channel], and so for products."""
+    """Writes the kernel; a thread's scratch has [position of the transform][row of the block][channel], twice."""
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         nodes = {n.op: n for n in cluster.region.nodes}
@@ -94,12 +94,12 @@ class _Blocks:
             transform_output(self.cluster, k, self.output, self.target, where, load)
 
     def _line(self, k: KernelBuilder, first: Var, line: Affine) -> list[Affine]:
-        """Image and line of tiles."""
+        """The image, and the line of tiles in it."""
         _, batch, lines, *_ = self.input.result.type.shape
         return split_index(k, Affine.var(first.name) + line, [batch, lines])
 
     def _place(self, name: str, line: Affine) -> Callable[[int, Affine, Affine], tuple[str, Affine]]:
-        """Where a position, column and channel of a line of the block is."""
+        """A function from position, column and channel to the place in a line of the block."""
         count, rows, channels = self.shapes[name]
         own = Affine.var("t") * (count * rows * channels)
 
@@ -109,7 +109,7 @@ class _Blocks:
         return place
 
     def _products(self, k: KernelBuilder, count: Var, places: Sequence[Var]) -> None:
-        """Those of a block: at each position of the transform its rows times a kernel."""
+        """Write the products of a block: at each position of the transform, its rows times a kernel."""
         node = self._product_of_block()
         plan = Plan(cluster_of(node)[0], self.target)
         plan.lhs, plan.rhs = TILES, self.cluster.inputs[self.product.operands[1]]
@@ -124,10 +124,7 @@ class _Blocks:
                 tiles.panel(around, position, panel, shares[0], shares[1])
 
     def _ask(self, k: KernelBuilder, position: Affine, count: Var, places: Sequence[Var]) -> None:
-        """Of far images, a part of what the transforms touch next: the result's lines, and of the next block x's.
-
-        A kernel of 32 images of 32 x 32 x 64 goes from 8.2 to 7.5 ms; one whose images are near loses 1 %.
-        """
+        """Prefetch, for images in DRAM, a share of the lines that transforms touch next: of the result, and of x."""
         x, tile = self.input.operands[0], self.input.attributes["tile"]
         ((result, buffer),) = self.cluster.outputs.items()
         if typical(x.type.elements) * self.dtype.bytes < FAR_BYTES:
@@ -145,7 +142,7 @@ class _Blocks:
                     k.fetch(name, start + position * part + i)
 
     def _product_of_block(self) -> Node:
-        """The contraction for the rows of one block."""
+        """The contraction of the rows of one block."""
         a, (_, kernel) = self.product.attributes, self.product.operands
         (_, rows, channels), (_, _, features) = self.shapes.values()
         loops = dict(zip(a["kinds"], zip(a["rhs"], a["out_dims"], strict=True), strict=True))
@@ -163,13 +160,13 @@ class _Blocks:
 
 
 class _TilesOfBlock(Tiles):
-    """Of which a block may have fewer lines than its place has room for: `rows`, in tiles of `heights`."""
+    """Writes the tiles of a block, which has `rows` rows, at most as many as its place, in tiles of `heights`."""
 
     rows: Var
     heights: tuple[int, ...]
 
     def panel(self, around: LoopDim, position: Affine, panel: Affine, lhs: Affine, out: Affine) -> None:
-        """All rows of one product in a panel."""
+        """Write all rows of one product in one panel."""
         self._sums, self._shifts = self.plan.sums_whole(), (lhs, Affine(), out)
         self._panel([(around, position)], Affine(), 1, panel)
 
@@ -181,7 +178,7 @@ class _TilesOfBlock(Tiles):
 
 
 def _heights(lines: int, columns: int, most: int) -> tuple[int, ...]:
-    """Of even tiles of up to so many lines of rows.
+    """The heights of even tiles of up to so many lines of rows.
 
     >>> _heights(4, 8, 14)
     (8, 10, 11, 12)
