@@ -183,7 +183,7 @@ class _ScanEmitter:
         return {view.scan}.union(*(self._scans(n) for n in view.buffers)) if view else set()
 
     def _pointer(self, number: int) -> Value:
-        """The pointer that a kernel gets: the buffer at this turn, at the block's first row, or the block's own part."""
+        """The pointer for a kernel: the buffer at this turn, from the block's first row, or the block's own part."""
         pointer, buffer = self._place(number), self.buffers[number]
         if not self.batch or self.batch not in symbols_of((buffer.elements,)):
             return pointer
