@@ -5,4 +5,8 @@ A loss compares an output with its labels inside of a trace, and gives one numbe
 
 from __future__ import annotations
 
+from lepton_jit.losses import losses
 from lepton_jit.losses.losses import *
+
+__all__: list[str] = []
+__all__ += losses.__all__
