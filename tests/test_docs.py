@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from lepton_jit.codegen.target import get_target
 from lepton_jit.common import naming
+from lepton_jit.compiler.pipeline import AFTER_SPLIT, pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")] if path.is_file())
@@ -82,6 +84,35 @@ def test_the_examples_run(page, tmp_path, monkeypatch):
     naming.reset_names()  # a page names its layers as in a fresh process
 
     run_page(page.read_text(encoding="utf-8"), str(page))
+
+
+def test_the_table_of_passes_has_those_of_the_pipeline_in_its_order():
+    table = re.findall(r"^\| \(?`([\w-]+)`\)? \|", (ROOT / "docs/passes.md").read_text(encoding="utf-8"), re.MULTILINE)
+    before = dict.fromkeys(p.name for p in pipeline(get_target("x86-64-v3")))
+
+    assert table[: table.index("split_prepare") + 1 + len(AFTER_SPLIT)] == [
+        *before,
+        "split_prepare",
+        *(p.name for p in AFTER_SPLIT),
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_architecture_names_files_and_functions_that_exist():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "lepton_jit"
+    files = re.findall(r"`([\w/]+\.(?:py|ll)|[\w/]+/)`(?:: ((?:`\w+`(?:, )?)+))?", text)
+    names = [(file, name) for file, listed in files for name in re.findall(r"\w+", listed)]
+
+    assert [file for file, _ in files if not (package / file).exists() and not (ROOT / file).exists()] == []
+    assert [(f, n) for f, n in names if not re.search(rf"\b{n}\b", (package / f).read_text(encoding="utf-8"))] == []
+    assert len(names) >= 10
 
 
 PAGE = """\
