@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lepton_jit.errors import ArgumentError, GraphError, UnsupportedError
-from lepton_jit.ir.graph import Attributes, Value
+from lepton_jit.ir.graph import Attributes, Node, Value
+from lepton_jit.ir.traits import ORDINARY, Traits
 from lepton_jit.ir.types import TensorType
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Sample",
     "get_op",
     "register",
+    "traits_of",
 ]
 
 
@@ -90,6 +92,7 @@ class Op:
     `m` has the machine's primitives as methods (`m.add`, `m.fma`, `m.select`, ...). None: it is a primitive itself.
     `decompose(builder, *operands, **attributes)` is the meaning of a composite. `operands` are their names (a last one
     with a star stands for any number), `attributes` maps the name of each, all of them required, to what it holds.
+    `traits` are what is special about it.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Op:
     samples: tuple[Sample, ...]
     native: Callable[..., Any] | None = None
     decompose: Decomposition | None = None
+    traits: Traits = ORDINARY
 
 
 OPS: dict[str, Op] = {}
@@ -159,3 +163,8 @@ def get_op(name: str) -> Op:
     if name not in OPS:
         raise UnsupportedError(f"op: expected one of {', '.join(sorted(OPS))}, got {name!r}")
     return OPS[name]
+
+
+def traits_of(node: Node) -> Traits:
+    """What is special about a node's operation."""
+    return get_op(node.op).traits

@@ -11,6 +11,7 @@ from lepton_jit.errors import GraphError
 from lepton_jit.ir.graph import Graph, Input, Node, Value
 from lepton_jit.ir.interpreter import bind_symbols, run_nodes
 from lepton_jit.ir.loops import Loop
+from lepton_jit.ir.op import traits_of
 from lepton_jit.ir.types import dim_value, symbols_of
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.gradient.autodiff import Autodiff
@@ -21,10 +22,6 @@ __all__ = ["CheckNumerics", "random_arrays", "relative_error"]
 
 Arrays = Mapping[str, np.ndarray]
 Range = tuple[int, int]  # both ends included
-
-_KEEPS_NUMBERS = frozenset({
-    "broadcast_in_dim", "check_indices", "concatenate", "convert", "reshape", "reverse", "select", "slice", "transpose",
-})  # fmt: skip
 
 
 class CheckNumerics(Observer):
@@ -150,7 +147,7 @@ def _ranges(graph: Graph, checked: Mapping[Value, Range]) -> dict[Value, Range]:
             ]:
                 if inner in inside:
                     _narrow(ranges, outer, inside[inner])
-        elif node.op in _KEEPS_NUMBERS and node.results[0] in ranges:
+        elif traits_of(node).keeps_numbers and node.results[0] in ranges:
             for operand in node.operands[1:] if node.op == "select" else node.operands:
                 _narrow(ranges, operand, ranges[node.results[0]])
     return ranges

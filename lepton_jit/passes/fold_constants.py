@@ -17,9 +17,6 @@ from lepton_jit.passes.rewriting.rewrite import Rewriter, without_dead_nodes
 
 __all__ = ["FoldConstants"]
 
-# Operations that stand for many elements without holding them; folding them would only make the graph larger.
-_COMPACT = ("constant", "broadcast_in_dim", "iota")
-
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
@@ -48,13 +45,13 @@ class FoldConstants(Pass):
         return folded_graph if folded_graph is graph else without_dead_nodes(folded_graph)
 
     def _fold(self, rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
-        family = get_op(node.op).family
-        if node.op in _COMPACT or node.regions or family is Family.STRUCTURAL:
+        op = get_op(node.op)
+        if op.traits.compact or node.regions or op.family is Family.STRUCTURAL:
             return None
         if not node.operands and node.op != "dimension_value":
             return None
         scalars = [_scalar(rewriter, x) for x in node.operands]
-        if family is Family.ELEMENTWISE and all(s is not None for s in scalars):
+        if op.family is Family.ELEMENTWISE and all(s is not None for s in scalars):
             return self._evaluated(rewriter, node, [s for s in scalars if s is not None])
         if reads_symbols(node) or not all(map(self._is_small, (*node.operands, *node.results))):
             return None

@@ -9,23 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value, users
-from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.op import Family, get_op, traits_of
+from lepton_jit.ir.traits import Storage
 from lepton_jit.ir.types import Shape, element_count, typical
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.fuse_merge import Group, merge_groups, spare_epilogue
+from lepton_jit.passes.fuse_merge import REDUCING, Group, merge_groups, spare_epilogue
 
 __all__ = ["Fuse"]
 
-# Computed again by every kernel that reads them: cheaper than the memory between.
-DUPLICATED = frozenset({"constant", "broadcast_in_dim", "iota", "dimension_value", "rng_bit_generator"})
-EPILOGUE_OF = {
-    "affine_contraction": "contraction",
-    "convolution": "window",  # of each channel by itself; others are contractions by now
-    "reduce_window": "window",
-    "select_and_scatter": "scatter",
-    "winograd_output": "window",
-}
-MOVEMENT = frozenset({"transpose", "slice", "reverse", "pad", "take"})
 # A reduction over few and long rows is left to the general schedule, which can split a row.
 LONG_ROW = 4096
 FEW_ROWS = 16
@@ -161,16 +152,17 @@ class _Fusion:
         if node.op == "scatter_add":
             fits = group.kind == "map" and shape == group.domain and private and self._is_elementwise(group)
             return ("scatter_add", node.operands[0].type.shape) if fits else None
-        if node.op in EPILOGUE_OF and _takes_epilogue(node):
+        epilogue = traits_of(node).epilogue
+        if epilogue and _takes_epilogue(node):
             fits = group.kind == "map" and shape == group.domain and private and self._is_epilogue(i, group)
-            return (EPILOGUE_OF[node.op], shape) if fits else None
+            return (epilogue, shape) if fits else None
         if not _is_map(node):
             return None
         if group.kind in ("map", "parts"):
             return (group.kind, shape) if shape == group.domain else None
         if group.kind == "rows":
             return ("rows", group.domain) if shape in (group.domain, group.domain[:-1]) else None
-        if group.kind in ("reduce", "scatter_add"):
+        if group.kind in REDUCING:
             feeds = private and shape == group.domain
             return (group.kind, group.domain) if feeds else None
         return None  # contractions and windows take no prologue
@@ -180,7 +172,7 @@ class _Fusion:
         full = node.operands[0].type.shape
         result = node.result.type.shape
         # what moves elements may ask for another row than the one whose reductions are at hand
-        if _is_row_reduction(node) and not any(self.nodes[j].op in MOVEMENT for j in group.members):
+        if _is_row_reduction(node) and not any(traits_of(self.nodes[j]).fuses_as_map for j in group.members):
             if group.kind in ("map", "rows") and group.domain == full:
                 return "rows", full
             if group.kind == "map" and group.domain == result and self._may_widen(group, full):
@@ -258,7 +250,7 @@ class _Fusion:
 
     def _read_from_memory(self, j: int) -> Sequence[Value]:
         """The operands of node j that its kernel cannot compute where it reads them: a tile's sides, moments' rows."""
-        return self.nodes[j].operands if self.nodes[j].op in ("affine_contraction", "moments") else ()
+        return self.nodes[j].operands if traits_of(self.nodes[j]).loads_operands else ()
 
     def _emit(self) -> list[Node]:
         """The groups in an order in which they can run, as close to the old order as that allows."""
@@ -323,14 +315,14 @@ class _Fusion:
             tuple(nodes),
             tuple(Output(v, v.name) for v in results),
         )
-        main = next((n for n in nodes if n.op in EPILOGUE_OF or n.op in ("reduce", "scatter_add")), root)
+        main = next((n for n in nodes if traits_of(n).epilogue or traits_of(n).accumulates), root)
         return Node("fusion", captured, results, {"kind": group.kind}, main.layer, (region,))
 
 
 def _is_duplicated(node: Node) -> bool:
     if node.op == "constant":
         return node.result.type.rank == 0
-    return node.op in DUPLICATED
+    return traits_of(node).storage is Storage.RECOMPUTED
 
 
 def _takes_epilogue(node: Node) -> bool:
@@ -345,7 +337,7 @@ def _is_map(node: Node) -> bool:
     if node.op == "pad":
         interior = node.attributes["interior"]
         return isinstance(interior, tuple) and not any(interior)
-    return get_op(node.op).family is Family.ELEMENTWISE or node.op in MOVEMENT
+    return get_op(node.op).family is Family.ELEMENTWISE or traits_of(node).fuses_as_map
 
 
 def _kind_alone(node: Node) -> str:
@@ -380,4 +372,4 @@ def _aligned(node: Node) -> bool:
     if node.op == "broadcast_in_dim":
         dimensions: Any = node.attributes["dimensions"]
         return list(dimensions) == sorted(dimensions)
-    return node.op in ("constant", "dimension_value")
+    return traits_of(node).scalar_source

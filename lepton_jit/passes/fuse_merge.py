@@ -7,16 +7,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lepton_jit.ir.graph import Node, Value
-from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.op import Family, get_op, traits_of
+from lepton_jit.ir.traits import Cost
 from lepton_jit.ir.types import Shape, typical
 from lepton_jit.passes.winograd import gains_by_blocks
 
-# Operations of a dozen instructions and more.
-EXPENSIVE = frozenset((
-    "cosine", "erf", "erfc", "exponential", "exponential_minus_one", "log", "log_plus_one", "logistic", "power", "sine",
-    "tanh",
-))  # fmt: skip
-
+# Kinds of groups that combine many elements into each of their results.
 REDUCING = ("reduce", "scatter_add")
 # Nodes of one kernel, where each of them is an operation of a few instructions or of dozens.
 MOST_MEMBERS = 100
@@ -71,7 +67,7 @@ def spare_epilogue(f: Grouping, group: Group, contraction: int) -> None:
     """
     below = _dependent(f, group, contraction)
     apart = group.members - below
-    if not any(f.nodes[j].op in EXPENSIVE for j in apart):
+    if not any(_is_expensive(f.nodes[j]) for j in apart):
         return
     if sum(1 for j in apart if f.readers[j] & below) != 1:
         return
@@ -149,11 +145,15 @@ def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
         return reader.kind == "map" and reader.domain == reduced and elementwise
     if {group.kind, reader.kind} - {"map", "rows"} or group.domain != reader.domain or not group.domain:
         return False
-    ops = {f.nodes[j].op for g in (group, reader) for j in g.members}
-    if any(get_op(op).family is Family.MOVEMENT for op in ops):
+    nodes = [f.nodes[j] for g in (group, reader) for j in g.members]
+    if any(get_op(node.op).family is Family.MOVEMENT for node in nodes):
         return False
     # a long row is computed once for each round of its reductions
-    return not (reader.kind == "rows" and ops & EXPENSIVE and typical(group.domain[-1]) > LONG_ROW)
+    return not (reader.kind == "rows" and any(map(_is_expensive, nodes)) and typical(group.domain[-1]) > LONG_ROW)
+
+
+def _is_expensive(node: Node) -> bool:
+    return traits_of(node).cost is Cost.EXPENSIVE
 
 
 def _merge_reductions(f: Grouping) -> None:

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.op import Family, get_op, traits_of
 from lepton_jit.ir.types import dim_value, symbols_of
 
-__all__ = ["FREE", "Liveness"]
-
-# What code generation computes in place of reading it, or reads in place of its operand.
-FREE = frozenset({
-    "constant", "iota", "dimension_value", "broadcast_in_dim", "reshape", "bitcast_convert", "check_indices",
-})  # fmt: skip
+__all__ = ["Liveness"]
 
 
 class Liveness:
@@ -28,11 +23,11 @@ class Liveness:
         self.buffer: dict[str, str] = {value.name: value.name for value in graph.values()}
         self.size: dict[str, int] = {entry.value.name: 0 for entry in graph.inputs}
         for node in graph.nodes:
-            free = node.op in FREE
+            weightless = traits_of(node).weightless
             for value in node.results:
-                if free and node.operands:
+                if weightless and node.operands:
                     self.buffer[value.name] = self.buffer[node.operands[0].name]
-                self.size[value.name] = 0 if free or not value.type.rank else self.bytes_of(value)
+                self.size[value.name] = 0 if weightless or not value.type.rank else self.bytes_of(value)
         self.kept: set[str] = set()
         for output in graph.outputs:
             self.kept.add(self.buffer[output.value.name])

@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value, users
-from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.op import Family, get_op, traits_of
+from lepton_jit.ir.traits import Cost
 from lepton_jit.ir.types import typical
 from lepton_jit.passes.base import Pass
 
 __all__ = ["Recompute"]
-
-# One instruction each. What takes several, such as a division or an exponential, is rather stored.
-CHEAP = frozenset(
-    {"abs", "add", "and", "compare", "convert", "maximum", "minimum", "multiply", "negate", "select", "subtract"}
-)
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Recompute(Pass):
         cloned = {
             node.result: node
             for node in graph.nodes
-            if node.op in CHEAP
+            if traits_of(node).cost is Cost.CHEAP
             and node.result not in outputs
             and len(readers[node.result]) > 1
             and all(_fuses(user) for user in readers[node.result])
@@ -81,6 +77,6 @@ def _large_operands(node: Node, producers: Mapping[Value, Node]) -> int:
 def _is_small(value: Value, producers: Mapping[Value, Node]) -> bool:
     """A constant, or the broadcast of something smaller."""
     node = producers.get(value)
-    if node is None or node.op not in ("broadcast_in_dim", "constant", "dimension_value"):
+    if node is None or not traits_of(node).repeats_numbers:
         return not value.type.rank
     return not node.operands or typical(node.operands[0].type.elements) < typical(value.type.elements)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lepton_jit.ir.graph import Graph, Node
-from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.op import Family, get_op, traits_of
 from lepton_jit.ir.types import typical_rows
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.liveness import FREE, Liveness
+from lepton_jit.passes.liveness import Liveness
 
 __all__ = ["ScheduleUpdates"]
 
@@ -208,7 +208,7 @@ def _units(graph: Graph) -> list[int | None]:
     last = {group: i for i, group in enumerate(groups) if group is not None}
     return [
         None
-        if node.op in FREE and leaving.isdisjoint(node.results)
+        if traits_of(node).weightless and leaving.isdisjoint(node.results)
         else i
         if (group := groups[i]) is None
         else last[group]
@@ -238,7 +238,9 @@ def _update_of_node(graph: Graph) -> list[int | None]:
             reached[i] |= reached[user]
         updates[i] = _is_light(node) and not reached[i] & elsewhere and all(updates[user] for user in following)
     # a repeated scalar, as the learning rate is, joins nothing
-    tensors = [u and n.op not in FREE and n.result.type.rank > 0 for u, n in zip(updates, graph.nodes, strict=True)]
+    tensors = [
+        u and not traits_of(n).weightless and n.result.type.rank > 0 for u, n in zip(updates, graph.nodes, strict=True)
+    ]
     families = _merged(bits for bits, tensor in zip(reached, tensors, strict=True) if tensor)
     family_of = {bit: family for family in families for bit in _single_bits(family)}
     found = [family_of.get(bits & -bits, 0) if update else 0 for bits, update in zip(reached, updates, strict=True)]

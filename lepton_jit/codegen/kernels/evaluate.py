@@ -291,7 +291,6 @@ _RULES: dict[str, Callable[[Evaluator, Node, Indices, Atom | None], Atom]] = {
     "rng_bit_generator": _random,
     "reduce_window": _reduce_window,
 }
-FUSIBLE_MOVEMENT = frozenset(_RULES) - {"reduce_window"}
 
 
 def tail_mask(kernel: KernelBuilder, count: Affine | Dim, lanes: int) -> Atom:

@@ -24,6 +24,8 @@ from lepton_jit.codegen.program.residuals import over_residuals
 from lepton_jit.codegen.program.schedule import Schedule, copy_kernel, reads_in_place, schedule
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Graph, Node, Value
+from lepton_jit.ir.op import traits_of
+from lepton_jit.ir.traits import Storage
 from lepton_jit.ir.types import THREADS_NAME, Dim, DType, Poly, symbols_of, typical, typical_rows
 
 # What kernels of a slice may pass on, so that it is read back from a core's L2 or its share of L3: 512 KB cost large
@@ -34,8 +36,6 @@ SLICE_BYTES = 1 << 21
 CHAINED_BYTES = 3 << 18
 # And where the two compute less than this for each byte between them; with more, DRAM keeps pace.
 CHAINED_FLOPS = 32
-# Operations whose result is their operand's memory.
-ALIASES = frozenset({"reshape", "check_indices"})
 # Packed A is kept for readers at most so many steps away: the projections to queries, keys and values share one.
 NEAR_STEPS = 8
 # Each range of checked indices has an error code, up to this many ranges.
@@ -96,7 +96,7 @@ class Lowering:
     scheduled: Callable[[Kernel], object] = lambda kernel: None
 
     def __post_init__(self) -> None:
-        self._aliases = {n.result: n.operands[0] for n in self.graph.nodes if n.op in ALIASES}
+        self._aliases = {n.result: n.operands[0] for n in self.graph.nodes if _is_alias(n)}
         self._last_use = self._last_uses()
         self._made: set[int] = set()  # arena buffers of values that are computed here
         self._launched: list[tuple[Node, tuple[Launch, ...]]] = []
@@ -148,7 +148,7 @@ class Lowering:
 
     def produced(self) -> dict[Value, tuple[int, Node]]:
         """Position and node of every value that has memory of its own."""
-        return {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if n.op not in ALIASES}
+        return {v: (i, n) for i, n in enumerate(self.graph.nodes) for v in n.results if not _is_alias(n)}
 
     def is_read(self, value: Value) -> bool:
         """Tell whether a node reads the value, or it leaves the graph."""
@@ -183,7 +183,7 @@ class Lowering:
         return last < position
 
     def _node(self, position: int, node: Node) -> None:
-        if node.op in ALIASES:
+        if _is_alias(node):
             self.home[node.result] = self.home[node.operands[0]]
             if node.op == "check_indices":
                 self._check(node)
@@ -191,7 +191,7 @@ class Lowering:
         if node.op == "constant" and node.result.type.rank:
             self.home[node.result] = self._constant(node)
             return
-        if node.op in ("affine_contraction", "concatenate") and node.result in self._parts.inside:
+        if not self._parts.inside.isdisjoint(node.results):
             self._part(position, node)
             return
         for value in node.results:
@@ -211,10 +211,10 @@ class Lowering:
 
     def _part(self, position: int, node: Node) -> None:
         """Lower a node of a tensor in parts: a contraction computes its part, and a concatenation has nothing to do."""
-        if node.op == "concatenate":
+        placed = self._parts.computed.get(node.result)
+        if placed is None:
             self.home[node.result] = self.home[node.operands[0]]
             return
-        placed = self._parts.computed[node.result]
         self._node(position, placed)
         self.home[node.result] = self.home[placed.result]
 
@@ -233,7 +233,7 @@ class Lowering:
         producers = {v: n for n in nodes for v in n.results}
         while value in producers:
             node = producers[value]
-            if node.op in ("convert", "reshape"):
+            if traits_of(node).keeps_order:
                 (value,) = node.operands
             elif node.op == "select" and _is_nan(producers.get(node.operands[0]), node.operands[2]):
                 value = node.operands[2]
@@ -433,6 +433,11 @@ def _samples(size: Dim) -> int:
 def _symbols(graph: Graph) -> set[str]:
     inner = (_symbols(region) for node in graph.nodes for region in node.regions)
     return symbols_of(d for v in graph.values() for d in v.type.shape).union(*inner)
+
+
+def _is_alias(node: Node) -> bool:
+    """The result is the operand's memory."""
+    return traits_of(node).storage is Storage.ALIAS
 
 
 def _is_nan(test: Node | None, value: Value) -> bool:

@@ -26,6 +26,7 @@ from lepton_jit.codegen.winograd.schedule_winograd import (
 )
 from lepton_jit.codegen.winograd.schedule_winograd_blocks import schedule_winograd_blocks
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
+from lepton_jit.ir.op import traits_of
 from lepton_jit.ir.types import Dim, DType
 
 
@@ -45,7 +46,7 @@ def schedule(node: Node, target: Target, unpacked: Mapping[Value, Value] | None 
     if unpacked:
         cluster, operands = _with_unpacked(cluster, operands, unpacked)
     ops = [n.op for n in cluster.region.nodes]
-    op = "+".join(o for o in ops if o not in ("broadcast_in_dim", "constant", "dimension_value")) or node.op
+    op = "+".join(n.op for n in cluster.region.nodes if traits_of(n).named_in_steps) or node.op
     if {"winograd_input", "winograd_output"} <= {*ops}:
         return Schedule(op, operands, *schedule_winograd_blocks(cluster, target))
     for key, scheduler in _SCHEDULES.items():
@@ -86,12 +87,19 @@ _SCHEDULES: dict[str, Scheduler] = {
     "pad": schedule_pad,
 }
 
+# Whether the kernel loads what its epilogue adds only where it stores the result.
+_FINISHES_IN_PLACE: dict[str, Callable[[Cluster, Target], bool]] = {
+    "affine_contraction": finishes_in_place,
+    "winograd_output": lambda cluster, target: True,
+}
+
 
 def replaces(node: Node, operand: Value, target: Target) -> bool:
     """Tell whether the result of a contraction may replace an operand of its epilogue, a residual."""
     cluster, operands = cluster_of(node)
     *before, inner = [n for n in cluster.region.nodes if n.op in _SCHEDULES] or [node]
-    if inner.op not in ("affine_contraction", "winograd_output"):
+    finishes = _FINISHES_IN_PLACE.get(inner.op)
+    if finishes is None:
         return False
     read = {v for n in (*before, inner) for v in n.operands}.difference(*(n.results for n in before))
     entry = cluster.inputs[cluster.region.inputs[operands.index(operand)].value]
@@ -99,7 +107,7 @@ def replaces(node: Node, operand: Value, target: Target) -> bool:
     after = _loads(cluster, (result,), entry, {inner.result: Const(0, inner.result.type.dtype)})
     if _loads(cluster, read, entry) or not _all_here(after, result):
         return False
-    return inner.op == "winograd_output" or finishes_in_place(cluster, target)
+    return finishes(cluster, target)
 
 
 def writes_apart(node: Node, placed: Node, target: Target) -> bool:

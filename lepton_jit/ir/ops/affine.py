@@ -15,6 +15,7 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Attributes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Op, Sample, register
 from lepton_jit.ir.ops.rules import DIM, DIMS, INT, INTS, STRINGS, expect_shape
+from lepton_jit.ir.traits import Traits
 from lepton_jit.ir.types import Dim, TensorType, dim_value
 
 __all__ = ["AFFINE_CONTRACTION", "PACK"]
@@ -151,6 +152,7 @@ AFFINE_CONTRACTION = register(
         infer=_infer_contraction,
         reference=_contract,
         gradient=NOT_DIFFERENTIABLE,
+        traits=Traits(epilogue="contraction", loads_operands=True),
         samples=(
             Sample(
                 (TensorType.of("f32", "N", 5), TensorType.of("f32", 5, 7)),

@@ -14,6 +14,7 @@ from lepton_jit.ir.ops.convolution_gradient import convolution_gradient
 from lepton_jit.ir.ops.parts import padded
 from lepton_jit.ir.ops.rules import BOOLS, INT, INTS, PAIRS, define, expect_dtype, expect_rank, window_size
 from lepton_jit.ir.ops.window import Pairs, windows
+from lepton_jit.ir.traits import Traits
 from lepton_jit.ir.types import Dim, Poly, TensorType, dtype_of
 
 Ints = Sequence[int]
@@ -190,6 +191,7 @@ define(
     infer=_infer,
     reference=_convolution,
     gradient=convolution_gradient,
+    traits=Traits(epilogue="window"),  # of each channel by itself; others become contractions
     samples=[
         _sample("f32", ("N", 6, 7, 3), (3, 3, 3, 4)),
         _sample("f32", ("N", 6, 7, 3), (3, 2, 3, 4), padding=((1, 1), (0, 1))),

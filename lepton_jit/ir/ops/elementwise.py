@@ -14,6 +14,7 @@ from lepton_jit.ir.expression import Expression, select
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, GradientRule, Kind, NoRule, Op, Sample
 from lepton_jit.ir.ops.rules import DTYPE, choice, define, expect_dtype, expect_same, the_cotangent
+from lepton_jit.ir.traits import ORDINARY, Cost, Traits
 from lepton_jit.ir.types import DTYPES, DType, TensorType
 
 __all__ = ["BITS", "FLOATS", "NUMBERS", "Formula", "elementwise", "formula_rule"]
@@ -22,7 +23,8 @@ FLOATS = ("float",)
 NUMBERS = ("float", "signed", "unsigned")
 INTEGERS = ("signed", "unsigned")
 BITS = ("signed", "unsigned", "bool")
-ANYTHING = (*NUMBERS, "bool")
+
+_ONE_INSTRUCTION = Traits(cost=Cost.CHEAP)
 
 Formula = Callable[..., Expression | tuple[Expression | None, ...]]
 
@@ -40,6 +42,7 @@ def elementwise(
     low: float = -2.0,
     high: float = 2.0,
     samples: Sequence[Sample] | None = None,
+    traits: Traits = ORDINARY,
 ) -> Op:
     """Declare `result[i] = f(x[i], ...)` for operands of one type, whose dtype is one of `kinds`.
 
@@ -61,6 +64,7 @@ def elementwise(
         gradient=gradient if isinstance(gradient, NoRule) else formula_rule(gradient),
         samples=samples or _samples(len(operands.split()), kinds, low, high),
         native=native,
+        traits=traits,
     )
 
 
@@ -117,16 +121,39 @@ def _of_chosen(dy: Expression, chosen: Expression, tied: Expression) -> Expressi
     return select(chosen, dy, select(tied, dy * 0.5, 0.0))
 
 
-elementwise("abs", np.abs, kinds=("float", "signed"), gradient=lambda dy, y, x: dy * x("sign"))
-elementwise("negate", np.negative, kinds=NUMBERS, gradient=lambda dy, y, x: -dy)
+elementwise("abs", np.abs, kinds=("float", "signed"), gradient=lambda dy, y, x: dy * x("sign"), traits=_ONE_INSTRUCTION)
+elementwise(
+    "negate", np.negative, kinds=NUMBERS, gradient=lambda dy, y, x: -dy, traits=Traits(cost=Cost.CHEAP, additive=True)
+)
 elementwise("sqrt", np.sqrt, gradient=lambda dy, y, x: dy * 0.5 / y, low=0.1, high=4.0)
 elementwise("floor", np.floor, gradient=NOT_DIFFERENTIABLE)
 elementwise("ceil", np.ceil, gradient=NOT_DIFFERENTIABLE)
 elementwise("round_nearest_even", np.rint, gradient=NOT_DIFFERENTIABLE)
 
-elementwise("add", np.add, operands="a b", kinds=NUMBERS, gradient=lambda dy, y, a, b: (dy, dy))
-elementwise("subtract", np.subtract, operands="a b", kinds=NUMBERS, gradient=lambda dy, y, a, b: (dy, -dy))
-elementwise("multiply", np.multiply, operands="a b", kinds=NUMBERS, gradient=lambda dy, y, a, b: (dy * b, dy * a))
+elementwise(
+    "add",
+    np.add,
+    operands="a b",
+    kinds=NUMBERS,
+    gradient=lambda dy, y, a, b: (dy, dy),
+    traits=Traits(cost=Cost.CHEAP, additive=True),
+)
+elementwise(
+    "subtract",
+    np.subtract,
+    operands="a b",
+    kinds=NUMBERS,
+    gradient=lambda dy, y, a, b: (dy, -dy),
+    traits=_ONE_INSTRUCTION,
+)
+elementwise(
+    "multiply",
+    np.multiply,
+    operands="a b",
+    kinds=NUMBERS,
+    gradient=lambda dy, y, a, b: (dy * b, dy * a),
+    traits=_ONE_INSTRUCTION,
+)
 elementwise(
     "divide",
     _truncating_divide,
@@ -141,6 +168,7 @@ elementwise(
     operands="a b",
     kinds=NUMBERS,
     gradient=lambda dy, y, a, b: (_of_chosen(dy, a > b, a == b), _of_chosen(dy, b > a, a == b)),
+    traits=_ONE_INSTRUCTION,
 )
 elementwise(
     "minimum",
@@ -148,6 +176,7 @@ elementwise(
     operands="a b",
     kinds=NUMBERS,
     gradient=lambda dy, y, a, b: (_of_chosen(dy, a < b, a == b), _of_chosen(dy, b < a, a == b)),
+    traits=_ONE_INSTRUCTION,
 )
 elementwise(
     "remainder",
@@ -164,7 +193,7 @@ elementwise(
 )
 
 elementwise("not", np.invert, kinds=BITS, gradient=NOT_DIFFERENTIABLE)
-elementwise("and", np.bitwise_and, operands="a b", kinds=BITS, gradient=NOT_DIFFERENTIABLE)
+elementwise("and", np.bitwise_and, operands="a b", kinds=BITS, gradient=NOT_DIFFERENTIABLE, traits=_ONE_INSTRUCTION)
 elementwise("or", np.bitwise_or, operands="a b", kinds=BITS, gradient=NOT_DIFFERENTIABLE)
 elementwise("xor", np.bitwise_xor, operands="a b", kinds=BITS, gradient=NOT_DIFFERENTIABLE)
 elementwise(
@@ -203,6 +232,7 @@ elementwise(
         *(Sample((TensorType.of("i32", 9),) * 2, {"direction": d}) for d in _COMPARISONS),
         *(Sample((TensorType.of("bool", 9),) * 2, {"direction": d}) for d in ("EQ", "NE")),
     ],
+    traits=_ONE_INSTRUCTION,
 )
 
 
@@ -224,6 +254,7 @@ elementwise(
         Sample((TensorType.of("bool", 5), TensorType.of("i8", 5), TensorType.of("i8", 5))),
         Sample((TensorType.of("bool", 5), TensorType.of("bool", 5), TensorType.of("bool", 5))),
     ],
+    traits=Traits(cost=Cost.CHEAP, keeps_numbers=True),
 )
 
 
@@ -255,6 +286,7 @@ define(
     infer=lambda x, *, dtype: x.with_dtype(dtype),
     reference=_convert,
     gradient=_convert_gradient,
+    traits=Traits(cost=Cost.CHEAP, keeps_numbers=True, keeps_order=True),
     samples=[
         Sample((TensorType.of(source, "N", 5),), {"dtype": DTYPES[target]}, low=-300.0, high=300.0)
         for source, target in (
@@ -290,4 +322,5 @@ elementwise(
             ("i64", "u64"),
         )
     ],
+    traits=Traits(weightless=True),
 )

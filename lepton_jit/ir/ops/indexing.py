@@ -11,6 +11,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
 from lepton_jit.ir.ops.rules import INT, check_dimensions, define, expect_dtype, the_cotangent
+from lepton_jit.ir.traits import Storage, Traits
 from lepton_jit.ir.types import TensorType
 
 __all__ = ["INTEGERS"]
@@ -62,6 +63,7 @@ define(
     infer=_infer_take,
     reference=_take,
     gradient=_take_gradient,
+    traits=Traits(fuses_as_map=True),
     samples=[
         Sample((TensorType.of(dtype, *table), TensorType.of(number, *indices)), {"axis": axis})
         for dtype, table, number, indices, axis in (
@@ -114,6 +116,7 @@ define(
     infer=_infer_scatter_add,
     reference=_scatter_add,
     gradient=_scatter_add_gradient,
+    traits=Traits(accumulates=True),
     samples=[
         Sample((TensorType.of(dtype, *updates), TensorType.of(number, *indices)), {"axis": axis, "size": size})
         for dtype, updates, number, indices, axis, size in (
@@ -159,6 +162,7 @@ define(
     infer=_infer_check,
     reference=_check,
     gradient=NOT_DIFFERENTIABLE,
+    traits=Traits(storage=Storage.ALIAS, weightless=True, keeps_numbers=True),
     samples=[
         Sample((TensorType.of("i32", "N", 5),), {"low": 0, "high": 3}),
         Sample((TensorType.of("i64", 70),), {"low": -7, "high": 2**40}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from lepton_jit.ir.ops.rules import (
     expect_shape,
     the_cotangent,
 )
+from lepton_jit.ir.traits import Storage, Traits
 from lepton_jit.ir.types import DTYPES, Dim, DType, Poly, Shape, TensorType, element_count
 
 _N = Poly.symbol("N")
@@ -32,6 +34,14 @@ _F32, _F64, _I32, _BOOL = (DTYPES[name] for name in ("f32", "f64", "i32", "bool"
 
 Cotangents = Sequence[Value | None]
 
+_OF_ATTRIBUTES = Traits(
+    storage=Storage.RECOMPUTED,
+    weightless=True,
+    stays_in_loops=True,
+    repeats_numbers=True,
+    scalar_source=True,
+    named_in_steps=False,
+)
 
 # constant
 
@@ -69,6 +79,7 @@ define(
     infer=_infer_constant,
     reference=lambda *, value, dtype, shape: np.array(value, dtype.numpy).reshape(shape),
     gradient=NOT_DIFFERENTIABLE,
+    traits=replace(_OF_ATTRIBUTES, compact=True),
     samples=[
         Sample((), {"value": 1.5, "dtype": _F32, "shape": ()}),
         Sample((), {"value": float("-inf"), "dtype": _F64, "shape": ()}),
@@ -104,6 +115,7 @@ define(
     infer=_infer_iota,
     reference=_iota,
     gradient=NOT_DIFFERENTIABLE,
+    traits=Traits(storage=Storage.RECOMPUTED, weightless=True, stays_in_loops=True, compact=True),
     samples=[
         Sample((), {"dtype": _I32, "shape": (4, 3), "dimension": 0}),
         Sample((), {"dtype": _F32, "shape": (4, 3), "dimension": 1}),
@@ -127,6 +139,7 @@ define(
     infer=_infer_dimension_value,
     reference=lambda *, value, dtype: np.array(value).astype(dtype.numpy),
     gradient=NOT_DIFFERENTIABLE,
+    traits=_OF_ATTRIBUTES,
     samples=[
         Sample((), {"value": _N, "dtype": _F32}),
         Sample((), {"value": 128 * _N + 4, "dtype": _I32}),
@@ -179,6 +192,15 @@ define(
     infer=_infer_broadcast,
     reference=_broadcast,
     gradient=_broadcast_gradient,
+    traits=Traits(
+        storage=Storage.RECOMPUTED,
+        weightless=True,
+        stays_in_loops=True,
+        compact=True,
+        repeats_numbers=True,
+        named_in_steps=False,
+        keeps_numbers=True,
+    ),
     samples=[
         Sample((TensorType.of("f32"),), {"shape": (_N, 3), "dimensions": ()}),
         Sample((TensorType.of("f32", 3),), {"shape": (_N, 3), "dimensions": (1,)}),
@@ -210,6 +232,7 @@ define(
     infer=_infer_reshape,
     reference=lambda x, *, shape: x.reshape(shape),
     gradient=lambda b, node, dys: (b("reshape", the_cotangent(dys), shape=node.operands[0].type.shape),),
+    traits=Traits(storage=Storage.ALIAS, weightless=True, keeps_numbers=True, keeps_order=True, additive=True),
     samples=[
         Sample((TensorType.of("f32", "N", 4, 3),), {"shape": (_N, 12)}),
         Sample((TensorType.of("f32", "N", 4, 3),), {"shape": (4 * _N, 3)}),
@@ -239,6 +262,7 @@ define(
     infer=_infer_transpose,
     reference=lambda x, *, permutation: x.transpose(permutation),
     gradient=_transpose_gradient,
+    traits=Traits(fuses_as_map=True, keeps_numbers=True, additive=True),
     samples=[
         Sample((TensorType.of("f32", "N", 3),), {"permutation": (1, 0)}),
         Sample((TensorType.of("f64", 2, 3, 4),), {"permutation": (1, 2, 0)}),
@@ -260,6 +284,7 @@ define(
     infer=_infer_reverse,
     reference=lambda x, *, dimensions: np.flip(x, tuple(dimensions)),
     gradient=lambda b, node, dys: (b("reverse", the_cotangent(dys), dimensions=node.attributes["dimensions"]),),
+    traits=Traits(fuses_as_map=True, keeps_numbers=True),
     samples=[
         Sample((TensorType.of("f32", "N", 3),), {"dimensions": (0,)}),
         Sample((TensorType.of("f64", 2, 3, 4),), {"dimensions": (2, 0)}),

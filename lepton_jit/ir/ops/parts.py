@@ -20,6 +20,7 @@ from lepton_jit.ir.ops.rules import (
     expect_scalar,
     the_cotangent,
 )
+from lepton_jit.ir.traits import Traits
 from lepton_jit.ir.types import Dim, Poly, Shape, TensorType
 
 __all__ = ["padded"]
@@ -84,6 +85,7 @@ define(
     infer=_infer_slice,
     reference=_slice,
     gradient=_slice_gradient,
+    traits=Traits(fuses_as_map=True, keeps_numbers=True),
     samples=[
         Sample((TensorType.of("f32", "N", 8),), {"start": (0, 2), "limit": (_N, 5), "strides": (1, 1)}),
         Sample((TensorType.of("f32", 8 * _N),), {"start": (_N,), "limit": (4 * _N,), "strides": (1,)}),
@@ -160,6 +162,7 @@ define(
     infer=_infer_pad,
     reference=padded,
     gradient=_pad_gradient,
+    traits=Traits(fuses_as_map=True),
     samples=[
         Sample((TensorType.of(dtype, *shape), TensorType.of(dtype)), {"low": low, "high": high, "interior": interior})
         for dtype, shape, low, high, interior in (
@@ -218,6 +221,7 @@ define(
     infer=_infer_concatenate,
     reference=lambda *xs, dimension: np.concatenate(xs, dimension),
     gradient=_concatenate_gradient,
+    traits=Traits(keeps_numbers=True),
     samples=[
         Sample((TensorType.of("f32", "N", 3), TensorType.of("f32", "N", 1)), {"dimension": 1}),
         Sample(

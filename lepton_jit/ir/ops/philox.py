@@ -7,6 +7,7 @@ import numpy as np
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
 from lepton_jit.ir.ops.rules import DIMS, INT, define, expect_dtype, expect_scalar, expect_shape
+from lepton_jit.ir.traits import Storage, Traits
 from lepton_jit.ir.types import DTYPES, Poly, Shape, TensorType
 
 __all__ = ["philox"]
@@ -66,6 +67,7 @@ define(
     infer=_infer,
     reference=_bits,
     gradient=NOT_DIFFERENTIABLE,
+    traits=Traits(storage=Storage.RECOMPUTED),
     samples=[
         Sample((TensorType.of("u64"), TensorType.of("i64")), {"stream": 0, "shape": (Poly.symbol("N"), 3)}),
         Sample((TensorType.of("u64"), TensorType.of("i64")), {"stream": 2**32 - 1, "shape": (17,)}),

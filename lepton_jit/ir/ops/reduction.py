@@ -13,6 +13,7 @@ from lepton_jit.ir.expression import Expression, select
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Family, Sample
 from lepton_jit.ir.ops.rules import INTS, check_dimensions, choice, define, expect_dtype, the_cotangent
+from lepton_jit.ir.traits import Traits
 from lepton_jit.ir.types import TensorType, element_count
 
 __all__ = ["KINDS", "combine_along", "identity"]
@@ -122,6 +123,7 @@ define(
     infer=_infer,
     reference=_reduce,
     gradient=_gradient,
+    traits=Traits(accumulates=True),
     samples=[
         *(
             Sample((x,), {"dimensions": dimensions, "kind": kind})
@@ -178,6 +180,7 @@ define(
     infer=_infer_moments,
     reference=_moments,
     gradient=_moments_gradient,
+    traits=Traits(loads_operands=True),
     samples=[
         Sample((TensorType.of("f32", "N", 3, 3, 20),), low=-3.0, high=9.0),
         Sample((TensorType.of("f32", "N", 64),)),

@@ -11,6 +11,7 @@ import numpy as np
 from lepton_jit.errors import DTypeError, GraphError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Attributes, Value
 from lepton_jit.ir.op import Decomposition, Family, GradientRule, Kind, NoRule, Op, Sample, register
+from lepton_jit.ir.traits import ORDINARY, Traits
 from lepton_jit.ir.types import Dim, DType, Poly, TensorType, dim_value
 
 __all__ = [
@@ -89,6 +90,7 @@ def define(
     attributes: Mapping[str, Kind] | None = None,
     native: Callable[..., Any] | None = None,
     decompose: Decomposition | None = None,
+    traits: Traits = ORDINARY,
 ) -> Op:
     """Enter an operation whose rules are written for its operands and attributes, and get them checked.
 
@@ -123,6 +125,7 @@ def define(
             samples=tuple(samples),
             native=native,
             decompose=decompose,
+            traits=traits,
         )
     )
 

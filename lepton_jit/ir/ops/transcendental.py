@@ -11,8 +11,10 @@ from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Sample
 from lepton_jit.ir.ops import native
 from lepton_jit.ir.ops.elementwise import FLOATS, NUMBERS, elementwise
 from lepton_jit.ir.ops.rules import expect_dtype
+from lepton_jit.ir.traits import Cost, Traits
 from lepton_jit.ir.types import DTYPES, TensorType
 
+_DOZENS = Traits(cost=Cost.EXPENSIVE)
 _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 
 
@@ -59,30 +61,41 @@ def _power_gradient(dy: Expression, y: Expression, x: Expression, e: Expression)
     return dy * slope, dy * y * select(x == 0.0, 1.0, x)("log")
 
 
-elementwise("exponential", np.exp, gradient=lambda dy, y, x: dy * y, native=native.exponential)
+elementwise("exponential", np.exp, gradient=lambda dy, y, x: dy * y, native=native.exponential, traits=_DOZENS)
 elementwise(
     "exponential_minus_one",
     np.expm1,
     gradient=lambda dy, y, x: dy * x("exponential"),  # y + 1 would cancel
     native=native.exponential_minus_one,
+    traits=_DOZENS,
 )
-elementwise("log", np.log, gradient=lambda dy, y, x: dy / x, native=native.log, low=0.1, high=4.0)
+elementwise("log", np.log, gradient=lambda dy, y, x: dy / x, native=native.log, low=0.1, high=4.0, traits=_DOZENS)
 elementwise(
-    "log_plus_one", np.log1p, gradient=lambda dy, y, x: dy / (x + 1.0), native=native.log_plus_one, low=-0.8, high=4.0
+    "log_plus_one",
+    np.log1p,
+    gradient=lambda dy, y, x: dy / (x + 1.0),
+    native=native.log_plus_one,
+    low=-0.8,
+    high=4.0,
+    traits=_DOZENS,
 )
-elementwise("logistic", _logistic, gradient=lambda dy, y, x: dy * (y * (1.0 - y)), native=native.logistic)
-elementwise("tanh", np.tanh, gradient=lambda dy, y, x: dy * (1.0 - y * y), native=native.tanh)
+elementwise(
+    "logistic", _logistic, gradient=lambda dy, y, x: dy * (y * (1.0 - y)), native=native.logistic, traits=_DOZENS
+)
+elementwise("tanh", np.tanh, gradient=lambda dy, y, x: dy * (1.0 - y * y), native=native.tanh, traits=_DOZENS)
 elementwise(
     "erf",
     _erf,
     gradient=lambda dy, y, x: dy * (_TWO_OVER_SQRT_PI * (-(x * x))("exponential")),
     native=native.erf,
+    traits=_DOZENS,
 )
 elementwise(
     "erfc",
     _erfc,
     gradient=lambda dy, y, x: dy * (-_TWO_OVER_SQRT_PI * (-(x * x))("exponential")),
     native=native.erfc,
+    traits=_DOZENS,
 )
 elementwise(
     "rsqrt",
@@ -92,9 +105,18 @@ elementwise(
     low=0.1,
     high=4.0,
 )
-elementwise("sine", np.sin, gradient=lambda dy, y, x: dy * x("cosine"), native=native.sine)
-elementwise("cosine", np.cos, gradient=lambda dy, y, x: -(dy * x("sine")), native=native.cosine)
-elementwise("power", np.power, operands="x exponent", gradient=_power_gradient, native=native.power, low=0.1, high=3.0)
+elementwise("sine", np.sin, gradient=lambda dy, y, x: dy * x("cosine"), native=native.sine, traits=_DOZENS)
+elementwise("cosine", np.cos, gradient=lambda dy, y, x: -(dy * x("sine")), native=native.cosine, traits=_DOZENS)
+elementwise(
+    "power",
+    np.power,
+    operands="x exponent",
+    gradient=_power_gradient,
+    native=native.power,
+    low=0.1,
+    high=3.0,
+    traits=_DOZENS,
+)
 elementwise("sign", _sign, kinds=("float", "signed"), gradient=NOT_DIFFERENTIABLE, native=native.sign)
 elementwise(
     "is_finite",

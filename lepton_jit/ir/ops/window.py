@@ -14,6 +14,7 @@ from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
 from lepton_jit.ir.ops.parts import padded
 from lepton_jit.ir.ops.reduction import combine_along, identity
 from lepton_jit.ir.ops.rules import INTS, PAIRS, choice, define, expect_dtype, the_cotangent, window_size
+from lepton_jit.ir.traits import Traits
 from lepton_jit.ir.types import Dim, TensorType
 
 __all__ = ["Pairs", "window_sum_gradient", "windows"]
@@ -125,6 +126,7 @@ define(
     infer=_infer_reduce_window,
     reference=_reduce_window,
     gradient=_reduce_window_gradient,
+    traits=Traits(epilogue="window"),
     samples=[
         Sample(
             (TensorType.of(dtype, *shape),),
@@ -192,6 +194,7 @@ define(
     infer=_infer_select_and_scatter,
     reference=_select_and_scatter,
     gradient=NOT_DIFFERENTIABLE,
+    traits=Traits(epilogue="scatter"),
     samples=[
         Sample(
             (TensorType.of(dtype, *shape), TensorType.of(dtype, *source)),

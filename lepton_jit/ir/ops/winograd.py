@@ -15,6 +15,7 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.graph import Attributes
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Sample
 from lepton_jit.ir.ops.rules import BOOLS, INT, INTS, define, expect_dtype, expect_rank
+from lepton_jit.ir.traits import Traits
 from lepton_jit.ir.types import TensorType, typical
 
 __all__ = ["INPUT_TRANSFORM", "KERNEL_TRANSFORM", "OUTPUT_TRANSFORM", "Matrix", "lines_of_block"]
@@ -186,6 +187,7 @@ define(
     infer=_infer_output,
     reference=_output,
     gradient=NOT_DIFFERENTIABLE,
+    traits=Traits(epilogue="window"),
     samples=(
         Sample((TensorType.of("f32", 36, "N", 2, 1, 16),), {"tile": 4, "size": (7, 4)}),
         Sample((TensorType.of("f32", 16, 2, 2, 2, 5),), {"tile": 2, "size": (4, 3)}),

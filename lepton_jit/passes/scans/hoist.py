@@ -6,20 +6,18 @@ from collections.abc import Iterable
 
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.loops import Captured, Loop, Scanned
-from lepton_jit.ir.op import Family, get_op
+from lepton_jit.ir.op import Family, get_op, traits_of
 from lepton_jit.passes.rewriting.rewrite import Rewriter
 from lepton_jit.passes.scans.lifting import Outside, can_lift
 
 __all__ = ["hoist_invariants", "hoist_products"]
 
-# Not worth an operand of the loop: kernels compute them again where they read them.
-_COMPACT = frozenset({"constant", "broadcast_in_dim", "iota", "dimension_value"})
-
 
 def hoist_invariants(rewriter: Rewriter, loop: Loop) -> None:
     """law: what depends on captured values and constants alone is the same in every round"""
     invariant = loop.invariant()
-    moved = [n for n in loop.nodes if n.op not in _COMPACT and all(value in invariant for value in n.results)]
+    moving = (n for n in loop.nodes if not traits_of(n).stays_in_loops)
+    moved = [n for n in moving if all(value in invariant for value in n.results)]
     outside = Outside(rewriter, loop, invariant)
     for stacked in [s for s in loop.stacked if s.step in invariant]:
         rewriter.replace([stacked.stack], [outside.stacked(stacked.step)])

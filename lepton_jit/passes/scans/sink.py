@@ -7,6 +7,7 @@ from typing import Any
 
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.loops import Carry, Loop
+from lepton_jit.ir.op import traits_of
 from lepton_jit.passes.rewriting.rewrite import Rewriter
 from lepton_jit.passes.scans.lifting import Outside, can_lift, product_over_rounds
 
@@ -49,9 +50,7 @@ def _can_sum(value: Value, producers: dict[Value, Node], outside: Outside) -> bo
         return True
     if node.op == "reduce":
         return node.attributes["kind"] == "add" and outside.knows(node.operands[0])
-    return node.op in ("add", "transpose", "reshape", "negate") and all(
-        _can_sum(operand, producers, outside) for operand in node.operands
-    )
+    return traits_of(node).additive and all(_can_sum(operand, producers, outside) for operand in node.operands)
 
 
 class _Sum:
