@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass with a name, options as its fields, and one function from graph to graph."""
+"""Define passes: frozen dataclasses with a name, options as fields, and one function from graph to graph."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Pass(ABC):
 
     @abstractmethod
     def apply(self, graph: Graph) -> Graph:
-        """The graph after the pass."""
+        """Return the graph after the pass."""
 
     def inside(self, loop: Node) -> Pass | None:
-        """The pass that the region of a loop gets, before `apply` sees the graph around it; None for no pass."""
+        """Return the pass for the region of a loop, before `apply` gets the graph around it; None for no pass."""
         return self
 
     def __str__(self) -> str:

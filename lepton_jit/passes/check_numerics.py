@@ -61,7 +61,7 @@ class CheckNumerics(Observer):
     def _compare(
         self, name: str, after: Graph, nodes: Sequence[Node], known: dict[Value, np.ndarray], results: Arrays
     ) -> None:
-        """Raise where an output is not what it was before the pass of this name; else remember it."""
+        """Raise where an output differs from what it was before the pass of this name; else remember it."""
         for output in after.outputs:
             error = relative_error(results[output.name], self._results[output.name])
             if error > self._tolerance:
@@ -72,7 +72,7 @@ class CheckNumerics(Observer):
         self._known, self._results = known, results
 
     def _place(self, nodes: Sequence[Node], known: Mapping[Value, np.ndarray], output: Value) -> str:
-        """Where the answers part: the first node of which both graphs have a result, with different numbers."""
+        """Locate the first difference: the first node of which both graphs have a result, with different numbers."""
         for node in nodes:
             for value in node.results:
                 if value in self._known and relative_error(known[value], self._known[value]) > self._tolerance:
@@ -82,7 +82,7 @@ class CheckNumerics(Observer):
 
 
 def _run(graph: Graph, arrays: Arrays) -> tuple[dict[Value, np.ndarray], Arrays]:
-    """Every value of the graph, and its outputs by name; `arrays` may have more than its inputs."""
+    """Compute every value of the graph, and its outputs by name; `arrays` may have more than its inputs."""
     graph = Autodiff().apply(graph)
     names = {entry.name for entry in graph.inputs}
     given = {name: np.asarray(array) for name, array in arrays.items() if name in names}
@@ -96,7 +96,7 @@ def _described(node: Node) -> str:
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """max|found - expected| / max|expected|; infinite where shapes, types, integers, NaNs or infinities differ.
+    """Compute max|found - expected| / max|expected|, or infinity where shapes, types, integers or NaNs differ.
 
     >>> relative_error(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
     0.2
@@ -116,11 +116,11 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def random_arrays(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
-    """Inputs for a graph, by name; symbolic dimensions are 3, 4, ... in alphabetic order unless `sizes` gives them.
+    """Draw inputs for a graph, by name; symbolic dimensions are 3, 4, ... in alphabetic order, or as in `sizes`.
 
-    Normal numbers for data and kernels, the latter divided by the square root of their inputs; numbers from 0.5 to 1.5
-    for weights and states of rank 0 and 1, which may be variances; 0 and 1 for integers, which may be labels. What
-    reaches a `check_indices` is drawn from the numbers that it lets through.
+    Data and kernels get normal numbers, the latter divided by the square root of their inputs; weights and states of
+    rank 0 and 1, which may be variances, numbers from 0.5 to 1.5; integers, which may be labels, 0 and 1. Values that
+    reach a `check_indices` are drawn from the numbers that it lets through.
     """
     names = sorted({s for value in graph.values() for s in symbols_of(value.type.shape)})
     symbols = {name: 3 + i for i, name in enumerate(names)} | dict(sizes or {})
@@ -154,7 +154,7 @@ def _ranges(graph: Graph, checked: Mapping[Value, Range]) -> dict[Value, Range]:
 
 
 def _narrow(ranges: dict[Value, Range], value: Value, limits: Range) -> None:
-    """A value that several checks see is fit for all of them, if any number is."""
+    """Intersect the range of a value with one more."""
     low, high = ranges.get(value, limits)
     ranges[value] = max(low, limits[0]), min(high, limits[1])
 

@@ -1,4 +1,4 @@
-"""Common subexpression elimination."""
+"""Eliminate common subexpressions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _key(node: Node) -> tuple[Any, ...]:
 
 
 def _distinct(attribute: Attribute) -> object:
-    """A key that tells apart what Python's == does not: 0.0 and -0.0, 1 and True and 1.0; and lets nan equal itself."""
+    """A key that tells apart what Python's == does not (0.0 and -0.0, 1, True and 1.0), and lets nan equal itself."""
     if isinstance(attribute, tuple):
         return tuple(map(_distinct, attribute))
     return (type(attribute), repr(attribute)) if isinstance(attribute, (bool, int, float)) else attribute

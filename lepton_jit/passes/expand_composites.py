@@ -16,7 +16,7 @@ __all__ = ["ExpandComposites", "expand_node"]
 
 @dataclass(frozen=True)
 class ExpandComposites(Pass):
-    """Replace the composites that no schedule claims by their decompositions, and these in turn.
+    """Replace composites by their decompositions, and these in turn; those named in `claimed` stay.
 
     law: a composite *is* its decomposition. The nodes that appear carry the layer of the composite.
     """

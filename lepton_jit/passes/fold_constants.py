@@ -88,7 +88,7 @@ def _scalar(rewriter: Rewriter, value: Value) -> np.ndarray | None:
 
 
 def _array(rewriter: Rewriter, value: Value) -> np.ndarray | None:
-    """The elements of a constant, or of one that is repeated."""
+    """The elements of a constant, or of a broadcast of one."""
     node = rewriter.producer(value)
     if node is None:
         return None

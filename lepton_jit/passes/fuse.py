@@ -1,4 +1,4 @@
-"""Fusion: operations that one kernel can compute in one pass over memory become one `fusion` node."""
+"""Fuse operations that one kernel can compute in one pass over memory into one `fusion` node."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Fuse(Pass):
     Contractions and windows are never computed twice; constants, broadcasts and random bits always are.
 
     With `siblings`, as in the regions of loops, a map that joins no user's group joins one that reads a value of the
-    same shape, or whose result is concatenated with its own: a round computes all from the same few values.
+    same shape, or whose result is concatenated with its own: an iteration computes all from the same few values.
     """
 
     name: ClassVar[str] = "fuse"
@@ -81,7 +81,7 @@ class _Fusion:
         return replace(self.graph, nodes=tuple(nodes))
 
     def _read_outside(self) -> set[Value]:
-        """The outputs, and what is needed in memory to compute an output that is a duplicated node."""
+        """The values that have to be in memory: outputs, and what duplicated nodes among them are computed from."""
         pending = [o.value for o in self.graph.outputs]
         found: set[Value] = set()
         while pending:
@@ -123,7 +123,7 @@ class _Fusion:
         self._add(i, group)
 
     def _sibling_groups(self, i: int) -> list[int]:
-        """The maps that read what a map reads, or whose results are concatenated with its own."""
+        """The groups of maps that read what a map reads, or whose results are concatenated with its own."""
         node = self.nodes[i]
         if not self.siblings or not _is_map(node):
             return []
@@ -139,7 +139,7 @@ class _Fusion:
         self.group_of[i] = group.number
 
     def _joined(self, i: int, group: Group) -> tuple[str, Shape] | None:
-        """Kind and domain of the group with node i, or None if no one kernel computes both."""
+        """Kind and domain of the group with node i, or None if no kernel computes both."""
         node = self.nodes[i]
         if node.op == "moments" and self._reduces_into(node, group):
             return "moments", group.domain
@@ -171,7 +171,7 @@ class _Fusion:
         node = self.nodes[i]
         full = node.operands[0].type.shape
         result = node.result.type.shape
-        # what moves elements may ask for another row than the one whose reductions are at hand
+        # a movement may read another row than the one whose reductions are at hand
         if _is_row_reduction(node) and not any(traits_of(self.nodes[j]).fuses_as_map for j in group.members):
             if group.kind in ("map", "rows") and group.domain == full:
                 return "rows", full
@@ -184,11 +184,11 @@ class _Fusion:
         return None
 
     def _reduces_into(self, node: Node, group: Group) -> bool:
-        """The group is elementwise work on what the node reduces to."""
+        """Tell whether the group is elementwise work on what the node reduces to."""
         return group.kind == "map" and group.domain == node.results[0].type.shape and self._is_elementwise(group)
 
     def _reduces_beside(self, i: int, group: Group) -> bool:
-        """The group reduces the same shape over the same dimensions, and reads node i only after that."""
+        """Tell whether the group reduces the same shape over the same dimensions, and reads node i only after that."""
         node, shape = self.nodes[i], self.nodes[i].operands[0].type.shape
         other = next(self.nodes[j] for j in sorted(group.members) if self.nodes[j].op == "reduce")
         if other.operands[0].type.shape != shape or other.attributes["dimensions"] != node.attributes["dimensions"]:
@@ -196,14 +196,14 @@ class _Fusion:
         return all(self.nodes[j].results[0].type.shape != shape for j in self.readers[i] & group.members)
 
     def _may_widen(self, group: Group, full: Shape) -> bool:
-        """Members that have the shape of the rows are computed once a row; none may look like a whole row."""
+        """Tell whether members, of the reductions' shape, can be computed once a row; none may look like a row."""
         return full != group.domain and self._is_elementwise(group)
 
     def _is_elementwise(self, group: Group) -> bool:
         return all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
 
     def _is_epilogue(self, i: int, group: Group) -> bool:
-        """The group has one result and reads everything else at the position that it writes."""
+        """Tell whether the group can be an epilogue: one result, and all else read at the position that it writes."""
         results = [j for j in group.members if self._leaves(j, group)]
         if len(results) != 1 or not self._is_elementwise(group):
             return False
@@ -213,7 +213,7 @@ class _Fusion:
         return all(_aligned(n) for n in self._feeding(group))
 
     def _feeding(self, group: Group) -> Iterator[Node]:
-        """The duplicated nodes that a group will contain."""
+        """Yield the duplicated nodes that a group will contain."""
         pending = [v for j in group.members for v in self.nodes[j].operands]
         seen: set[Value] = set()
         while pending:
@@ -226,11 +226,11 @@ class _Fusion:
             pending += node.operands
 
     def _leaves(self, j: int, group: Group) -> bool:
-        """Somebody outside of the group reads node j."""
+        """Tell whether a node outside of the group reads node j, or it is an output."""
         return not self.readers[j] <= group.members or any(v in self.outputs for v in self.nodes[j].results)
 
     def _cycle(self, i: int, group: Group) -> bool:
-        """A path leads from node i through another group into this one."""
+        """Tell whether a path leads from node i through another group into this one."""
         last = max(group.members)
         pending = [j for j in self.readers[i] if self.group_of[j] != group.number]
         seen: set[int] = set()
@@ -249,11 +249,11 @@ class _Fusion:
     # Emission
 
     def _read_from_memory(self, j: int) -> Sequence[Value]:
-        """The operands of node j that its kernel cannot compute where it reads them: a tile's sides, moments' rows."""
+        """The operands of node j that its kernel reads from memory alone: A and B of a tile, the rows of moments."""
         return self.nodes[j].operands if traits_of(self.nodes[j]).loads_operands else ()
 
     def _emit(self) -> list[Node]:
-        """The groups in an order in which they can run, as close to the old order as that allows."""
+        """List the groups in an order in which they can run, as close to the old order as that allows."""
         made = {number: self._fused(group) for number, group in self.groups.items()}
         standalone = self._standalone({v for node in made.values() for v in node.operands})
         for i in standalone:
@@ -279,7 +279,7 @@ class _Fusion:
         return order
 
     def _standalone(self, read: Iterable[Value]) -> set[int]:
-        """Duplicated nodes whose value somebody needs in memory."""
+        """The duplicated nodes whose value has to be in memory."""
         pending = [v for v in (*read, *self.outputs) if v in self.position and self.duplicated[self.position[v]]]
         needed: set[int] = set()
         while pending:
@@ -326,7 +326,7 @@ def _is_duplicated(node: Node) -> bool:
 
 
 def _takes_epilogue(node: Node) -> bool:
-    """Each element of the result is finished at once: windows of a scatter that overlap add to it several times."""
+    """Tell whether each element is finished when it is stored; windows of a scatter that overlap add to it later."""
     a: Any = node.attributes
     if node.op != "select_and_scatter":
         return True
@@ -353,7 +353,7 @@ def _kind_alone(node: Node) -> str:
 
 
 def _has_equal_parts(node: Node) -> bool:
-    """Tensors of one shape side by side in their last dimension: one loop over that shape computes all of them."""
+    """Tell whether it joins tensors of one shape in their last dimension: one loop over that shape computes all."""
     shapes = {v.type.shape for v in node.operands}
     width = node.operands[0].type.shape[-1]
     last = node.attributes["dimension"] == node.result.type.rank - 1
@@ -368,7 +368,7 @@ def _is_row_reduction(node: Node) -> bool:
 
 
 def _aligned(node: Node) -> bool:
-    """What an epilogue may contain besides arithmetic: scalars and broadcasts that keep the order of dimensions."""
+    """Tell whether an epilogue may contain it: a scalar, or a broadcast that keeps the order of dimensions."""
     if node.op == "broadcast_in_dim":
         dimensions: Any = node.attributes["dimensions"]
         return list(dimensions) == sorted(dimensions)

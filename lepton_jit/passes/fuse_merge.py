@@ -1,4 +1,4 @@
-"""Merges groups of a fusion that read the same or each other: what placing one node after the other cannot see."""
+"""Merge groups of a fusion that read the same values or each other, which placing node after node cannot see."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lepton_jit.passes.winograd import gains_by_blocks
 
 # Kinds of groups that combine many elements into each of their results.
 REDUCING = ("reduce", "scatter_add")
-# Nodes of one kernel, where each of them is an operation of a few instructions or of dozens.
+# The most nodes of one kernel; each is an operation of a few instructions, or of dozens.
 MOST_MEMBERS = 100
-# Elements of a row that a kernel keeps while it reduces it.
+# The elements of a row that a kernel keeps while it reduces it.
 LONG_ROW = 512
 
 
 @dataclass
 class Group:
-    """Nodes of one kernel. `domain` is the shape that its loops cover; `rows` the reductions' result shape."""
+    """The nodes of one kernel. `domain` is the shape that its loops cover."""
 
     number: int
     # "map", "parts", "rows", "reduce", "scatter_add", "moments", "contraction", "window", "scatter", "single"
@@ -32,7 +32,7 @@ class Group:
     before: int | None = None  # the node whose place in the order it takes, if not its last one's
 
     def has_room(self, more: int = 1) -> bool:
-        """A kernel of that many more nodes is still compiled in reasonable time."""
+        """Tell whether a kernel of that many more nodes still compiles in reasonable time."""
         return len(self.members) + more <= MOST_MEMBERS
 
     @property
@@ -41,7 +41,7 @@ class Group:
 
 
 class Grouping(Protocol):
-    """What merging needs to know of a fusion: its nodes with their readers and groups, and the values that leave."""
+    """The part of a fusion that merging uses: its nodes with their readers and groups, and the values that leave."""
 
     nodes: tuple[Node, ...]
     readers: list[frozenset[int]]
@@ -53,17 +53,17 @@ class Grouping(Protocol):
 
 
 def merge_groups(f: Grouping) -> None:
-    """All merges; every one keeps the groups free of cycles."""
+    """Do all merges; each keeps the groups free of cycles."""
     _merge_readers(f)
     _merge_reductions(f)
     _merge_convolutions(f)
 
 
 def spare_epilogue(f: Grouping, group: Group, contraction: int) -> None:
-    """What an epilogue computes from memory alone leaves it, where that is expensive and ends in one tensor.
+    """Take out of an epilogue what it computes from memory alone, where that is expensive and ends in one tensor.
 
-    A tile waits for its epilogue, a map has registers and neighbours to work on meanwhile; and a kernel of the forward
-    pass may have most of it already. gelu's derivative is such a thing.
+    A tile waits for its epilogue, while a map has registers and neighbours to work on; and a kernel of the forward pass
+    may have most of it already. gelu's derivative is an example.
     """
     below = _dependent(f, group, contraction)
     apart = group.members - below
@@ -78,7 +78,7 @@ def spare_epilogue(f: Grouping, group: Group, contraction: int) -> None:
 
 
 def _merge_convolutions(f: Grouping) -> None:
-    """What Winograd's algorithm makes a convolution of becomes one kernel, which goes through it in blocks."""
+    """Merge transforms and products of Winograd's algorithm into one kernel that goes by blocks, where that gains."""
     for group in list(f.groups.values()):
         for output in list(_members(f, group, "winograd_output")):
             product = f.position.get(output.operands[0], -1)
@@ -104,9 +104,9 @@ def _dependent(f: Grouping, group: Group, first: int) -> set[int]:
 
 
 def _merge_readers(f: Grouping) -> None:
-    """A map or rows, and a group of either kind over the same elements that reads its results, become one.
+    """Merge a map or rows with a group of either kind over the same elements that reads its results.
 
-    So do a reduction and a map of the shape that it reduces to, elementwise, which reads its results.
+    Merge as well a reduction with an elementwise map of the shape that it reduces to, which reads its results.
 
     law: they are one kernel where all paths from the first to the second are direct.
     """
@@ -122,7 +122,7 @@ def _readers_of(f: Grouping, group: Group) -> list[Group]:
 
 
 def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
-    """The two as one group, if one kernel can compute both."""
+    """Join two groups, if one kernel can compute both; else None."""
     if (
         not group.has_room(len(reader.members))
         or not _one_kernel(f, group, reader)
@@ -148,7 +148,7 @@ def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
     nodes = [f.nodes[j] for g in (group, reader) for j in g.members]
     if any(get_op(node.op).family is Family.MOVEMENT for node in nodes):
         return False
-    # a long row is computed once for each round of its reductions
+    # a long row is computed again for each round of reductions
     return not (reader.kind == "rows" and any(map(_is_expensive, nodes)) and typical(group.domain[-1]) > LONG_ROW)
 
 
@@ -157,7 +157,7 @@ def _is_expensive(node: Node) -> bool:
 
 
 def _merge_reductions(f: Grouping) -> None:
-    """Reductions alike that read the same tensor become one group, where neither needs the other."""
+    """Merge reductions alike that read the same tensor, where neither needs the other."""
     kept: list[tuple[Group, object, set[Value]]] = []
     for group in list(f.groups.values()):
         if group.kind != "reduce":
@@ -186,7 +186,7 @@ def _read_whole(f: Grouping, group: Group) -> set[Value]:
 
 
 def _leads(f: Grouping, first: Group, second: Group, aside: bool = False) -> bool:
-    """A path leads from the first group to the second; `aside`: through another one."""
+    """Tell whether a path leads from the first group to the second; with `aside`, through another one."""
     start = {f.group_of[r] for j in first.members for r in f.readers[j]} - {first.number}
     pending = list(start - {second.number} if aside else start)
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""How many bytes are alive along an order of nodes: an estimate for passes that choose an order."""
+"""Estimate the bytes that are alive along an order of nodes, for passes that choose an order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions and dot products become affine contractions: loops with strides, right sides packed where it pays."""
+"""Lower convolutions and dot products to affine contractions: loops with strides, B packed where that pays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lepton_jit.ir.windows import channel_windows
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.rewriting.rewrite import Rewriter, rewrite
 
-# With fewer rows than this, packing the right side costs as much as it gains.
+# With fewer rows than this, packing B costs as much as it gains.
 REUSING_ROWS = 32
-# Panels of the left side pay where each is read so often, for sums of so many products.
+# Panels of rows of A pay where each is read so often, for sums of so many products.
 LEFT_READS = 4
 LEFT_PRODUCTS = 64
 
@@ -23,7 +23,7 @@ __all__ = ["LoopDim", "LowerContractions"]
 
 @dataclass(frozen=True)
 class LoopDim:
-    """One loop of a contraction: how far each operand moves per step, and the dimension of the result it walks."""
+    """One loop of a contraction: its step in each operand, and the dimension of the result that it walks."""
 
     kind: str  # "batch", "row", "column" or "sum"
     extent: Dim
@@ -39,11 +39,10 @@ class LowerContractions(Pass):
 
     law: out[p, o, f] = sum over k, c of lhs[p, o*stride + k*dilation - padding, c] * rhs[k, c, f], each operand read
     through strides, so that any order of dimensions, a dilated or reversed window and feature groups are strides too.
-    Padding becomes a `pad` of its own. The right side is packed into panels of `panel` columns (a field per element
-    size, 0: never) where its columns do not lie side by side, or where it depends on parameters only and `prepare`
-    packs it once. So it is in a loop where it depends on captured values only: inputs from number `captured` on. A left
-    side whose rows lie side by side, and its products apart, is packed into panels of up to `tile_rows` rows where all
-    taps of a window read them: the gradient of a kernel.
+    Padding becomes a `pad` of its own. B is packed into panels of `panel_bytes` where its columns are not contiguous,
+    where it depends on parameters only, so that `prepare` packs it once, or where many rows reuse it. In a loop,
+    captured values count as parameters: inputs from number `captured` on. A whose rows are contiguous, and K is not, is
+    packed into panels of up to `tile_rows` rows where all taps of a window read them: in the gradient of a kernel.
     """
 
     name: ClassVar[str] = "lower-contractions"
@@ -113,7 +112,7 @@ def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
 
 
 def _padded(rewriter: Rewriter, lhs: Value, a: Any) -> tuple[Value, list[int]]:
-    """The left side with its padding and its dilation in place, and where windows begin: what is cut off is unread."""
+    """Put padding and dilation of A in place; returns A, and where windows begin where padding cuts elements off."""
     _, _, *spatial = a["lhs_spec"]
     low, high, interior = ([0] * lhs.type.rank for _ in range(3))
     cut = [0] * len(spatial)
@@ -196,7 +195,7 @@ def _contraction(
 
 
 def _ordered(loops: Sequence[LoopDim]) -> list[LoopDim]:
-    """Loops over the result in its memory order, then sums in the left side's memory order; neighbours joined."""
+    """Order loops over the result by its memory order, then loops over K by that of A; join neighbours."""
     results = sorted((x for x in loops if x.kind != "sum"), key=lambda x: (x.kind == "column", -typical(x.out)))
     sums = sorted((x for x in loops if x.kind == "sum"), key=lambda x: -typical(x.lhs))
     return _joined([*results, *sums])
@@ -213,15 +212,16 @@ def _joined(loops: Sequence[LoopDim]) -> list[LoopDim]:
 
 
 def _joins(outer: LoopDim, inner: LoopDim) -> bool:
-    """Two sums are one where both operands step over the inner one's whole extent."""
+    """Tell whether two loops over K are one: both operands step over the inner one's whole extent."""
     same = outer.kind == inner.kind
     return same and outer.lhs == inner.lhs * inner.extent and outer.rhs == inner.rhs * inner.extent
 
 
 def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
-    """Columns apart have to be packed. Others are where `prepare` does it once, or where many rows reuse the panels and
-    rows of the right side are longer than one: 64 x 1600 times 1600 x 128 took 545 microseconds as it was, and 144
-    packed, packing itself 57 (Granite Rapids, one core).
+    """Tell whether B is to be packed (docs/measurements.md, packed B).
+
+    Columns that are not contiguous have to be. Others are where `prepare` does it once, or where many rows reuse the
+    panels, and rows of B are longer than a panel.
     """
     columns = [loop for loop in loops if loop.kind == "column"]
     if len(columns) != 1 or not isinstance(columns[0].extent, int) or columns[0].extent == 1:
@@ -237,7 +237,7 @@ def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
 def _packed(
     rewriter: Rewriter, rhs: Value, loops: Sequence[LoopDim], offset: Dim, panel: int
 ) -> tuple[Value, list[LoopDim], Dim]:
-    """[batches...][panel][sums...][column in the panel], zeros behind the last column."""
+    """Pack B as [batches...][panel][K...][column in the panel], with zeros behind the last column."""
     (column,) = (loop for loop in loops if loop.kind == "column")
     sums = [loop for loop in loops if loop.kind == "sum"]
     batches = [loop for loop in loops if loop.kind == "batch"]
@@ -264,7 +264,7 @@ def _packed(
 def _moved(
     packed: Value, loops: Sequence[LoopDim], column: LoopDim, batches: Sequence[LoopDim], sums: Sequence[LoopDim]
 ) -> tuple[Value, list[LoopDim], Dim]:
-    """The loops with their steps in the packed right side."""
+    """Packed B, the loops with their steps in it, and the step from panel to panel."""
     steps = row_major(packed.type.shape)
     panel_stride = steps[len(batches)]
     strides = {column: 1} | dict(zip(batches, steps, strict=False))
@@ -274,7 +274,7 @@ def _moved(
 
 
 def _packs_rows(lhs: Value, loops: Sequence[LoopDim], panels: bool, lowering: LowerContractions) -> bool:
-    """A register tile's rows are the left side's last dimension, all of it; many taps and panels read them."""
+    """Tell whether A is to be packed by panels of rows: its whole last dimension, read by many taps or panels."""
     rows, sums, columns = ([x for x in loops if x.kind == kind] for kind in ("row", "sum", "column"))
     width = lhs.type.shape[-1] if lhs.type.rank else 0
     if len(rows) < 2 or len(columns) != 1 or not 1 <= len(sums) <= 3 or not lhs.type.dtype.is_float:
@@ -294,10 +294,10 @@ def _packs_rows(lhs: Value, loops: Sequence[LoopDim], panels: bool, lowering: Lo
 def _packed_rows(
     rewriter: Rewriter, lhs: Value, loops: Sequence[LoopDim], tile_rows: int
 ) -> tuple[Value, list[LoopDim], int, Dim]:
-    """[panel][everything else][row in the panel].
+    """Pack A as [panel][everything else][row in the panel].
 
-    The rows of a tile then follow those of the product before. Elsewhere each product reads other lines, of few sets of
-    the first cache and of many pages: kernel gradients of 3 x 3, 128 to 512 channels, ran at 0.74 to 0.53 of peak.
+    The rows of a tile then follow those of the product before. Unpacked, each product reads other cache lines, of few
+    sets of L1 and of many pages (docs/measurements.md, packed A).
     """
     *around, width = lhs.type.shape
     assert isinstance(width, int)

@@ -21,13 +21,13 @@ class Observer:
     """Watches a pipeline; this one does nothing. Every graph it sees is immutable and may be kept."""
 
     def start(self, graph: Graph) -> None:
-        """The graph as it enters the pipeline."""
+        """Take the graph as it enters the pipeline."""
 
     def after(self, pass_: Pass, before: Graph, after: Graph, seconds: float) -> None:
-        """One pass has run; `after is before` where it changed nothing."""
+        """Take the result of a pass; `after is before` where it changed nothing."""
 
     def split(self, before: Graph, prepare: Graph, main: Graph) -> tuple[Observer, Observer]:
-        """`split_prepare` has cut the graph in two; returns the observers of the passes on `prepare` and on `main`."""
+        """Take the two graphs of `split_prepare`; returns the observers of the passes on `prepare` and on `main`."""
         return self, self
 
 
@@ -57,7 +57,7 @@ class Observers(Observer):
 
 
 def apply_everywhere(pass_: Pass, graph: Graph) -> Graph:
-    """The graph after a pass, which gets the regions of its loops first, the innermost ones before all."""
+    """Apply a pass to a graph, after the regions of its loops, the innermost ones first."""
     nodes = tuple(_with_region(pass_, node) if node.op == "scan" else node for node in graph.nodes)
     changed = any(after is not before for after, before in zip(nodes, graph.nodes, strict=True))
     return pass_.apply(replace(graph, nodes=nodes) if changed else graph)
@@ -71,7 +71,7 @@ def _with_region(pass_: Pass, loop: Node) -> Node:
 
 
 def run_pipeline(graph: Graph, passes: Sequence[Pass], observer: Observer | None = None) -> Graph:
-    """The graph after all passes, in order.
+    """Apply all passes to a graph, in order.
 
     An error of this package inside a pass keeps its class and message, and gets the pass's name as a note.
     """

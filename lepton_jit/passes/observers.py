@@ -104,7 +104,7 @@ class PrintAfterAll(_Texts):
 
 @dataclass(frozen=True)
 class PassTime:
-    """What one run of a pass cost, and what it did to the number of nodes."""
+    """The time of one run of a pass, and the number of nodes before and after it."""
 
     name: str
     seconds: float
@@ -114,7 +114,7 @@ class PassTime:
 
 
 class Timing(Observer):
-    """How long each pass took; `print(timing)` is a table."""
+    """Measures how long each pass takes; `print(timing)` is a table."""
 
     def __init__(self) -> None:
         self.rows: list[PassTime] = []
@@ -134,7 +134,7 @@ class Timing(Observer):
 class Stages(Observer):
     """Keep every stage's graph by the name of the pass that made it; the first one as `traced`.
 
-    Of a pass that runs more than once, the runs are called `name`, `name-2`, `name-3`. The split gives `prepare` and
+    The runs of a pass that runs more than once are called `name`, `name-2`, `name-3`. The split gives `prepare` and
     `main`; what passes make of `prepare` after it is called `prepare-fuse`, ...
     """
 

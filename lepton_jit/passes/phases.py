@@ -40,7 +40,7 @@ class SplitStridedGradients(Pass):
 
 @dataclass(frozen=True)
 class _Phase:
-    """One residue `p` of one dimension: which kernel elements (start, limit, step), and the padding of x."""
+    """The phase of one residue `p` of one dimension: its kernel elements (start, limit, step), and the padding of x."""
 
     start: int
     limit: int
@@ -52,7 +52,7 @@ class _Phase:
         return self.limit <= self.start
 
     def inside(self, border: tuple[int, ...]) -> _Phase:
-        """The same on an x that has this border already; what is too much is cut off."""
+        """The same phase on an x that has this border already; a negative padding cuts off what is too much."""
         return replace(self, padding=(self.padding[0] - border[0], self.padding[1] - border[1]))
 
 
@@ -85,7 +85,7 @@ def _can_split(attributes: Any, i: int) -> bool:
 
 
 def _bordered(rewriter: Rewriter, node: Node, spatial: Sequence[int], borders: Sequence[tuple[int, ...]]) -> Value:
-    """The input with the widest padding that a phase needs: all of them read one copy."""
+    """Pad the input as the phase that needs most asks: all phases read one copy."""
     x = node.operands[0]
     low, high = [0] * x.type.rank, [0] * x.type.rank
     for i, (before, after) in zip(spatial, borders, strict=True):
@@ -98,7 +98,7 @@ def _bordered(rewriter: Rewriter, node: Node, spatial: Sequence[int], borders: S
 
 
 def _one_phase(rewriter: Rewriter, node: Node, x: Value, phases: Sequence[tuple[int, int, _Phase]]) -> Value:
-    """`phases`: each split dimension, the size of its results, and which phase it is."""
+    """The convolution of one phase; `phases` has each split dimension, the size of its results, and its phase."""
     attributes: Any = node.attributes
     kernel = node.operands[1]
     shape = list(node.result.type.shape)
@@ -116,7 +116,7 @@ def _one_phase(rewriter: Rewriter, node: Node, x: Value, phases: Sequence[tuple[
 
 
 def _phase(node: Node, i: int, size: int, residue: int) -> _Phase:
-    """The kernel elements of a residue and the padding that gives `size` results."""
+    """The phase of a residue: its kernel elements, and the padding that gives `size` results."""
     attributes: Any = node.attributes
     x, kernel = node.operands
     d, (low, _) = attributes["lhs_dilation"][i], attributes["padding"][i]
@@ -136,7 +136,7 @@ def _phase(node: Node, i: int, size: int, residue: int) -> _Phase:
 def _interleave(
     rewriter: Rewriter, parts: dict[tuple[int, ...], Value], dimensions: Sequence[int], counts: Sequence[int]
 ) -> Value:
-    """The tensor whose element d q + p along each of the dimensions is element q of part p."""
+    """Interleave parts: element d q + p of the result along each of the dimensions is element q of part p."""
     shape = next(iter(parts.values())).type.shape
     added = sorted(dimensions)
     spread = [size for d, dim in enumerate(shape) for size in ((dim, 1) if d in added else (dim,))]

@@ -17,7 +17,7 @@ __all__ = ["Recompute"]
 
 @dataclass(frozen=True)
 class Recompute(Pass):
-    """A cheap operation on one large tensor, read several times -> one such operation for each reader.
+    """Rematerialize: give each reader of a cheap operation on one large tensor an operation of its own.
 
     The other operands are constants or broadcast from smaller tensors, so that a reader takes the large operand from
     memory in place of the result, and the result is never written. Readers have to be operations that fusion computes
@@ -70,7 +70,7 @@ def _fuses(node: Node) -> bool:
 
 
 def _large_operands(node: Node, producers: Mapping[Value, Node]) -> int:
-    """How many operands are tensors of the result's size that lie in memory."""
+    """The number of operands that are tensors of the result's size in memory."""
     return len({v for v in node.operands if not _is_small(v, producers)})
 
 

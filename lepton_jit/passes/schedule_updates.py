@@ -1,4 +1,4 @@
-"""Order the nodes so that each weight's update follows its gradient, and less has to be kept."""
+"""Order the nodes so that each weight's update follows its gradient, and fewer gradients are kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ScheduleUpdates(Pass):
     batch: int | None = None
 
     def inside(self, loop: Node) -> None:
-        """Regions write no state."""
+        """Leave regions alone: they write no state."""
 
     def apply(self, graph: Graph) -> Graph:
         liveness = Liveness(graph, typical_rows() if self.batch is None else self.batch)
@@ -123,7 +123,7 @@ class _Schedule:
             heapq.heappush(cheap, (made - freed, unit))
 
     def _made(self, unit: int) -> int:
-        """The bytes that a unit's results take outside of it."""
+        """The bytes of a unit's results that are read outside of it, or leave the program."""
         total = 0
         for i in self._members[unit]:
             for value in self._nodes[i].results:
@@ -133,7 +133,7 @@ class _Schedule:
         return total
 
     def _last_readers(self, unit: int, left: dict[str, int], waiting: dict[int, int], done: set[int]) -> Iterable[int]:
-        """The ready units that have become the only ones to read some buffer."""
+        """Yield the ready units that have become the only ones to read some buffer."""
         for buffer in self._reads[unit]:
             left[buffer] -= 1
             if left[buffer] == 1:
@@ -168,7 +168,7 @@ class _Schedule:
         return {b for b in (self._liveness.buffer[name] for name in names) if b not in inside}
 
     def _producers_of(self, unit: int) -> set[int]:
-        """The units that make what a unit reads, seen through nodes that cost nothing."""
+        """The units that produce what a unit reads, seen through nodes that cost nothing."""
         found: set[int] = set()
         stack, seen = list(self._members[unit]), set(self._members[unit])
         while stack:
@@ -185,7 +185,7 @@ class _Schedule:
         return found
 
     def _donation_order(self, graph: Graph) -> dict[int, set[int]]:
-        """For each unit that writes a state: the other units that read the old value."""
+        """Map each unit that writes a state to the other units that read the old value."""
         states = {entry.name: entry.value for entry in graph.inputs}
         result: dict[int, set[int]] = {unit: set() for unit in self._members}
         for output in graph.outputs:
@@ -199,7 +199,7 @@ class _Schedule:
 
 
 def _units(graph: Graph) -> list[int | None]:
-    """For each node the number of its unit, which is that of its last node; None for nodes that cost nothing.
+    """List, for each node, the number of its unit, that of its last node; None for nodes that cost nothing.
 
     What leaves the program is a unit even so: nothing would say when it has to read the state that it repeats.
     """
@@ -217,7 +217,7 @@ def _units(graph: Graph) -> list[int | None]:
 
 
 def _update_of_node(graph: Graph) -> list[int | None]:
-    """For each node the update that it belongs to, if any: a set of states, as bits.
+    """List, for each node, the update that it belongs to, a set of states as bits, or None.
 
     An update begins where only elementwise work leads to states any more. States belong together where such work has
     a tensor in common: the new values of a weight's slots are computed on the way to its own.
@@ -258,7 +258,7 @@ def _bits_of_outputs(graph: Graph) -> tuple[dict[str, int], int]:
 
 
 def _merged(sets: Iterable[int]) -> list[int]:
-    """Sets of bits, those that overlap united."""
+    """Unite the sets of bits that overlap."""
     merged: list[int] = []
     for bits in sets:
         touching = [m for m in merged if m & bits]

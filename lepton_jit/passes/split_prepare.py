@@ -11,12 +11,12 @@ from lepton_jit.passes.rewriting.rewrite import without_dead_nodes
 
 __all__ = ["SPLIT", "split_prepare"]
 
-# What observers call the stage; it is no pass, which gives one graph.
+# The name of the stage for observers; it is no pass, as it gives two graphs.
 SPLIT = "split-prepare"
 
 
 def split_prepare(graph: Graph) -> tuple[Graph, Graph]:
-    """The graphs (prepare, main): running main on what prepare returns is running `graph`.
+    """Split a graph into (prepare, main): running main on what prepare returns is running `graph`.
 
     law: a function of parameters alone has the same value in every call, until the parameters change.
 
@@ -62,6 +62,6 @@ def _frontier(graph: Graph, moved: set[Value]) -> list[Value]:
 
 
 def _without_unread_inputs(graph: Graph) -> Graph:
-    """Parameters that nothing reads are gone; other inputs stay, since a caller passes them by position."""
+    """Drop parameters that nothing reads; other inputs stay, since a caller passes them by position."""
     read = {v for node in graph.nodes for v in node.operands} | {o.value for o in graph.outputs}
     return replace(graph, inputs=tuple(i for i in graph.inputs if i.role != "parameter" or i.value in read))

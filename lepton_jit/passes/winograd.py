@@ -1,4 +1,4 @@
-"""3 x 3 convolutions as Winograd's transforms and a batched product, where that is estimated to be faster."""
+"""Compute 3 x 3 convolutions by Winograd's transforms and a batched product, where that is estimated to be faster."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["Winograd"]
 CHANNELS_LAST = (0, 3, 1, 2)
 LEAST_CHANNELS = 32
 TILES = (4, 2)
-# The estimate: a core's operations and bytes a second, from memory, from its caches of so many bytes, and in blocks.
+# The estimate: operations a second of a core, bytes a second from DRAM and from its caches, which hold NEAR_BYTES, and
+# bytes a second in blocks.
 OPERATIONS, FAR, NEAR, NEAR_BYTES, IN_BLOCKS = 200e9, 20e9, 40e9, 2 << 20, 90e9
 # Below this share of the direct convolution's time, an estimate is trusted.
 WORTH_IT = 0.85
-# Bytes of a kernel that may be read again for each one that need not leave a core's cache, or go to memory, as it does
-# where there are so many.
+# Bytes of a kernel that may be read again for each byte that then stays in a core's cache; and where tiles and products
+# have so many bytes that they would go through DRAM.
 READ_AGAIN, READ_AGAIN_FAR = 0.7, 1.25
 FAR_BYTES = 16 << 20
 
@@ -90,7 +91,7 @@ def _transformed(rewriter: Rewriter, node: Node, tile: int) -> Value:
 
 
 def _fits(node: Node) -> bool:
-    """3 x 3 taps at stride 1 on channels-last f32 images of a known size, and channels enough for full vectors."""
+    """Tell whether it has 3 x 3 taps at stride 1 on channels-last f32 images of known size, and channels enough."""
     a: Any = node.attributes
     x, kernel = node.operands
     if x.type.rank != 4 or x.type.dtype.name != "f32" or tuple(a["lhs_spec"]) != CHANNELS_LAST:
@@ -109,10 +110,9 @@ def _fits(node: Node) -> bool:
 
 
 def gains_by_blocks(tiles: TensorType, products: TensorType, trained: bool) -> bool:
-    """Each block of tiles reads the kernel again, for that tiles and products stay in a cache.
+    """Tell whether one kernel that goes by blocks gains (docs/measurements.md, Winograd).
 
-    32 images of 32 x 32 x 64 -> 64, of which each have 18 MB, took 11.2 ms and take 8.2; of 16 x 16 x 128, in training,
-    9.0 and takes 7.0. An image of 28 x 28 x 128 loses 5 %: all of its tiles and products are near.
+    Each block of tiles reads the transformed kernel again; in return, its tiles and products stay in a cache.
     """
     channels, features = (typical(t.shape[-1]) for t in (tiles, products))
     rows = lines_of_block(tiles, products) * typical(tiles.shape[3])
@@ -127,7 +127,7 @@ def _best_tile(node: Node, fixed: bool, batch: int, weight_speed: float) -> int 
     channels = dim_value(node.operands[0].type.shape[3], {})
 
     def seconds(products: float, weights: float, passing: float) -> float:
-        """A kernel that `prepare` does not transform is written and read once more."""
+        """Estimate the seconds; a kernel that `prepare` does not transform is written and read once more."""
         return 2 * products / OPERATIONS + weights / weight_speed * (1 if fixed else 3) + passing
 
     def transformed(tile: int) -> float:

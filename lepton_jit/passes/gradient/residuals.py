@@ -1,4 +1,4 @@
-"""Which values of a loop's forward region are kept for the backward one, and which are computed again there."""
+"""Choose which values of a loop's forward region are kept for the backward one, and which are rematerialized."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["choose_residuals"]
 
 
 def choose_residuals(loop: Loop, needed: Iterable[Value]) -> tuple[list[Value], list[Node]]:
-    """The values to stack, and the forward nodes to repeat in the backward region so that it has all `needed`.
+    """Choose the values to stack, and the forward nodes to repeat in the backward region, so that it has `needed`.
 
-    Slices, captured values and what the loop stacks anyway are there for nothing. What is dear (contractions,
-    reductions, exponentials...) and the carries are stacked where they are needed; arithmetic and movements are
-    computed again where all that they read is there by then, else stacked as well: a broadcast by its operand.
+    Slices, captured values and what the loop stacks anyway cost nothing. Expensive values (contractions, reductions,
+    exponentials, ...) and carries are stacked where they are needed; arithmetic and movements are computed again where
+    all that they read is there, and else stacked as well: a broadcast by its operand.
     """
     return _Choice(loop).run(set(needed))
 
@@ -59,7 +59,7 @@ class _Choice:
         return node is not None and self._is_cheap(value) and all(map(self._is_available, node.operands))
 
     def _is_cheap(self, value: Value) -> bool:
-        """Machine primitives and movements; what is the same in every round is hoisted out of the loop anyway."""
+        """Tell whether it is a machine primitive, a movement, or the same in every iteration and so hoisted anyway."""
         node = self.producers.get(value)
         if node is None:
             return False

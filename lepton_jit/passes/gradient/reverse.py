@@ -1,4 +1,4 @@
-"""Reverse accumulation over the nodes of a rewriter: what the autodiff pass does to graphs and to regions of loops."""
+"""Accumulate cotangents in reverse over the nodes of a rewriter, for graphs and for regions of loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def differentiate(rewriter: Rewriter, seeds: Sequence[Seed], targets: Sequence[V
 
 
 class _Cotangents:
-    """What has reached each value so far, added up when it is asked for."""
+    """The cotangents that have reached each value so far, added up when one is read."""
 
     def __init__(self, rewriter: Rewriter, varied: set[Value]) -> None:
         self.varied = varied
@@ -59,7 +59,7 @@ class _Cotangents:
 
 
 def _pull_back(rewriter: Rewriter, node: Node, cotangents: _Cotangents) -> None:
-    """Add to the cotangents of a node's operands what those of its results make of them."""
+    """Add to the cotangents of a node's operands those that its gradient rule makes of its results'."""
     incoming = [cotangents.total(value) for value in node.results]
     if all(cotangent is None for cotangent in incoming):
         return

@@ -1,4 +1,4 @@
-"""The gradient of a loop: the loop itself, stacking what its gradient reads, and a loop in the other direction."""
+"""Differentiate a loop: it stacks what its gradient reads, and a loop in the other direction is the gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Seed = tuple[Value, Value]  # a value, and a cotangent that reaches it
 
 @dataclass(frozen=True)
 class Backward:
-    """What differentiation appended to a rewriter: all nodes from number `forward` on, which give the cotangents."""
+    """The nodes that differentiation appended to a rewriter, from number `forward` on, and the cotangents they give."""
 
     forward: int
     cotangents: list[Value | None]
@@ -34,7 +34,7 @@ def pull_back_scan(
     varied: set[Value],
     differentiate: Differentiate,
 ) -> list[Value | None]:
-    """The cotangents of a loop's operands; those that nobody asked about are None.
+    """Compute the cotangents of a loop's operands; those of operands that do not vary are None.
 
     With c' = f(c, x_t, w) and y_t = g(c, x_t, w) in round t, the rounds in reverse order compute
     dc, dx_t, dw_t = pull(dc', dy_t), where dc goes on to the round before, the dx_t are stacked, and dw is the sum of
@@ -44,7 +44,7 @@ def pull_back_scan(
 
 
 class _ReverseScan:
-    """`inner` builds the region: the forward nodes, then the nodes of its gradient."""
+    """Differentiates one loop; `inner` builds the region: the forward nodes, then the nodes of its gradient."""
 
     def __init__(self, rewriter: Rewriter, node: Node, varied: set[Value]) -> None:
         self.rewriter = rewriter
@@ -74,7 +74,7 @@ class _ReverseScan:
         return [self.found.get(part.inner) for part in parts]
 
     def _carry_seeds(self, incoming_at: dict[Value, Value | None]) -> list[Seed]:
-        """The cotangents of the carries: what reached the last ones, and then what a round hands to the one before."""
+        """The cotangents of the carries: of the last ones, and then what an iteration hands to the one before."""
         seeds: list[Seed] = []
         for carry in self.carries:
             start = incoming_at[carry.final]
@@ -118,7 +118,7 @@ class _ReverseScan:
                 self.reverse.carries.append(Carry(so_far, start, self.inner("add", so_far, part), final))
 
     def _take_nodes(self, forward: int) -> None:
-        """The backward nodes that are read, and what they read of the forward ones."""
+        """Take the backward nodes that are read, and the forward values that they read."""
         returned = [carry.new for carry in self.reverse.carries] + [stacked.step for stacked in self.reverse.stacked]
         nodes, read = _live(self.inner.nodes[forward:], returned)
         read -= {part.inner for part in (*self.reverse.carries, *self.reverse.scanned)}
@@ -152,7 +152,7 @@ class _ReverseScan:
 
 
 def _varied_carries(loop: Loop, varied: set[Value]) -> list[Carry]:
-    """The float carries that depend on what the gradient is asked of, in the first round or in a later one."""
+    """The float carries that depend on values that vary, in the first iteration or in a later one."""
     parts = [(carry.inner, carry.initial) for carry in loop.carries]
     parts += [(scanned.inner, scanned.array) for scanned in loop.scanned]
     parts += [(captured.inner, captured.outer) for captured in loop.captured]

@@ -1,4 +1,4 @@
-"""Rewrites that need to look beyond one node: batch normalization, softmax under a logarithm, movements that cancel."""
+"""Rewrite what takes a look beyond one node: batch normalization, log of softmax, movements that cancel."""
 
 from __future__ import annotations
 

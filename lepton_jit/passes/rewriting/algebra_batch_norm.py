@@ -1,4 +1,4 @@
-"""Batch normalization of inference, folded into the weights of the contraction before it."""
+"""Fold batch normalization of inference into the weights of the contraction before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["fold_batch_norm"]
 
 @dataclass(frozen=True)
 class _Affine:
-    """y = contraction(x, kernel) + bias, and the dimension of the kernel that is y's channel."""
+    """A value y = contraction(x, kernel) + bias, and the dimension of the kernel that is y's channel."""
 
     contraction: Node
     channel: int
@@ -54,7 +54,7 @@ def fold_batch_norm(facts: Facts, rewriter: Rewriter, node: Node) -> Value | Non
 
 
 def _affine(facts: Facts, rewriter: Rewriter, y: Value, axis: int) -> _Affine | None:
-    """How y was computed, where that is a contraction by parameters, with a bias for each channel or without."""
+    """The contraction by parameters that computes y, with a bias for each channel or without; else None."""
     node, bias = rewriter.producer(y), None
     if node is not None and node.op == "add":
         y, bias = node.operands if y in facts.read_once else (y, None)

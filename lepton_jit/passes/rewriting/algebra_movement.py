@@ -1,4 +1,4 @@
-"""Transposes and reshapes that cancel across elementwise operations."""
+"""Cancel transposes and reshapes across elementwise operations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _is_link(facts: Facts, rewriter: Rewriter, value: Value) -> bool:
 
 
 def _cost(facts: Facts, rewriter: Rewriter, move: Node, value: Value) -> int:
-    """How many more movements there are with `move` above the elementwise chain that ends in `value`."""
+    """The number of movements that are added if `move` goes above the elementwise chain that ends in `value`."""
     if _is_link(facts, rewriter, value):
         operands = dict.fromkeys(rewriter.producer(value).operands)  # pyright: ignore[reportOptionalMemberAccess]
         return sum(_cost(facts, rewriter, move, operand) for operand in operands)
@@ -54,7 +54,7 @@ def _cancels(inner: Node, outer: Node) -> bool:
 
 
 def _moved(facts: Facts, rewriter: Rewriter, move: Node, value: Value, done: dict[Value, Value]) -> Value:
-    """`value` with the movement applied to what its elementwise chain starts from."""
+    """Compute `value` with the movement applied to what its elementwise chain starts from."""
     if value in done:
         return done[value]
     if _is_link(facts, rewriter, value):

@@ -1,4 +1,4 @@
-"""Local simplifications, each with its law; the rules stand in the modules `rules_*`."""
+"""Simplify locally; the rules, each with its law, stand in the modules `rules_*`."""
 
 from __future__ import annotations
 

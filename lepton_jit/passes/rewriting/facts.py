@@ -1,4 +1,4 @@
-"""What rules that look beyond one node need to know about the graph that they started from."""
+"""Collect facts about a graph for the rules that look beyond one node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Facts", "of_parameters_alone", "varied_values"]
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a graph before a pass: values read exactly once, values that depend on parameters alone, and the inputs."""
+    """Facts about a graph before a pass: values read exactly once, values of parameters alone, and the inputs."""
 
     read_once: frozenset[Value]
     of_parameters: frozenset[Value]
@@ -35,7 +35,7 @@ class Facts:
 def of_parameters_alone(graph: Graph) -> set[Value]:
     """The results of nodes that read a parameter, at first or second hand, and nothing else but constants.
 
-    What depends on a symbolic dimension is not among them.
+    Values that depend on a symbolic dimension are not among them.
     """
     constant: set[Value] = set()
     parameters = {entry.value for entry in graph.inputs_of("parameter")}

@@ -1,4 +1,4 @@
-"""Questions that rewrite rules ask about values."""
+"""Match values in rewrite rules: what produces them, and whether they are constants."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def splat(rewriter: Rewriter, value: Value) -> Number | None:
 
 
 def is_splat_of(rewriter: Rewriter, value: Value, number: float) -> bool:
-    """Whether a value is this number everywhere; `0.0` also stands for `-0.0`."""
+    """Tell whether a value is this number everywhere; `0.0` also stands for `-0.0`."""
     found = splat(rewriter, value)
     return found is not None and found == number and not (isinstance(found, float) and math.isnan(found))
 
 
 def reads_symbols(node: Node) -> bool:
-    """Whether what a node computes, or how much of it, depends on the number of a symbolic dimension."""
+    """Tell whether a node's results, or their sizes, depend on the number of a symbolic dimension."""
 
     def symbolic(attribute: object) -> bool:
         return isinstance(attribute, Poly) or (isinstance(attribute, tuple) and any(map(symbolic, attribute)))

@@ -1,4 +1,4 @@
-"""What passes share: substitution of values, dead nodes, and a builder that rewrites a graph node by node."""
+"""Rewrite a graph node by node: a builder with substitution of values, local rules, removal of dead nodes."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Rewriter(Builder):
         return value
 
     def renamed(self, node: Node) -> Node:
-        """The node, reading the values that stand for its operands now."""
+        """The node with the values that stand for its operands now."""
         operands = tuple(map(self.current, node.operands))
         return node if operands == node.operands else replace(node, operands=operands)
 
     def replace(self, old: Sequence[Value], new: Sequence[Value]) -> None:
-        """From here on `new` stands for `old`; the types have to be the same."""
+        """Let `new` stand for `old` from here on; the types have to be the same."""
         for before, after in zip(old, new, strict=True):
             if before.type != after.type:
                 raise GraphError(f"rewrite of %{before.name}: expected {before.type}, got {after.type}")
@@ -60,7 +60,7 @@ class Rewriter(Builder):
                 self._replaced[before] = after
 
     def fresh(self, type: TensorType) -> Value:
-        """A value of a name that nothing has, for a node put together by hand."""
+        """A value with a name that no other has, for a node put together by hand."""
         return Value(self._fresh(), type)
 
     def exchange(self, node: Node, other: Node) -> None:

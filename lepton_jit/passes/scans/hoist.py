@@ -1,4 +1,4 @@
-"""Work that moves out of a loop to before it: what is the same in every round, and products that need no carry."""
+"""Hoist work out of a loop to before it: what is the same in every iteration (round), and products without carry."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def hoist_products(rewriter: Rewriter, loop: Loop) -> None:
 
 
 def _independent(loop: Loop) -> set[Value]:
-    """What needs no carry, by operations that can be done for all rounds at once; slices included."""
+    """The values that need no carry, and only operations that can be done for all rounds at once; slices too."""
     given = {scanned.inner for scanned in loop.scanned} | loop.invariant()
     for node in loop.nodes:
         if can_lift(node) and all(value in given for value in node.operands):
@@ -55,7 +55,7 @@ def _independent(loop: Loop) -> set[Value]:
 
 
 def _leave(loop: Loop, moved: Iterable[Value]) -> list[Value]:
-    """Take the nodes of these values out of the region; the values that it goes on reading, in order."""
+    """Take the nodes of these values out of the region; returns the values that it goes on reading, in order."""
     gone = set(moved)
     order = [value for node in loop.nodes for value in node.results if value in gone]
     loop.nodes = [node for node in loop.nodes if not any(value in gone for value in node.results)]

@@ -1,4 +1,4 @@
-"""Values of a loop's region as they stand outside of it: all rounds at once, the rounds in front."""
+"""Compute values of a loop's region outside of it: for all iterations (rounds) at once, as leading dimension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Lifted", "Outside", "can_lift", "product_over_rounds"]
 
 @dataclass(frozen=True)
 class Lifted:
-    """What stands outside of a loop for a value inside: the same in every round, or `stacked` along dimension 0."""
+    """The value outside of a loop for one inside: the same in every round, or `stacked` along dimension 0."""
 
     value: Value
     stacked: bool
@@ -28,12 +28,12 @@ Rule = Callable[[Builder, Sequence[Lifted], Any, Dim], Value]
 
 
 def can_lift(node: Node) -> bool:
-    """Whether an operation can be done for all rounds at once."""
+    """Tell whether an operation can be done for all rounds at once."""
     return len(node.results) == 1 and (get_op(node.op).family is Family.ELEMENTWISE or node.op in _RULES)
 
 
 class Outside:
-    """What stands outside of a loop for its region's values, computed with `rewriter` where nothing does yet.
+    """Maps values of a loop's region to values outside, which it computes with `rewriter` where there are none.
 
     law: stack(f(x_0, w), f(x_1, w), ...) == lifted f(stack(x_0, x_1, ...), w); f(w) is the same in every round.
     Values that are neither `computable` nor operands of the loop are stacked by it: it gets one more result.
@@ -48,7 +48,7 @@ class Outside:
         self._known |= {scanned.inner: Lifted(scanned.array, stacked=True) for scanned in loop.scanned}
 
     def of(self, value: Value) -> Lifted:
-        """What stands for the value, the same in every round or stacked."""
+        """The value outside for one inside, the same in every round or stacked."""
         if value not in self._known:
             if value in self._computable:
                 self._compute(self._producers[value])
@@ -57,11 +57,11 @@ class Outside:
         return self._known[value]
 
     def knows(self, value: Value) -> bool:
-        """Whether the value is there without one more result of the loop."""
+        """Tell whether the value can be had without one more result of the loop."""
         return value in self._known or value in self._computable or any(s.step == value for s in self._loop.stacked)
 
     def stacked(self, value: Value) -> Value:
-        """The value of every round, one after the other."""
+        """The values of all rounds, stacked."""
         return _rounds(self._rewriter, self.of(value), self._loop.length)
 
     def _compute(self, node: Node) -> None:
@@ -105,7 +105,7 @@ def _later(dimensions: Sequence[int]) -> tuple[int, ...]:
 
 
 def _rounds(b: Builder, operand: Lifted, length: Dim) -> Value:
-    """The operand with a dimension for the rounds, repeated where it has none."""
+    """Give an operand a leading dimension for the rounds; one that is the same in all is repeated."""
     if operand.stacked:
         return operand.value
     shape = operand.value.type.shape
@@ -144,8 +144,10 @@ def _concatenate(b: Builder, operands: Sequence[Lifted], a: Any, length: Dim) ->
 
 
 def _dot_general(b: Builder, operands: Sequence[Lifted], a: Any, length: Dim) -> Value:
-    """Stacked on both sides, the rounds are a batch; on one, they are rows or columns, which stand in front at once
-    for the left side and have to be moved there otherwise."""
+    """Lift a product. Where both operands are stacked, rounds are a batch; where one is, they are rows or columns.
+
+    Rows of the left operand lead already, unless there are batches; columns have to be moved there.
+    """
     lhs, rhs = operands
     lhs_batching, lhs_contracting = _side(a, "lhs", lhs.stacked)
     rhs_batching, rhs_contracting = _side(a, "rhs", rhs.stacked)

@@ -1,4 +1,4 @@
-"""Loops carry, stack and compute no more than they have to."""
+"""Simplify loops, so that they carry, stack and compute no more than they have to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that moves out of a loop to behind it: sums of products, and products that are only stacked."""
+"""Sink work out of a loop to behind it: sums of products, and products that are only stacked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sink_sums(rewriter: Rewriter, loop: Loop) -> None:
 
 
 def _accumulated(loop: Loop, carry: Carry, producers: dict[Value, Node]) -> Value | None:
-    """What every round adds to the carry, if that is all that happens to it."""
+    """The value that every round adds to the carry, if nothing else happens to it; else None."""
     node = producers.get(carry.new)
     if node is None or node.op != "add" or node.operands.count(carry.inner) != 1:
         return None
@@ -54,7 +54,7 @@ def _can_sum(value: Value, producers: dict[Value, Node], outside: Outside) -> bo
 
 
 class _Sum:
-    """Sums over the rounds of values that are sums and products themselves."""
+    """Computes sums over the rounds of values that are sums and products themselves."""
 
     def __init__(self, rewriter: Rewriter, producers: dict[Value, Node], outside: Outside) -> None:
         self.rewriter = rewriter
@@ -85,7 +85,7 @@ def sink_products(rewriter: Rewriter, loop: Loop) -> None:
 
 
 def _products_only_stacked(loop: Loop) -> set[Value]:
-    """Products with something invariant, and what is computed from them, where no carry depends on it."""
+    """The products with an invariant operand, and what is computed from them, where no carry depends on it."""
     carried = _ancestors(loop, (carry.new for carry in loop.carries))
     invariant = loop.invariant()
     excluded: set[Value] = set()
@@ -105,7 +105,7 @@ def _products_only_stacked(loop: Loop) -> set[Value]:
 
 
 def _ancestors(loop: Loop, ends: Iterable[Value]) -> set[Value]:
-    """What the ends depend on within a round, themselves included."""
+    """The values that the ends depend on within a round, themselves included."""
     found = set(ends)
     for node in reversed(loop.nodes):
         if any(value in found for value in node.results):
