@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from lepton_jit.ir.ops import (  # noqa: F401
-    activations,
     affine,
+    composites,
     contraction,
     convolution,
     elementwise,
     indexing,
-    layer_norm,
-    losses,
     movement,
-    normalization,
     parts,
     philox,
-    pooling,
     reduction,
     scan,
     structural,

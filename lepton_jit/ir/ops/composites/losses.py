@@ -11,7 +11,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression, select
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Sample
-from lepton_jit.ir.ops.composite import composite, composite_elementwise
+from lepton_jit.ir.ops.composites.composite import composite, composite_elementwise
 from lepton_jit.ir.ops.rules import expect_dtype, expect_same, the_cotangent
 from lepton_jit.ir.types import TensorType
 

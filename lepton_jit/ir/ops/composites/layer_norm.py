@@ -10,7 +10,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Sample
-from lepton_jit.ir.ops.composite import composite
+from lepton_jit.ir.ops.composites.composite import composite
 from lepton_jit.ir.ops.rules import INTS, NUMBER, check_dimensions, expect_dtype, the_cotangent
 from lepton_jit.ir.types import TensorType, element_count
 

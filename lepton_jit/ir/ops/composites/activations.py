@@ -9,7 +9,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression, select
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Sample
-from lepton_jit.ir.ops.composite import composite, composite_elementwise
+from lepton_jit.ir.ops.composites.composite import composite, composite_elementwise
 from lepton_jit.ir.ops.rules import BOOL, INT, NUMBER, axis_of, expect_dtype, the_cotangent
 from lepton_jit.ir.types import DTYPES, TensorType
 

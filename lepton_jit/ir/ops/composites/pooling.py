@@ -10,7 +10,7 @@ from lepton_jit.errors import ShapeError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.op import Sample
-from lepton_jit.ir.ops.composite import composite
+from lepton_jit.ir.ops.composites.composite import composite
 from lepton_jit.ir.ops.rules import INTS, PAIRS, expect_dtype, the_cotangent, window_size
 from lepton_jit.ir.ops.window import Pairs, window_sum_gradient
 from lepton_jit.ir.types import TensorType
