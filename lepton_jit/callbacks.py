@@ -164,7 +164,7 @@ class _Monitor(Callback):
         self.best: float | None = None
 
     def improves(self, value: float, reference: float | None) -> bool:
-        """Whether `value` is better than `reference` by more than `min_delta`."""
+        """Tell whether `value` is better than `reference` by more than `min_delta`."""
         if reference is None:
             return True
         return value - self.min_delta > reference if self._larger_is_better() else value + self.min_delta < reference

@@ -242,7 +242,7 @@ def _shell(options: argparse.Namespace) -> Shell:
 
 
 def _source(name: str) -> tuple[bytes, str]:
-    """What a file holds, and what messages call it."""
+    """Read what a file holds; returns it, and its name in messages."""
     return (sys.stdin.buffer.read(), "standard input") if name == "-" else (Path(name).read_bytes(), name)
 
 

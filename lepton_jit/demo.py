@@ -137,7 +137,7 @@ class _Demo:
         self.say_cut(str(fast.plan))
 
     def export(self, fast: CompiledModel, x: np.ndarray) -> bool:
-        """Whether a second process, without a compiler, gets the same bits."""
+        """Export, and tell whether a second process, without a compiler, gets the same bits."""
         self.title("Ahead of time: fast.export('digits.so')")
         start = time.perf_counter()
         library, header = fast.export(self.directory / "digits.so")
@@ -171,7 +171,7 @@ class _Demo:
         self.console.print(table)
 
     def compile_times(self) -> Iterator[tuple[str, float, int]]:
-        """From `lepton_jit.compile` to the first answer in a new process, without imports."""
+        """Measure from `lepton_jit.compile` to the first answer in a new process, without imports."""
         with tempfile.TemporaryDirectory(prefix="lepton-jit-cache-") as cache:
             for what in ("cold", "from the cache"):
                 text = _python(COMPILE_IN_NEW_PROCESS, self.directory / "digits.lepton", LEPTON_JIT_CACHE=cache)
@@ -195,7 +195,7 @@ class _Demo:
 
 
 def _python(program: str, *arguments: Path, **environment: str) -> str:
-    """What a Python program in a new process prints."""
+    """Run a Python program in a new process; returns what it prints."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -14,7 +14,7 @@ __all__ = ["Environment", "expanded_path", "read_environment"]
 
 @dataclass(frozen=True)
 class Environment:
-    """What the user set outside the program; the default where a variable is unset or empty.
+    """The settings from outside the program, with the default where a variable is unset or empty.
 
     - `threads` (`LEPTON_JIT_THREADS`): the default number of threads, at least 1.
     - `cache` (`LEPTON_JIT_CACHE`): the directory of the object cache, by default `$XDG_CACHE_HOME/lepton_jit` or

@@ -270,7 +270,7 @@ def get(identifier: Any) -> Initializer:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many inputs and outputs a unit has.
+    """Count the inputs and outputs of a unit.
 
     >>> fans((3, 3, 16, 32)), fans((10, 5))
     ((144, 288), (10, 5))

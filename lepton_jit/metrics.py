@@ -62,7 +62,7 @@ class Metric(Configurable):
     def trace_sums(
         self, t: Tracer, y_true: Value, y_pred: Value, sample_weight: Value | None = None
     ) -> tuple[Value, Value]:
-        """What a batch adds to total and count: `f64[]`, `f64[]`."""
+        """Trace what a batch adds to total and count: `f64[]`, `f64[]`."""
         values = self.values(t, y_true, y_pred)
         mask = losses.mask_of_values(self.name, t, y_pred, values)
         positions = tuple(range(1, values.type.rank))
@@ -122,7 +122,7 @@ class Mean(Metric):
 
 @registry.register
 class BinaryAccuracy(Metric):
-    """How often `y_pred > threshold` equals `y_true`."""
+    """The share of elements for which `y_pred > threshold` equals `y_true`."""
 
     fields = ("name", "threshold")
     larger_is_better = True
@@ -154,12 +154,12 @@ class _ClassAccuracy(Metric):
 
 @registry.register
 class CategoricalAccuracy(_ClassAccuracy):
-    """How often the largest prediction is the largest of a one-hot `y_true`."""
+    """The share of samples whose largest prediction is the largest of a one-hot `y_true`."""
 
 
 @registry.register
 class SparseCategoricalAccuracy(_ClassAccuracy):
-    """How often the largest prediction is at the integer `y_true`."""
+    """The share of samples whose largest prediction is at the integer `y_true`."""
 
     def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
         return Target.classes("y_pred", shape)
@@ -236,7 +236,7 @@ def get(identifier: Any) -> Metric:
 
 
 def accuracy_for(target: Target, shape: ShapeTuple, name: str) -> Metric:
-    """What `"accuracy"` means for labels of a form and an output of a shape, as Keras decides it."""
+    """Find the metric that `"accuracy"` means for labels of a form and an output of a shape, as Keras decides it."""
     if target.kind == "classes":
         return SparseCategoricalAccuracy(name)
     return BinaryAccuracy(name) if shape[-1] == 1 else CategoricalAccuracy(name)

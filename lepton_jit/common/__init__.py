@@ -1,1 +1,3 @@
-"""What all storeys use and knows none of them: checks of arguments, names, configurations, files, the terminal."""
+"""Help the runtime, the compiler and all above: checks of arguments, names, configurations, files, the terminal.
+
+The package imports the errors, and the element types of the graph IR."""

@@ -69,7 +69,7 @@ def check_arguments(cls: type, config: Mapping[str, Any]) -> None:
 
 
 class Registry(Generic[T]):
-    """What belongs to one family, by name."""
+    """The members of one family, by name."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -93,13 +93,13 @@ class Registry(Generic[T]):
         self._aliases.update(names)
 
     def find(self, name: str) -> T | None:
-        """What has that name, which may be written in capitals."""
+        """Find the member of that name, which may be written in capitals."""
         lower = name.lower()
         places = ((self._entries, name), (self._aliases, name), (self._entries, lower), (self._aliases, lower))
         return next((known[key] for known, key in places if key in known), None)
 
     def named(self, name: str) -> T:
-        """What has that name, or an ArgumentError."""
+        """Find the member of that name, or raise ArgumentError."""
         found = self.find(name)
         if found is None:
             raise ArgumentError(f"{self.kind}: expected one of {', '.join(sorted(self._entries))}, got {name!r}")

@@ -1,4 +1,4 @@
-"""What is printed for a person to read. It never ends the work that it tells of: there may be nobody to print to."""
+"""Print for a person to read. Printing never ends the work that it tells of: there may be nobody to print to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FAILURES = (AttributeError, OSError, UnicodeError, ValueError)
 
 
 def is_terminal() -> bool:
-    """Whether standard output is a terminal; pythonw has none at all."""
+    """Tell whether standard output is a terminal; pythonw has none at all."""
     try:
         return sys.stdout is not None and bool(sys.stdout.isatty())
     except FAILURES:
@@ -19,7 +19,7 @@ def is_terminal() -> bool:
 
 
 def can_show(text: str) -> bool:
-    """Whether the encoding of standard output has these characters."""
+    """Tell whether the encoding of standard output has these characters."""
     return text == _encodable(text)
 
 

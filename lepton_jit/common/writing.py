@@ -36,7 +36,7 @@ def file_path(owner: str, path: Any) -> Path:
 
 
 def _encodes(text: str) -> bool:
-    """Whether the system can be told of it: a lone surrogate that stands for no byte has no encoding."""
+    """Tell whether a name can be encoded for the system; a lone surrogate that stands for no byte cannot."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""From a traced graph to an executable: the cache, the passes, LLVM on another thread, and what reads a compilation."""
+"""Build an executable from a traced graph: cache, passes, LLVM on another thread, and what reads a compilation."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _compiled(
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No collections, and short turns of threads, for the one compilation that is under way.
+    """Switch off collections, and shorten turns of threads, for the one compilation that is under way.
 
     Python looks for cycles each time that so many objects were made; a compilation makes many, and drops few: 0.2 s of
     ResNet-50's 1.9. LLVM's thread takes the interpreter's lock between its calls, each time after the others' turn of 5
@@ -163,7 +163,7 @@ def memory_plan(made: Generated) -> MemoryPlan:
 def optimize_for_reading(
     graph: Graph, target: Target, typical_batch: int | None
 ) -> tuple[Stages, Generated, Generated]:
-    """Every stage of a compilation that may have come from the cache, made again for a person to read."""
+    """Make every stage of a compilation again, for a person to read: the cache may have had its objects."""
     return run_apart(partial(_optimize_for_reading, graph, target, typical_batch))
 
 
@@ -177,7 +177,7 @@ def _optimize_for_reading(
 
 
 def cache_key(graph: Graph, target: Target, passes: Sequence[Pass]) -> str:
-    """What a program depends on: the graph without weights, the target, the versions and the compiler's own files."""
+    """A hash of what a program depends on: graph without weights, target, versions, the compiler's own files."""
     import llvmlite
 
     versions = (__version__, llvmlite.__version__)
@@ -212,7 +212,7 @@ def support_object(target: Target) -> bytes:
 
 
 def _pack(programs: tuple[Code, Code]) -> dict[str, bytes]:
-    """What the cache keeps of `prepare` and `main`."""
+    """The files that the cache keeps of `prepare` and `main`."""
     return {
         f"{name}{end}": blob
         for name, code in zip(PROGRAMS, programs, strict=True)

@@ -15,7 +15,7 @@ __all__ = ["Traceable", "compile"]
 
 
 class Traceable(Protocol):
-    """What can be compiled: a model, or anything else that gives a graph and the arrays of its parameters."""
+    """Anything that can be compiled, as a model can: it gives a graph and the arrays of its parameters."""
 
     def trace(self) -> Graph: ...
 

@@ -1,4 +1,4 @@
-"""Where compilations run: each on a thread of its own.
+"""Run compilations, each on a thread of its own.
 
 Python runs signal handlers on the main thread. So an interrupt ends the wait for a compilation at once, and never comes
 between two lines of it: what it changes for the whole process is set back, LLVM's lock is given back.
@@ -58,7 +58,7 @@ _current: ContextVar[_Task[Any] | None] = ContextVar("task", default=None)
 
 
 def run_apart(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, on a thread of its own; at once where this is such a thread already."""
+    """Run `work` on a thread of its own, or at once where this is such a thread; returns or raises what it does."""
     if _current.get() is not None:
         return work()
     task = _Task(work)

@@ -1,4 +1,4 @@
-"""What `lepton_jit.compile` returns: a callable that can also be read, planned, profiled and exported."""
+"""Define what `lepton_jit.compile` returns: a callable that can also be read, planned, profiled and exported."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["describe"]
 
 
 def describe(lowered: Lowered, target: Target) -> Manifest:
-    """What the runtime needs to know of a program."""
+    """Make the manifest of a program: what the runtime needs to know of it."""
     params = [i for role in ("parameter", "state") for i in lowered.inputs if i.role == role]
     position = {p.name: n for n, p in enumerate(params)}
     donations = {n: position[o.donates] for n, o in enumerate(lowered.outputs) if o.donates is not None}

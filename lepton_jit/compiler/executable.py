@@ -94,7 +94,7 @@ class Executable:
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """What the program's parameters are, by name; nothing before `bind`."""
+        """The arrays of the program's parameters, by name; none before `bind`."""
         return {} if self._bound is None else self._bound[0]
 
     @property

@@ -36,7 +36,7 @@ _winograd = True
 
 
 def set_winograd(enabled: bool) -> None:
-    """Whether programs that are compiled from now on may use Winograd's algorithm for 3 x 3 convolutions.
+    """Choose whether programs that are compiled from now on may use Winograd's algorithm for 3 x 3 convolutions.
 
     It takes fewer products and rounds differently: errors up to 3e-5 of a layer's largest result instead of 1e-6.
     An infinity or a NaN in an image spoils all results of the tiles that read it, up to 8 x 8 pixels.
@@ -49,7 +49,7 @@ def set_winograd(enabled: bool) -> None:
 
 
 def pipeline(target: Target, typical_batch: int | None = None) -> tuple[Pass, ...]:
-    """Every pass before the split in order, with the reason for its place."""
+    """List every pass before the split in order, with the reason for its place."""
     return (
         # Gradients are taken of composites, which have stabler ones than their decompositions.
         Autodiff(),

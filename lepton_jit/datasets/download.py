@@ -24,7 +24,7 @@ class DownloadError(LeptonError):
 
 
 def is_complete(directory: Path, checksums: Mapping[str, str]) -> bool:
-    """Whether every file of `checksums` (name: SHA-256 in hexadecimal) stands in `directory`, undamaged."""
+    """Tell whether every file of `checksums` (name: SHA-256 in hexadecimal) stands in `directory`, undamaged."""
     return all(_checksum(directory / name) == expected for name, expected in checksums.items())
 
 

@@ -107,7 +107,7 @@ class Graph:
         return tuple(i for i in self.inputs if i.role == role)
 
     def values(self) -> Iterator[Value]:
-        """Every value, in order of definition."""
+        """List every value, in order of definition."""
         for entry in self.inputs:
             yield entry.value
         for node in self.nodes:

@@ -36,7 +36,7 @@ def run_graph(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
 def run_nodes(
     nodes: Iterable[Node], known: Mapping[Value, np.ndarray], symbols: Mapping[str, int]
 ) -> dict[Value, np.ndarray]:
-    """Every value of some nodes, from the values that they start with."""
+    """Compute every value of some nodes, from the values that they start with."""
     found = dict(known)
     for node in nodes:
         operands = [found[value] for value in node.operands]

@@ -100,7 +100,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Stacked:
-    """What a round returns, and the array outside that collects it."""
+    """A result of every round, and the array outside that collects it."""
 
     step: Value
     stack: Value
@@ -140,7 +140,7 @@ class Loop:
         )
 
     def invariant(self) -> set[Value]:
-        """What is the same in every round: captured values, constants, and what depends on these alone."""
+        """The values that are the same in every round: captured ones, constants, and what depends on these alone."""
         found = {captured.inner for captured in self.captured}
         for node in self.nodes:
             if all(operand in found for operand in node.operands):

@@ -1,4 +1,4 @@
-"""What an operation is: one record with its type rule, its NumPy meaning, its gradient and samples of its use."""
+"""Define operations: one record with its type rule, its NumPy meaning, its gradient and samples of its use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Family(Enum):
-    """What code generation knows of an operation: how its results are computed from indices."""
+    """The way in which results of an operation are computed from indices, which code generation goes by."""
 
     ELEMENTWISE = "elementwise"  # result[i] = f(a[i], b[i], ...)
     MOVEMENT = "movement"  # result[i] = a[g(i)], or a constant
@@ -44,7 +44,7 @@ class Family(Enum):
 
 
 class NoRule(Enum):
-    """What stands in a record in place of a gradient rule."""
+    """The entry in a record in place of a gradient rule."""
 
     NOT_DIFFERENTIABLE = "the operation has no gradient"
     DECOMPOSED = "the gradient of a composite is that of its decomposition"
@@ -68,7 +68,7 @@ Decomposition = Callable[..., Value | Sequence[Value]]
 
 @dataclass(frozen=True)
 class Kind:
-    """What an attribute holds: `accepts` tells whether a value is of that kind."""
+    """The kind of an attribute's value: `accepts` tells whether a value is of that kind."""
 
     description: str
     accepts: Callable[[object], bool]

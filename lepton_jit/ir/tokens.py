@@ -53,7 +53,7 @@ class Reader:
         return ParseError(message, line=line, column=position - self._text.rfind("\n", 0, position))
 
     def at(self, *what: str) -> bool:
-        """Whether the token is one of these marks or words, or of these kinds."""
+        """Tell whether the token is one of these marks or words, or of these kinds."""
         token = self.token
         return token.kind in what or (token.kind in ("mark", "word") and token.text in what)
 

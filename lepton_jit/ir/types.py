@@ -288,18 +288,18 @@ def row_major(shape: Shape) -> list[Dim]:
 
 
 def typical(dim: Dim) -> int:
-    """A dimension with every symbol at `typical_rows()`: what heuristics take where only run time knows."""
+    """Evaluate a dimension with every symbol at the heuristic batch, `typical_rows()`, for choices before run time."""
     return dim if isinstance(dim, int) else dim.value(dict.fromkeys(symbols_of([dim]), typical_rows()))
 
 
 def typical_rows() -> int:
-    """The batch that choices are made for: 64, or what the compilation under way was told."""
+    """The heuristic batch, for which choices are made: 64, or what the compilation under way was told."""
     return _typical_rows.get()
 
 
 @contextmanager
 def typical_batch(rows: int | None) -> Iterator[None]:
-    """What is compiled inside, on this thread, is made for batches of so many rows, or of 64 where nothing was said.
+    """Set the heuristic batch of what this thread compiles inside: so many rows, or 64 where nothing was said.
 
     >>> with typical_batch(8):
     ...     typical(3 * Poly.symbol("N"))

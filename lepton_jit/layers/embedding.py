@@ -92,7 +92,7 @@ class Embedding(Layer):
         return t("take", t.weight(self.embeddings), checked, axis=0)
 
     def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> Value | None:
-        """Where the number is not 0."""
+        """The mask of positions whose number is not 0."""
         return t("compare", inputs[0], 0, direction="NE") if self.mask_zero else None
 
 

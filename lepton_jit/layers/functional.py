@@ -24,7 +24,7 @@ __all__ = ["Functional", "expect_keys"]
 
 
 class Functional(Layer):
-    """What a model is to other layers and to a trace: inputs, outputs and the calls between them, and their weights."""
+    """A model as other layers and traces see it: inputs, outputs, the calls between them, and their weights."""
 
     def __init__(self, inputs: Any, outputs: Any, **options: Any) -> None:
         super().__init__(**options)

@@ -62,7 +62,7 @@ class GlobalAveragePooling1D(_GlobalAverage):
         return self._shaped(t, t("divide", total, t.along(count, total, 0)), x)
 
     def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> None:
-        """There are no steps left to mask."""
+        """Return no mask: no steps are left."""
 
 
 @registry.register

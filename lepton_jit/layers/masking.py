@@ -41,7 +41,7 @@ class Masking(Layer):
         return t("select", counts, x, 0.0)
 
     def trace_mask(self, t: Tracer, inputs: Sequence[Value], masks: Sequence[Value | None]) -> Value:
-        """Where some entry is not `mask_value`; what came with the input is replaced."""
+        """The mask of positions with an entry that is not `mask_value`; it replaces the input's."""
         return self._counts(t, inputs[0])
 
     def _counts(self, t: Tracer, x: Value) -> Value:

@@ -208,7 +208,7 @@ class _Recurrent(Layer):
         return [drop(t, t.b.full(1.0, type), rate, self.seed) for _ in range(count)]
 
     def _captured(self, t: Tracer, state: TensorType) -> list[Value]:
-        """What a round reads: the recurrent kernel, and the masks of `recurrent_dropout`."""
+        """The values that every round reads: the recurrent kernel, and the masks of `recurrent_dropout`."""
         masks = self._dropout_masks(t, state, self.recurrent_dropout)
         return [t.weight(self.recurrent_kernel), *masks]
 

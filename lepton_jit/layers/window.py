@@ -41,7 +41,7 @@ def window_output(
 def same_padding(
     sizes: Sequence[Dim], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int] = (1, 1)
 ) -> tuple[tuple[int, int], ...]:
-    """What `padding="same"` adds before and after each dimension: the odd one after.
+    """The padding that `padding="same"` adds before and after each dimension; an odd one goes after.
 
     >>> same_padding((28, 28), (3, 3), (2, 2))
     ((0, 1), (0, 1))

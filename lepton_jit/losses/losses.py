@@ -225,7 +225,7 @@ def get(identifier: Any) -> Loss:
 
 
 def is_sparse(y_shape: tuple[int, ...], shape: ShapeTuple) -> bool:
-    """Whether labels of that shape are integers for the classes on an output's last axis."""
+    """Tell whether labels of that shape are integers for the classes on an output's last axis."""
     if len(y_shape) < len(shape):
         return True
     return len(y_shape) == len(shape) and y_shape[-1] == 1 and shape[-1] != 1

@@ -1,4 +1,4 @@
-"""What a loss expects of `y`: its form, decided by shapes once, and its values, checked before anything runs."""
+"""Define what a loss expects of `y`: its form, decided by shapes once, and its values, checked before anything runs."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Model(Functional):
 
     @property
     def compiled(self) -> bool:
-        """Whether `compile` was called."""
+        """The flag whether `compile` was called."""
         return self._trainer.compiled
 
     @property
@@ -85,12 +85,12 @@ class Model(Functional):
 
     @property
     def metrics_names(self) -> list[str]:
-        """What `evaluate` returns, in its order."""
+        """The names of what `evaluate` returns, in its order."""
         return self._trainer.metrics_names
 
     @property
     def history(self) -> History | None:
-        """What the last `fit` reported."""
+        """The history that the last `fit` reported."""
         return self._trainer.history
 
     @history.setter

@@ -51,7 +51,7 @@ def load_weights(model: Functional, filepath: PathLike) -> None:
 
 
 def bytes_of(trainer: Trainer) -> bytes:
-    """What a file of the trainer's model holds."""
+    """The bytes of a file of the trainer's model."""
     return b"".join(_whole_model(trainer))
 
 
@@ -131,7 +131,7 @@ def _write(filepath: PathLike, pieces: list[Any], overwrite: bool) -> None:
 
 @contextmanager
 def _as_file_errors(path: Path) -> Iterator[None]:
-    """Every defect of a file's contents as a FileFormatError that names the file."""
+    """Raise every defect of a file's contents as a FileFormatError that names the file."""
     try:
         yield
     except OSError:

@@ -35,7 +35,7 @@ _ONLY_DEFAULT = {
 
 
 class Step:
-    """What an update rule sees of the step: learning rate and count as scalars of the weight's element type."""
+    """The step as an update rule sees it: learning rate and count as scalars of the weight's element type."""
 
     def __init__(self, t: Tracer, learning_rate: Value, count: Value) -> None:
         self._t = t
@@ -129,7 +129,7 @@ class Optimizer(Configurable):
         self._undecayed = [re.compile(pattern) for pattern in var_names or ()]
 
     def decays(self, path: str) -> bool:
-        """Whether weight decay, if there is any, applies to the weight of this path."""
+        """Tell whether weight decay, if there is any, applies to the weight of this path."""
         return not any(pattern.search(path) for pattern in self._undecayed)
 
     def build(self, weights: Mapping[str, Weight]) -> None:

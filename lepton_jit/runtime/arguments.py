@@ -147,7 +147,7 @@ class Results:
         return [make(shape, dtype) for make, shape, dtype in self._recipes(dims)]
 
     def make_together(self) -> list[np.ndarray]:
-        """Of no symbols, in one piece of memory up to ONE_PIECE_BYTES, which lives as long as any of them."""
+        """Make arrays without symbols in one piece of memory, up to ONE_PIECE_BYTES; it lives as long as any of it."""
         shapes = self._shapes.at(())
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, self._dtypes, strict=True)]
         ends = list(itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes))
@@ -160,7 +160,7 @@ class Results:
         ]
 
     def _recipes_at(self, dims: tuple[int, ...]) -> list[tuple[Any, tuple[int, ...], np.dtype]]:
-        """What makes each array, and of what."""
+        """The function that makes each array, and its arguments."""
         return [
             (np.empty if math.prod(shape) < ALIGNED_ELEMENTS else aligned_empty, shape, dtype)
             for shape, dtype in zip(self._shapes.at(dims), self._dtypes, strict=True)

@@ -1,4 +1,4 @@
-"""What this machine's processor can do, without LLVM."""
+"""Find out what this machine's processor can do, without LLVM."""
 
 from __future__ import annotations
 

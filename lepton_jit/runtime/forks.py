@@ -1,4 +1,4 @@
-"""What a child of `fork` needs to compile: LLVM at rest, and no lock that a thread holds which it does not have.
+"""Let a child of `fork` compile: LLVM is at rest then, and no lock is held by a thread that the child does not have.
 
 A fork waits for the call of LLVM that is under way, and for nothing else: before it, other packages take their locks,
 which a compilation may need to go on.

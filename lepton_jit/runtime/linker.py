@@ -22,7 +22,7 @@ _process: _Process | None = None
 
 
 class _Process:
-    """What is linked once: the engine, and the support code, in which the workers of the pool live until the end."""
+    """The part of a process that is linked once: the engine, and the support code, in which the pool's workers stay."""
 
     def __init__(self, support_object: bytes) -> None:
         import llvmlite.binding as llvm

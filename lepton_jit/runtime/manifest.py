@@ -1,4 +1,4 @@
-"""What a compiled program says about itself: its arguments, its steps, its memory. JSON, checked when read."""
+"""Describe a compiled program: its arguments, its steps, its memory. As JSON, it is checked when read."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _buffer(reader: _Reader) -> Buffer:
 
 
 def _check(manifest: Manifest) -> None:
-    """What one field demands of another."""
+    """Check what one field demands of another."""
     tensors = (*manifest.inputs, *manifest.outputs, *manifest.params)
     dims = [d for t in tensors for d in t.shape]
     dims += [d for s in manifest.steps for d in (s.flops, s.bytes)] + [b.size for b in manifest.buffers]

@@ -32,7 +32,7 @@ _CHUNK = 2**20
 
 
 def is_module(path: str | os.PathLike[str]) -> bool:
-    """Whether a file ends as an exported module does; says nothing about its being whole."""
+    """Tell whether a file ends as an exported module does; says nothing about its being whole."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size < _FOOTER_BYTES:

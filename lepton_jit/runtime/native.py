@@ -30,7 +30,7 @@ _SIGNATURES: dict[str, Callable[[int], Callable]] = {
 
 
 class Native:
-    """What holds code and addresses of this process, and so has no copies."""
+    """Base of what holds code and addresses of this process, and so cannot be copied."""
 
     def __reduce__(self) -> Any:
         raise UnsupportedError(
@@ -97,7 +97,7 @@ class Support:
 
     @staticmethod
     def at(addresses: Mapping[str, int]) -> Support:
-        """From addresses by the functions' names."""
+        """Make it from addresses by the functions' names."""
         found = {n.removeprefix("lpt_"): make(addresses[n]) for n, make in _SIGNATURES.items() if n in addresses}
         context = _context_type(found.pop("context_destroy"))
         return Support(ctypes.CFUNCTYPE(context, ctypes.c_int32)(addresses["lpt_context_create"]), **found)
@@ -123,7 +123,7 @@ class Code:
 
     @staticmethod
     def at(run: int, support: Support, owner: object) -> Code:
-        """From the address of `<prefix>_run`; the function by itself keeps the code in memory too."""
+        """Make it from the address of `<prefix>_run`; the function by itself keeps the code in memory too."""
         function = _RUN(run)
         function.owner = owner  # pyright: ignore[reportAttributeAccessIssue]
         return Code(function, run, support, owner)

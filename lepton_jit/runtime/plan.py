@@ -29,7 +29,7 @@ class PlannedBuffer:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Where every buffer lives when. `arena`, `lower_bound` (the largest live set) and `gap` are bytes.
+    """The place and the lifetime of every buffer. `arena`, `lower_bound` (the largest live set) and `gap` are bytes.
 
     Windows between the kernels of a chain are there once for each of the `threads`.
     """

@@ -145,7 +145,7 @@ class Program:
         return Profile(self.manifest.name, calls, threads, steps)
 
     def _error(self, call: _Call, dims: Sequence[int]) -> LeptonError:
-        """What a nonzero return code means."""
+        """The error that a nonzero return code means."""
         record, inputs = call.record, list(call.inputs)
         name, code, index = self.manifest.name, record.code, record.index
         if code > 0:

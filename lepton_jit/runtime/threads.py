@@ -1,4 +1,4 @@
-"""How many threads a program uses: an explicit argument beats `set_threads`, which beats the environment's default."""
+"""Choose how many threads a program uses: an explicit argument beats `set_threads`, which beats the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers, losses and optimizers see while they are traced: the tracer, and the weights that it has values for.
+"""Trace layers, losses and optimizers: the tracer that they see, and the weights that it has values for.
 
 Calls of layers come in, operations of the graph IR go out to a builder.
 """

@@ -1,4 +1,4 @@
-"""What a layer sees while a model is traced: the builder, its weights as values, and where to leave side effects."""
+"""Define the tracer that a layer sees in a trace: builder, weights as values, and where to leave side effects."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ class Tracer:
         return *self._randomness(), self._streams - 1
 
     def trains(self, layer: HasFlag) -> bool:
-        """Whether the layer is trained, and not frozen, where the trace is one of training."""
+        """Tell whether the layer is trained, and not frozen, where the trace is one of training."""
         return layer.trainable if self._trainable is None else self._trainable.holds(layer)
 
     @contextmanager
     def mode(self, training: bool | None) -> Iterator[None]:
-        """What is traced inside is in training, or not; None leaves it as it is."""
+        """Set whether what is traced inside is in training; None leaves it as it is."""
         saved = self.training
         self.training = saved if training is None else training
         try:
@@ -100,7 +100,7 @@ class Tracer:
             self.training = saved
 
     def mask_of(self, x: Value) -> Value | None:
-        """Which positions of `x: [N, T, ...]` count: `bool[N, T]`, or None if nothing is said about it."""
+        """The positions of `x: [N, T, ...]` that count: `bool[N, T]`, or None if nothing is said about it."""
         return self._masks.get(x)
 
     def set_mask(self, x: Value, mask: Value | None) -> None:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Penalty(Protocol):
-    """What a weight's regularizer is: `trace` adds the penalty on its value, a scalar."""
+    """A weight's regularizer: `trace` adds the penalty on its value, a scalar."""
 
     def trace(self, t: Any, weight: Value) -> Value: ...
 

@@ -1,4 +1,4 @@
-"""From a user's arrays to the batches that a program takes: shapes, element types, gathered rows."""
+"""Make batches for a program from a user's arrays: shapes, element types, gathered rows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Column:
         return self._gathered_at if self.fits else self._convert(self._gathered[:count])
 
     def record(self, shuffled: bool) -> ColumnRecord:
-        """What native code reads of it."""
+        """The record that native code reads of it."""
         return ColumnRecord(self._source_at, self._gathered_at if shuffled else None, self._row_bytes)
 
     def _convert(self, rows: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""What `compile` asks for: a loss and metrics for each output, and the names under which they are reported."""
+"""Hold what `compile` asks for: a loss and metrics for each output, and the names under which they are reported."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Objective:
         return tuple(output.resolve(y) for output, y in zip(self.judged, ys, strict=True))
 
     def trackers(self) -> Iterator[tuple[str, metrics.Metric]]:
-        """Every running mean under the name that history has for it, in the order in which Keras lists them."""
+        """List every running mean under the name that history has for it, in the order in which Keras lists them."""
         yield "loss", self.total
         for part in self.parts.values():
             yield part.name, part
@@ -146,7 +146,7 @@ class Objective:
         return arrays
 
     def get_config(self) -> dict[str, Any]:
-        """What `compile` got, as JSON values."""
+        """The arguments of `compile`, as JSON values."""
 
         def plain(x: Any) -> Any:
             return x if x is None or isinstance(x, str) else {"class_name": type(x).__name__, "config": x.get_config()}

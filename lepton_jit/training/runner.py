@@ -1,4 +1,4 @@
-"""What a model needs to run: what `compile` chose, its programs, and its data, checked."""
+"""Hold what a model needs to run: the choices of `compile`, its programs, and its data, checked."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Runner:
         self.seed[...] = next_seed()
 
     def set_training(self, optimizer: Optimizer, wanted: dict[str, Any]) -> None:
-        """What `compile` does, with a checked optimizer and a seed that stays."""
+        """Do what `compile` does, with a checked optimizer and a seed that stays."""
         objective = self._make_objective(wanted) if self.model.built else None
         self._compile_arguments = None  # until all is as it should be, whatever comes between two lines
         self.forget_programs()
@@ -148,7 +148,7 @@ class Runner:
 
     @property
     def compiled(self) -> bool:
-        """Whether `compile` was called."""
+        """The flag whether `compile` was called."""
         return self._compile_arguments is not None
 
     @property
@@ -160,7 +160,7 @@ class Runner:
 
     @property
     def trained(self) -> Trainable:
-        """What training changes, as the flags were when `compile` was called."""
+        """The flags of what training changes, as they were when `compile` was called."""
         self._require_compiled()
         assert self._trained is not None
         return self._trained
@@ -176,7 +176,7 @@ class Runner:
 
     @property
     def metrics_names(self) -> list[str]:
-        """What `evaluate` returns, in its order."""
+        """The names of what `evaluate` returns, in its order."""
         return [name for name, _ in self.objective.trackers()]
 
     def _require_compiled(self) -> None:
@@ -252,7 +252,7 @@ class Runner:
         return arrays
 
     def _checked_data(self, owner: str, x: Any, y: Any, sample_weight: Any = None) -> Data:
-        """All arrays, checked against the model and each other: shapes, rows, labels, weights."""
+        """Check all arrays against the model and each other: shapes, rows, labels, weights."""
         self._require_compiled()
         inputs = self._inputs(owner, x)
         count = len(inputs[0])

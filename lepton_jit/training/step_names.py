@@ -1,4 +1,4 @@
-"""What inputs and outputs of a step's graph are called that no user names.
+"""Name the inputs and outputs of a step's graph that no user names.
 
 They begin with a slash, as no layer's name and no weight's path does.
 """
@@ -19,7 +19,7 @@ def target(output: str) -> str:
 
 
 def slot(name: str) -> str:
-    """What an optimizer keeps of a weight, `dense/kernel/momentum`."""
+    """The name of a tensor that an optimizer keeps for a weight, `dense/kernel/momentum`."""
     return f"/optimizer/{name}"
 
 

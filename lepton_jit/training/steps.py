@@ -1,4 +1,4 @@
-"""From a model to the graphs that run: inference, one training step, one test step."""
+"""Trace a model to the graphs that run: inference, one training step, one test step."""
 
 from __future__ import annotations
 

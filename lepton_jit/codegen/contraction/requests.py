@@ -64,7 +64,7 @@ class Requests:
     def ahead(
         self, located: Located, panel: Affine, row: Affine, lhs: Affine, rhs: Affine
     ) -> Sequence[tuple[range, Ahead]]:
-        """What tiles whose operands begin at `lhs` and `rhs` prefetch from DRAM for later ones, by ranges of panels."""
+        """List what tiles with operands at `lhs` and `rhs` prefetch for later tiles, by ranges of panels."""
         panels = range(self.plan.panels)
         if self._looks_for_products(located):
             return self._next_product(located, panel, row)

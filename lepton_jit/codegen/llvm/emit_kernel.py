@@ -344,7 +344,7 @@ class KernelEmitter:
         return total
 
     def _hoisted(self, key: object, depth: int, emit: Callable[[], Value]) -> Value:
-        """What `emit` computes from variables of scopes up to `depth`, at the end of that scope's block so far."""
+        """Emit what uses variables of scopes up to `depth` at the end of that scope's block so far."""
         home = min(depth + 1, len(self._scopes) - 1)
         for scope in self._scopes[: home + 1]:
             if key in scope.values:

@@ -76,7 +76,7 @@ Epilogue = Callable[[ir.IRBuilder, Value, Fragment], Value]
 
 @dataclass(frozen=True)
 class MicroKernel:
-    """What is fixed when a micro-kernel is compiled; all else (trip counts, strides) is read from `shape` at run time.
+    """The constants of a micro-kernel; all else (trip counts, strides) is read from `shape` at run time.
 
     Its addresses, in elements:
 

@@ -103,7 +103,7 @@ def _enter_slice(kernel: Kernel, slices: Slices, memories: Mapping[str, _Memory]
 
 @dataclass
 class _Writers:
-    """For each element of some memory the iteration that wrote it."""
+    """Remembers, for each element of some memory, the iteration that wrote it."""
 
     iterations: np.ndarray
     some: bool = False  # anything has been written
@@ -193,7 +193,7 @@ class _Iteration:
         return GraphError(f"kernel {self.kernel}: `{text}` with %t = {self.t}: {message}")
 
     def check(self, buffer: str, place: Place, allowed: range) -> None:
-        """Every element of the place may be touched."""
+        """Check that every element of the place may be touched."""
         if isinstance(place, np.ndarray) and not place.size:
             return
         memory, (low, high) = self.memories[buffer], _bounds(place)
@@ -332,7 +332,7 @@ class _Iteration:
         return panel * self.dim(stmt.rhs_panel) + within
 
     def steps(self, sums: Sequence[tuple[Affine, Dim, Dim]]) -> tuple[np.ndarray, np.ndarray]:
-        """How far both sides have moved, for each product in order."""
+        """Yield how far A and B have moved, for each product in order."""
         left = right = np.zeros(1, np.int64)
         for extent, lhs, rhs in sums:
             count = self.affine(extent)
@@ -358,7 +358,7 @@ class _Iteration:
 
 
 def _lanes(first: int, step: int, lanes: int) -> Place:
-    """Where the lanes of a vector lie."""
+    """The elements at which the lanes of a vector lie."""
     if step > 0:
         return slice(first, first + (lanes - 1) * step + 1, step)
     return first + np.arange(lanes) * step

@@ -90,7 +90,7 @@ class KernelBuilder:
         return var
 
     def recall(self, key: object) -> Atom | None:
-        """What was remembered under this key in a scope that is still open."""
+        """The value remembered under this key in a scope that is still open, or None."""
         return self._memo.get(key)
 
     def remember(self, key: object, atom: Atom) -> None:

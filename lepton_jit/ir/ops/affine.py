@@ -90,7 +90,7 @@ def _columns(
 
 
 def _rows(a: Any, kinds: Sequence[str], extents: list[int], used: list[int], symbols: Symbols) -> np.ndarray:
-    """What panels of `row_panel` rows add to the left side's position, which has counted them side by side."""
+    """The addition of panels of `row_panel` rows to the position in A, which has counted rows side by side."""
     shape = [1] * len(used)
     panel = a["row_panel"]
     if not panel:

@@ -76,7 +76,7 @@ def _of_k(b: Builder, dy: Value, x: Value, k: Value, attributes: Any) -> Value:
 
 
 def _spatial(dy: Value, x: Value, k: Value, attributes: Any) -> Any:
-    """For every spatial dimension: sizes of x, kernel and result; padding, stride, dilation of x, of the kernel."""
+    """List by spatial dimension sizes of x, kernel and result; padding, stride, dilation of x, of the kernel."""
     specs = (attributes["lhs_spec"], attributes["rhs_spec"], attributes["out_spec"])
     shapes = (x.type.shape, k.type.shape, dy.type.shape)
     sizes = zip(*([shape[d] for d in spec[2:]] for spec, shape in zip(specs, shapes, strict=True)), strict=True)

@@ -97,7 +97,7 @@ def _truncating_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """With the sign of the dividend; for integers x % 0 = x."""
+    """The remainder with the sign of the dividend; for integers x % 0 = x."""
     if a.dtype.kind == "f":
         return np.fmod(a, b)
     return np.where(b == 0, a, np.fmod(a, np.where(b == 0, np.ones_like(b), b)))

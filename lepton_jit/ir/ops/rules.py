@@ -1,4 +1,4 @@
-"""What the records share: kinds of attributes, checks of operands, and `define`, which enters a record."""
+"""Define what records share: kinds of attributes, checks of operands, and `define`, which enters a record."""
 
 from __future__ import annotations
 
@@ -201,12 +201,12 @@ def the_cotangent(cotangents: Sequence[Value | None]) -> Value:
 
 
 def at_least_zero(dim: Dim) -> bool:
-    """Whether a dimension is proved not to be negative; symbols stand for numbers from 0 up."""
+    """Tell whether a dimension is proved not to be negative; symbols stand for numbers from 0 up."""
     return dim >= 0 if isinstance(dim, int) else all(coefficient >= 0 for _, coefficient in dim.terms)
 
 
 def window_size(dim: Dim, window: Dim, stride: int, padding: tuple[int, int], dilation: int, base: int = 1) -> Dim:
-    """How many windows fit: `(padded - ((window - 1) * dilation + 1)) // stride + 1`; `base` dilates `dim` first."""
+    """Count windows: `(padded - ((window - 1) * dilation + 1)) // stride + 1`; `base` dilates `dim` first."""
     if stride < 1 or dilation < 1 or base < 1:
         raise ShapeError(f"expected strides and dilations from 1 up, got {stride}, {dilation} and {base}")
     if window == 1 and stride == 1 and tuple(padding) == (0, 0) and base == 1:

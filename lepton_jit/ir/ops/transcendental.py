@@ -45,7 +45,7 @@ def _infer_is_finite(x: TensorType) -> TensorType:
 def _clamp_gradient(
     dy: Expression, y: Expression, low: Expression, x: Expression, high: Expression
 ) -> tuple[Expression, Expression, Expression]:
-    """To the operand that the result is; where x is a bound, to the bound."""
+    """The cotangent goes to the operand that the result is; where x is a bound, to the bound."""
     above = x("maximum", low) >= high
     below = x <= low
     return (

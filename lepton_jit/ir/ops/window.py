@@ -88,7 +88,7 @@ def window_sum_gradient(
     padding: Pairs,
     dilation: Sequence[int],
 ) -> Value:
-    """Every element of x: the sum of the cotangents of the windows over it, again a sum over windows, of spread dy."""
+    """The cotangent of every element of x: the sum of those of the windows over it, a sum over windows of spread dy."""
     low, high, interior = [], [], []
     for before, after, size, stride, (lo, _), step in zip(
         x.shape, dy.type.shape, window, strides, padding, dilation, strict=True

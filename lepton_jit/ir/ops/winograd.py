@@ -50,7 +50,7 @@ LEAST_ROWS = 28
 
 
 def lines_of_block(tiles: TensorType, products: TensorType) -> int:
-    """How many lines of tiles are transformed, multiplied and transformed back before the next ones.
+    """The number of lines of tiles that are transformed, multiplied and transformed back before the next ones.
 
     >>> tiles, products = (TensorType.of("f32", 36, "N", 8, 8, channels) for channels in (64, 64))
     >>> lines_of_block(tiles, products)

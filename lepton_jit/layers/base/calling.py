@@ -1,4 +1,4 @@
-"""What a layer is called on: tensors and plain options, by position or by name, bound to the parameters of its `trace`.
+"""Bind the arguments of a call, tensors and plain options, to the parameters of a layer's `trace`.
 
 A call has `inputs`, the tensors that `trace` cannot do without, and `arguments`: tensors, lists of tensors and options
 (numbers, words, True, False) under their names, where they are not the default.
@@ -53,7 +53,7 @@ class CallSignature:
 
 @cache
 def signature_of(trace: Callable[..., Any], takes_list: bool) -> CallSignature:
-    """How a layer with this `trace` is called."""
+    """The signature by which a layer with this `trace` is called."""
     parameters = list(inspect.signature(trace).parameters.values())[2:]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     required = tuple(p.name for p in named if p.default is p.empty)
@@ -62,7 +62,7 @@ def signature_of(trace: Callable[..., Any], takes_list: bool) -> CallSignature:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What stands in nested lists, in order."""
+    """List the leaves of nested lists, in order."""
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from leaves(item)

@@ -211,18 +211,18 @@ class Layer(Parameterized):
 
     @classmethod
     def call_signature(cls) -> CallSignature:
-        """What the layer is called on."""
+        """The signature of the layer's call."""
         return signature_of(cls.trace, cls.takes_list)
 
     @property
     def input(self) -> SymbolicTensor | list[SymbolicTensor]:
-        """What the layer's only call got."""
+        """The tensors that the layer's only call got."""
         inputs = self._only_call().inputs
         return inputs[0] if len(inputs) == 1 else list(inputs)
 
     @property
     def output(self) -> SymbolicTensor | list[SymbolicTensor]:
-        """What the layer's only call returned: where another model can begin to use it."""
+        """The tensors that the layer's only call returned, with which another model can begin."""
         outputs = self._only_call().outputs
         return outputs[0] if len(outputs) == 1 else list(outputs)
 

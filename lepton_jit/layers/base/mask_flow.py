@@ -1,4 +1,4 @@
-"""How masks follow the tensors of a trace: into the calls of layers that want them, and out of those that keep them."""
+"""Let masks follow the tensors of a trace: into calls of layers that want them, and out of those that keep them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["compute_mask", "convert_arguments", "hand_on", "masks_of", "with_mas
 
 
 class Masked(Protocol):
-    """What masks ask of a layer."""
+    """The part of a layer that masks use."""
 
     supports_masking: bool
 
@@ -97,7 +97,7 @@ def hand_on(
 
 
 def compute_mask(layer: Masked, inputs: Any, mask: Any) -> Any:
-    """What `layer.trace_mask` says for arrays."""
+    """Compute what `layer.trace_mask` says for arrays."""
     builder = Builder("mask")
     feeds: dict[str, np.ndarray] = {}
 
@@ -124,5 +124,5 @@ def _is_mask(name: str) -> bool:
 
 
 def _mask_names(signature: CallSignature, name: str) -> tuple[str, ...]:
-    """What the mask of a tensor is called: `mask` for the only input, `<name>_mask` otherwise."""
+    """List the names of the inputs' masks: `mask` for the only input, `<name>_mask` otherwise."""
     return ("mask", f"{name}_mask") if signature.required == (name,) else (f"{name}_mask",)

@@ -1,4 +1,4 @@
-"""What owns weights: a name, its weights and those of the layers inside, and the flag whether training changes them."""
+"""Define what owns weights: a name, weights of its own and of layers inside, a flag whether training changes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Parameterized:
 
     @property
     def label(self) -> str:
-        """How errors call this layer."""
+        """The name of this layer in errors."""
         return f"layer {self.name!r}"
 
     @property
@@ -59,7 +59,7 @@ class Parameterized:
 
     @property
     def trainable(self) -> bool:
-        """Whether training changes the weights; setting it sets it for the layers inside too.
+        """The flag whether training changes the weights; setting it sets it for the layers inside too.
 
         A model trains as the flags were when it was compiled: set them first, or compile again.
         """

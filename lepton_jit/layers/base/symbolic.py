@@ -14,7 +14,7 @@ __all__ = ["Call", "ShapeTuple", "SymbolicTensor", "as_list"]
 
 
 class Called(Protocol):
-    """What a call asks of its layer."""
+    """The part of a layer that a call uses."""
 
     name: str
     compute_dtype: DType
@@ -69,7 +69,7 @@ class Call:
 
     @property
     def tensors(self) -> tuple[SymbolicTensor, ...]:
-        """All that the call reads: inputs, then the tensors among its arguments."""
+        """List all tensors that the call reads: inputs, then the tensors among its arguments."""
         named = (x for x in leaves(list(self.arguments.values())) if isinstance(x, SymbolicTensor))
         return (*self.inputs, *named)
 

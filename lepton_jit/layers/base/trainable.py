@@ -1,4 +1,4 @@
-"""What training changes: the `trainable` flags of a model's layers and weights as they stood at one moment."""
+"""Remember what training changes: the `trainable` flags of a model's layers and weights at one moment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Trainable:
         self._flags = {part: part.trainable for _, part in self._parts()}
 
     def holds(self, part: Parameterized | Weight) -> bool:
-        """Whether the flag was set; of what has been built since, the flag as it is."""
+        """Tell whether the flag was set; of what has been built since, the flag as it is."""
         return self._flags.get(part, part.trainable)
 
     @property

@@ -1,4 +1,4 @@
-"""What native forms are written in: the machine's primitives, the layout of floats, polynomials, exact arithmetic."""
+"""Define what native forms are written in: machine primitives, the layout of floats, polynomials, exact arithmetic."""
 
 from __future__ import annotations
 
