@@ -38,7 +38,7 @@ class Family(Enum):
     REDUCTION = "reduction"
     WINDOW = "window"
     CONTRACTION = "contraction"
-    COMPOSITE = "composite"  # has a decomposition; codegen may claim it by name
+    COMPOSITE = "composite"  # has a decomposition, which takes its place before code generation
     LOOP = "loop"  # repeats its region
     STRUCTURAL = "structural"  # fusion, gradient: nodes that passes introduce or remove
 

@@ -211,7 +211,7 @@ def pack_left(plan: Plan) -> PackedLeft | None:
     if typical(rows) * lines <= most or products < LEAST_PRODUCTS:
         return None
     if any(x.lhs != 0 and not isinstance(rows, int) for x in plan.around):
-        return None  # the distance of two left sides is known at run time only
+        return None  # the distance of two packed A is known at run time only
     by_rows = len(plan.sums) == 1 and plan.sums[0].lhs == 1 and isinstance(plan.sums[0].extent, int)
     if lines > 1 and not (by_rows and typical(plan.inner.lhs) >= products):
         return None  # windows share factors

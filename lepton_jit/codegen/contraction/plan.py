@@ -63,7 +63,7 @@ class Plan:
         if len(rows) > 1:
             self._flatten(rows[-2])
         self.flops = element_count(x.extent for x in loops) * 2
-        # the buffers of the two sides
+        # the buffers of A and B
         self.lhs, self.rhs = (cluster.inputs[v] for v in self.node.operands)
         self.unpacked = cluster.inputs[cluster.unpacked] if cluster.unpacked else None
 

@@ -131,8 +131,8 @@ class Requests:
     def _next_rows(self, panel: Affine, lhs: Affine) -> Ahead:
         """Prefetch the rows of A of the next iteration, which lie one behind the other: each panel has its share.
 
-        The hardware does not prefetch 14 rows at a time. Of an A that a cache holds, the step is 0: one line, over and
-        over.
+        The hardware does not prefetch 14 rows at a time. For an A that a cache holds, the step is 0, which asks for
+        one line again and again.
         """
         plan, k = self.plan, self.kernel
         assert isinstance(plan.inner.lhs, int)

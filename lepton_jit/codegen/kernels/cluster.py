@@ -320,7 +320,7 @@ def vector_loop(
 ) -> Iterator[tuple[Affine, Atom | None]]:
     """Yield (first index, mask) for the parts of [start, stop): full vectors in a loop, then one masked rest.
 
-    Each part is to be filled before the next one is asked for. `whole`: full vectors are known to cover it.
+    The body of each part has to be written before the next part is drawn. `whole`: full vectors are known to cover it.
     """
     count = stop - start
     static = count.constant if not count.terms and isinstance(count.constant, int) else None

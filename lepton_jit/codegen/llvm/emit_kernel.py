@@ -181,7 +181,7 @@ class KernelEmitter:
         self.primitives.store(value, pointer, dtype, mask)
 
     def _report(self, report: Report) -> None:
-        """`lpt_report` of docs/runtime.md; the context stands first in the frame."""
+        """Call `lpt_report` of docs/runtime.md; the context stands first in the frame."""
         signature = [POINTER, I32_TYPE, I64_TYPE]
         function = declared(self.builder.module, "lpt_report", ir.VoidType(), signature)
         context = pointer_at(self.builder, self.function.args[0], 0)
@@ -258,10 +258,10 @@ class KernelEmitter:
         return self._gep(base, self.dim(index.constant), element)
 
     def _opaque(self, pointer: Value) -> Value:
-        """The same pointer, into which LLVM's loop strength reduction does not look.
+        """Emit a copy of a pointer, into which LLVM's loop strength reduction does not look.
 
-        What has a fixed distance from it stays that; otherwise each such address is considered for a variable of its
-        own: 0.13 s of ResNet-50's 0.73, and the 36 results of a Winograd tile take longer to write.
+        Addresses at a fixed distance from it stay that. Otherwise each of them is considered for a variable of its own,
+        which takes long, and slows the 36 results of a Winograd tile down (docs/measurements.md, compile time).
         """
         launder = declared(self.function.module, "llvm.launder.invariant.group.p0", POINTER, [POINTER])
         return self.builder.call(launder, [pointer])

@@ -136,7 +136,7 @@ def _memory(
 
 
 def _share_writers(memories: Iterable[_Memory]) -> None:
-    """An operand that a result replaces in place is the same memory under two names."""
+    """Let an operand and the result that replaces it share writers: they are one memory under two names."""
     known: dict[int, _Writers] = {}
     for memory in memories:
         memory.writers = known.setdefault(memory.array.ctypes.data, memory.writers)
@@ -294,7 +294,7 @@ class _Iteration:
     # Micro-kernels
 
     def contract(self, stmt: Contract) -> None:
-        """By its definition: each element is one chain of multiply-adds over the sums, the last one fastest."""
+        """Run a micro-kernel by its definition: each element is a chain of multiply-adds over K, last loop fastest."""
         rows = stmt.rows if isinstance(stmt.rows, int) else int(self.atom(stmt.rows))
         if rows not in stmt.heights:
             raise self.fail(f"expected one of {stmt.heights} rows, got {rows}")
@@ -322,7 +322,7 @@ class _Iteration:
         return np.array(stmt.rows_apart[start : start + rows], np.int64)
 
     def column_offsets(self, stmt: Contract, columns: np.ndarray) -> np.ndarray:
-        """Columns lie side by side within a panel."""
+        """The offsets of columns, which lie side by side within a panel."""
         tile = stmt.tile
         if tile.vectors <= tile.panel_vectors:
             return columns
@@ -410,7 +410,7 @@ def _meaning(op: str, args: Sequence[np.ndarray], attributes: Mapping[str, objec
 
 
 def _multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray, fused: bool) -> np.ndarray:
-    """a*b + c rounded once, in the next wider format: for f32 the product is exact there, for f64 nearly."""
+    """Compute a*b + c rounded once, in the next wider format: for f32 the product is exact there, for f64 nearly."""
     if not fused:
         return a * b + c
     wide = _wider(a.dtype)
@@ -418,7 +418,7 @@ def _multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray, fused: bool) -> n
 
 
 def _sums_of_products(a: np.ndarray, b: np.ndarray, total: np.ndarray, fused: bool) -> np.ndarray:
-    """total[rows, columns] + a[k, rows] * b[k, columns] for each k in order, by multiply-adds."""
+    """Compute total[rows, columns] + a[k, rows] * b[k, columns] for each k in order, by multiply-adds."""
     wide, total = _wider(a.dtype) if fused else a.dtype, total.copy()
     for products in a.astype(wide)[:, :, None] * b.astype(wide)[:, None, :]:
         np.add(products, total, out=total, casting="same_kind")

@@ -1,14 +1,15 @@
 """The loop IR: one kernel at a time, as loops over buffers with affine indices, scalars and explicit vectors.
 
     kernel    = name(buffer...) parallel t in 0..extent grain g { stmt... }
-    stmt      = let | store | loop | if | report | contract
+    stmt      = let | store | loop | if | report | fetch | contract
     let       = var = expr
-    expr      = op(atom...) | load | index | horizontal
+    expr      = op(atom...) | load | index | horizontal | trn
     load      = buffer[affine] (lane i reads affine + i*step, or affine + offsets[i]) where mask else other
     store     = buffer[affine] = atom where mask
     loop      = for var in affine..affine step int carry (var = init -> next)... { stmt... }
     if        = if atom { stmt... } else { stmt... }
     report    = report code at affine                 bad data; the run ends after this kernel
+    fetch     = fetch buffer[affine]                   prefetch of a cache line
     contract  = call of a micro-kernel: a register tile of a contraction
     atom      = var | constant
     affine    = dim + dim*var + ...          with i64 variables; dims are polynomials of the program's symbols

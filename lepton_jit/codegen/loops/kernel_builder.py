@@ -119,11 +119,11 @@ class KernelBuilder:
             self._memo.pop(key, None)
 
     def report(self, code: int, index: Affine) -> None:
-        """The data is bad at this element."""
+        """Report that the data is bad at this element."""
         self.append(Report(code, index))
 
     def fetch(self, buffer: str, index: Affine) -> None:
-        """Ask for the line of an element."""
+        """Prefetch the cache line of an element."""
         self.append(Fetch(buffer, index))
 
     def index(self, index: Affine, lanes: int = 1, step: Dim = 0) -> Var:
@@ -142,7 +142,7 @@ class KernelBuilder:
 
     @contextmanager
     def scope(self) -> Iterator[list[Stmt]]:
-        """Statements of a nested block."""
+        """Collect the statements of a nested block."""
         self._scopes.append([])
         self._keys.append([])
         try:
@@ -187,7 +187,7 @@ class KernelBuilder:
 
     @contextmanager
     def otherwise(self) -> Iterator[None]:
-        """The other side of the `when` that was closed last."""
+        """Collect the statements of the other branch of the last `when`."""
         with self.scope() as body:
             yield
         last = self._scopes[-1][-1]
