@@ -104,6 +104,14 @@ def test_links_lead_to_files(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_stays_within_120_columns(page):
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "<!--"))]
+
+    assert [line for line in prose if len(line) > 120] == []
+
+
 def test_the_architecture_names_files_and_functions_that_exist():
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     package = ROOT / "lepton_jit"
