@@ -6,7 +6,8 @@ import sys
 
 __all__ = ["FAILURES", "can_show", "is_terminal", "say"]
 
-# Of a stream that is closed, whose reader has gone, whose encoding lacks a character, or that only has `write`.
+# The errors of a stream that is closed, whose reader has gone, whose encoding lacks a character, or that has only
+# `write`.
 FAILURES = (AttributeError, OSError, UnicodeError, ValueError)
 
 

@@ -40,7 +40,7 @@ from lepton_jit.runtime.threads import current_threads
 __all__ = ["build", "memory_plan", "support_object"]
 
 
-# What the cache calls the two programs of a graph.
+# The names of the two programs of a graph in the cache.
 PROGRAMS = ("prepare", "main")
 # A thread's turn with the interpreter while LLVM is at work on another one.
 TURN_SECONDS = 0.0003

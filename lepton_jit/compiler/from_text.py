@@ -44,7 +44,7 @@ def read_graph(source: bytes, name: str) -> Graph:
 
 @dataclass(frozen=True)
 class Shell:
-    """What passes run for: a target and a batch; whether each is checked, and where each stage is printed to."""
+    """The setting that passes run in: a target and a batch, whether each is checked, where stages are printed to."""
 
     target: str = "native"
     typical_batch: int | None = None

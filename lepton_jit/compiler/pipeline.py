@@ -85,7 +85,7 @@ def pipeline(target: Target, typical_batch: int | None = None) -> tuple[Pass, ..
     )
 
 
-# What `prepare` and `main` get, each by itself: no kernel has a part in both.
+# The passes on `prepare` and on `main`, each by itself: no kernel has a part in both.
 AFTER_SPLIT: tuple[Pass, ...] = (Fuse(),)
 
 

@@ -166,5 +166,5 @@ def get_op(name: str) -> Op:
 
 
 def traits_of(node: Node) -> Traits:
-    """What is special about a node's operation."""
+    """The traits of a node's operation."""
     return get_op(node.op).traits

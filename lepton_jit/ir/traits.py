@@ -1,4 +1,4 @@
-"""What is special about an operation: facts that passes and code generation ask for in place of its name."""
+"""Define traits of operations: facts that passes and code generation ask for in place of a name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cost(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What an operation may state about itself; the defaults hold for most operations.
+    """The traits of an operation; the defaults hold for most operations.
 
     Some traits have the same operations today. They stay apart, because they are different facts.
     """

@@ -106,7 +106,7 @@ Monomial = tuple[str, ...]
 # Products of polynomials grow without bound; real ones have two or three terms.
 MAX_TERMS = 256
 
-# What a process can address: nothing larger can be in memory.
+# The bytes that a process can address: nothing larger can be in memory.
 MOST_BYTES = 1 << 47
 
 # The name of the number of threads in the loop IR; no dimension may have it.

@@ -26,7 +26,7 @@ _HIDDEN = -1e9  # Keras' score of a position that is not attended to: its expone
 
 @registry.register
 class MultiHeadAttention(Layer):
-    """What `query: [N, T, C]` finds in `value: [N, S, E]` under `key: [N, S, D]`, which is `value` if not given.
+    """Looks `query: [N, T, C]` up in `value: [N, S, E]` by `key: [N, S, D]`, which is `value` if not given.
 
     Every head h has scores `softmax(q_h k_h^T / sqrt(key_dim))` of projections `q_h = query @ W_h + b_h` and likewise
     k_h and v_h; the heads' `scores @ v_h` together are projected to `output_shape` (C by default): `[N, T, C]`. With
@@ -208,7 +208,7 @@ class MultiHeadAttention(Layer):
         return t.reshape(x, (batch, steps, self.num_heads, width // self.num_heads))
 
     def _positions(self, t: Tracer, shape: Shape, causal: bool) -> list[Value]:
-        """What position i may attend to at j, `bool[T, S]`, whoever is there."""
+        """The masks of positions j that position i may attend to, each `bool[T, S]`, the same for all samples."""
         if not causal and self.sliding_window is None:
             return []
         own, other = (t("iota", dtype=DTYPES["i32"], shape=shape, dimension=d) for d in (0, 1))

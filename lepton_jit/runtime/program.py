@@ -186,7 +186,7 @@ class _Call:
         self.record = ContextRecord.from_address(address)
         self._manifest = manifest
         self._slots = [i for i in range(len(manifest.outputs)) if i not in manifest.donations]
-        # What the last call got, so that the next one sets what is different.
+        # The arguments of the last call, so that the next one sets only what differs.
         self._threads = 1
         self._dims: Sequence[int] = ()
         self._parameters: Parameters | None = None

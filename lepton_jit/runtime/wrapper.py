@@ -44,7 +44,7 @@ MODULE_TABLE = (
     "lpt_plan",
 )
 
-# Of C23 and C++23, with macros that compilers and headers define, and the types of the header.
+# The reserved words of C23 and C++23, with macros that compilers and headers define, and the types of the header.
 _C_WORDS = re.compile(
     "NULL|EOF|alignas|alignof|and|and_eq|asm|assert|auto|bitand|bitor|bool|break|case|catch|char|char16_t|char32_t|"
     "char8_t|class|co_await|co_return|co_yield|compl|concept|const|const_cast|consteval|constexpr|constinit|continue|"

@@ -31,8 +31,8 @@ _allocate: ContextVar[bool] = ContextVar("allocate", default=True)  # of this th
 
 
 def without_values(make: Callable[[], T]) -> T:
-    """What `make` returns. Weights that it makes get a shape but no array: a file's values follow, whose shapes are
-    compared first.
+    """Return what `make` returns. Weights that it makes get a shape but no array: a file's values follow, whose shapes
+    are compared first.
 
     It runs in a context of its own, so that nothing has to be set back, however it ends.
     """

@@ -210,7 +210,7 @@ class Plan:
         return self.block_unit() == rows and is_whole(self.inner.extent, rows)
 
     def progress(self) -> Progress | None:
-        """What a chain asks of a kernel: the rows of C that iterations have finished, and the lines of A they read.
+        """The progress that a chain goes by: the rows of C that iterations finish, and the lines of A that these read.
 
         None where rows of C do not lie in the order of iterations.
         """

@@ -154,7 +154,7 @@ class _Windows:
         )
 
     def _progress(self, parts: int) -> Progress | None:
-        """What a chain asks: the lines of images that a line of results reads; None where it reads otherwise."""
+        """The progress that a chain goes by, with the lines of images that a line of results reads; None without."""
         *outer, line = self.windows
         if len(outer) != 1 or outer[0].base > 1 or outer[0].low < 0 or self.x not in self.cluster.inputs:
             return None

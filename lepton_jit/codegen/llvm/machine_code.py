@@ -8,7 +8,7 @@ import llvmlite.binding as llvm
 
 from lepton_jit.codegen.target import Target
 
-# What the code generator takes pains about: hot loops need all of it; 0 takes a tenth of the time, and every value goes
+# The effort of LLVM's code generator: hot loops need all of it; 0 takes a tenth of the time, and every value goes
 # through memory.
 THOROUGH, QUICK = 2, 0
 
