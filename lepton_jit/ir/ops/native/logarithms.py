@@ -129,7 +129,7 @@ def _as_float(m: Machine, exponent: Scalar, bias: Scalar, form: FloatFormat) -> 
 
 
 def _bias(m: Machine, form: FloatFormat, scaled_by: int = 0) -> Scalar:
-    """The number that `_as_float` takes off: 2**mantissa, the exponent's bias and the power of two by which x was scaled."""
+    """The number `_as_float` takes off: 2**mantissa, the exponent's bias, the power of two that x was scaled by."""
     return m.constant(2.0**form.mantissa + form.bias + scaled_by, dtype=form.dtype)
 
 
