@@ -104,6 +104,23 @@ def test_links_lead_to_files(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_the_glossary_names_what_the_code_has():
+    rows = re.findall(
+        r"^\|(?:.*?)\|(?:.*?)\|(.*?)\|.*\|$", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.M
+    )
+    paths = [path for path in (ROOT / "lepton_jit").rglob("*") if path.suffix != ".pyc"]
+    words = {word for path in paths if path.suffix == ".py" for word in re.findall(r"\w+", path.read_text("utf-8"))}
+
+    def known(name: str) -> bool:
+        if "/" in name or name.endswith(".py"):
+            return any(path.match(name) for path in paths)
+        return set(re.findall(r"\w+", name)) <= words
+
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert [name for name in named if not known(name)] == []
+    assert len(named) >= 80
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_stays_within_120_columns(page):
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
