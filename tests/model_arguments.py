@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
-from lepton_jit import activations
-from tests.random_draft import Choices
+import lepton_jit as lpt
+from tests.random_draft import Choices, SeededChoices
 
 # Where schedules, panels and vectors begin, end and leave something over, and what people use.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 20, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129)
@@ -238,6 +240,42 @@ def fit_clipping(arguments: dict[str, Any], place: Place) -> None:
         del arguments[name]
 
 
+# What a constructor tells of itself
+
+
+def constructor_arguments(cls: type, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Every argument that a constructor takes and how it begins, with those that it hands to its base or to a loss."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        found = {**{p.name: p.default for p in plain}, **found}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    if hasattr(cls, "_loss_class"):
+        found = {**constructor_arguments(cls._loss_class, ("name", "reduction")), **found}  # pyright: ignore[reportAttributeAccessIssue]
+    # What is accepted at its default alone has nothing to draw.
+    return {k: v for k, v in found.items() if k not in (*without, *getattr(cls, "accepts", ()))}
+
+
+def drawn_from(
+    defaults: Mapping[str, Any], known: Arguments, fit: Callable[[dict[str, Any], Place], None] = lambda a, p: None
+) -> Entry:
+    """Arguments that are drawn as `known` says; others, as numbers and flags, around their defaults."""
+    names = [*(name for name in known if name in defaults), *(name for name in defaults if name not in known)]
+    return Entry({name: known.get(name) or around(name, defaults[name]) for name in names}, fit=fit)
+
+
+def around(name: str, default: Any) -> Draw:
+    if isinstance(default, bool):
+        return one_of(True, False)
+    if isinstance(default, float):
+        return between(default / 2, 3 * default / 2) if default else between(0.0, 1.0)
+    raise TypeError(f"{name}={default!r}: expected a number or a flag, or a line in tests/model_arguments.py")
+
+
 # The table
 
 EVERY_LAYER: Arguments = {
@@ -419,72 +457,60 @@ REGULARIZERS: dict[str, Entry] = {
     "L1L2": Entry({"l1": between(0.001, 0.02), "l2": between(0.001, 0.05)}),
 }
 
+ACTIVATION_OPTIONS: Arguments = {
+    "negative_slope": between(0.01, 0.5),
+    "alpha": between(0.5, 2),
+    "axis": one_of(-1),  # at the last axis: what depends on other samples of the batch is drawn for none
+}
 ACTIVATIONS: dict[str, Entry] = {
-    name: Entry() for name in ("linear", "relu", "relu6", "selu", "silu", "softplus", "softsign", "sigmoid", "tanh")
-} | {
-    "hard_sigmoid": Entry(),
-    "hard_silu": Entry(),
-    "mish": Entry(),
-    "exponential": Entry(),
-    "leaky_relu": Entry({"negative_slope": between(0.01, 0.5)}),
-    "elu": Entry({"alpha": between(0.5, 2)}),
-    "gelu": Entry({"approximate": one_of(True, False)}),
-    # Each at the last axis mostly: what depends on other samples of the batch is drawn for none.
-    "softmax": Entry({"axis": one_of(-1)}),
-    "log_softmax": Entry({"axis": one_of(-1)}),
+    name: drawn_from(function.options, ACTIVATION_OPTIONS)
+    for name, function in lpt.activations.registry.entries.items()
 }
 
-REDUCTION = one_of("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
-CROSSENTROPY: Arguments = {"from_logits": one_of(True, False), "name": one_of("how_wrong")}
-SMOOTH: Arguments = {**CROSSENTROPY, "label_smoothing": between(0, 0.3)}
+LOSS: Arguments = {
+    "name": one_of("how_wrong"),
+    "from_logits": one_of(True, False),
+    "label_smoothing": between(0, 0.3),
+    "reduction": one_of("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight"),
+}
+# What Keras has arguments for, and this package one value.
+ONLY_DEFAULT = ("axis", "ignore_class")
 LOSSES: dict[str, Entry] = {
-    name: Entry({"name": one_of("how_wrong"), **arguments, "reduction": REDUCTION})
-    for name, arguments in {
-        "MeanSquaredError": {},
-        "MeanAbsoluteError": {},
-        "BinaryCrossentropy": SMOOTH,
-        "CategoricalCrossentropy": SMOOTH,
-        "SparseCategoricalCrossentropy": CROSSENTROPY,
-    }.items()
+    name: drawn_from(constructor_arguments(cls, without=ONLY_DEFAULT), LOSS)
+    for name, cls in lpt.losses.registry.entries.items()
 }
 
-NAMED: Arguments = {"name": one_of("measured")}
-METRICS: dict[str, Entry] = {
-    "BinaryAccuracy": Entry({**NAMED, "threshold": between(0.2, 0.8)}),
-    "CategoricalAccuracy": Entry(NAMED),
-    "SparseCategoricalAccuracy": Entry(NAMED),
-    "MeanSquaredError": Entry(NAMED),
-    "MeanAbsoluteError": Entry(NAMED),
-    "BinaryCrossentropy": Entry({**SMOOTH, **NAMED}),
-    "CategoricalCrossentropy": Entry({**SMOOTH, **NAMED}),
-    "SparseCategoricalCrossentropy": Entry({**CROSSENTROPY, **NAMED}),
+METRIC: Arguments = {
+    "from_logits": one_of(True, False),
+    "name": one_of("measured"),
+    "label_smoothing": between(0, 0.3),
+    "threshold": between(0.2, 0.8),
 }
 # A mean of plain numbers, which no model gives.
 NO_METRIC_OF_MODELS = frozenset({"Mean"})
+METRICS: dict[str, Entry] = {
+    name: drawn_from(constructor_arguments(cls, without=ONLY_DEFAULT), METRIC)
+    for name, cls in lpt.metrics.registry.entries.items()
+    if name not in NO_METRIC_OF_MODELS
+}
 
-EVERY_OPTIMIZER: Arguments = {
+OPTIMIZER: Arguments = {
     "learning_rate": learning_rate,
     "weight_decay": one_of(0.01, 0.1),
     "clipnorm": between(0.05, 2),
     "clipvalue": between(0.01, 1),
     "global_clipnorm": between(0.05, 2),
     "name": one_of("teacher"),
+    "beta_1": between(0.5, 0.95),
+    "beta_2": between(0.8, 0.999),
+    "rho": between(0.5, 0.95),
+    "momentum": between(0, 0.9),
+    "epsilon": one_of(1e-7, 1e-5, 1e-3),
 }
-EPSILON = one_of(1e-7, 1e-5, 1e-3)
-ADAM: Arguments = {**EVERY_OPTIMIZER, "beta_1": between(0.5, 0.95), "beta_2": between(0.8, 0.999), "epsilon": EPSILON}
 OPTIMIZERS: dict[str, Entry] = {
-    name: Entry({**EVERY_OPTIMIZER, **arguments}, fit=fit_clipping)
-    for name, arguments in {
-        "SGD": {"momentum": between(0, 0.95), "nesterov": one_of(True, False)},
-        "Adam": ADAM,
-        "AdamW": ADAM,
-        "RMSprop": {
-            "rho": between(0.5, 0.95),
-            "momentum": between(0, 0.9),
-            "epsilon": EPSILON,
-            "centered": one_of(True, False),
-        },
-    }.items()
+    name: drawn_from(constructor_arguments(cls), {**OPTIMIZER, **more}, fit_clipping)
+    for name, cls in lpt.optimizers.registry.entries.items()
+    for more in [{"momentum": between(0, 0.95)} if name == "SGD" else {}]
 }
 
 DECAY: Arguments = {
@@ -536,7 +562,11 @@ TABLES: dict[str, dict[str, Entry]] = {
     "optimizers": OPTIMIZERS,
     "optimizers.schedules": SCHEDULES,
 }
-assert set(ACTIVATIONS) <= set(activations.__all__)
+
+
+def registry_of(where: str) -> Any:
+    """The registry of a family: `registry_of("optimizers.schedules")`."""
+    return attrgetter(where)(lpt).registry
 
 
 def draw_layer(choices: Choices, kind: str, place: Place, **fixed: Any) -> Call:
@@ -551,6 +581,33 @@ def draw_object(choices: Choices, where: str, kind: str, place: Place | None = N
     arguments = {**_drawn(choices, entry, place), **fixed}
     entry.fit(arguments, place)
     return Call(f"{where}.{kind}", arguments)
+
+
+def an_option_each(where: str, kind: str, place: Place | None = None, without: Sequence[str] = ()) -> list[Call]:
+    """One object for each argument that it need not have, with another value than the default."""
+    place, entry, choices = place or Place(), TABLES[where][kind], SeededChoices(3)
+    defaults = constructor_arguments(registry_of(where).entries[kind])
+    needed = {name: entry.arguments[name](choices, place) for name in entry.required}
+    calls = []
+    for name in [n for n in entry.arguments if n not in (*needed, *without)]:
+        values = (entry.arguments[name](choices, place) for _ in range(20))
+        arguments = {**needed, name: next((v for v in values if v != defaults[name]), defaults[name])}
+        entry.fit(arguments, place)
+        calls.append(Call(f"{where}.{kind}", arguments))
+    return calls
+
+
+def all_options(where: str, kind: str, place: Place | None = None, without: Sequence[str] = ()) -> list[Call]:
+    """One object with no more than it must have, and one with all options that go together."""
+    place, entry = place or Place(), TABLES[where][kind]
+    needed = {name: entry.arguments[name](SeededChoices(3), place) for name in entry.required}
+    together = dict(needed)
+    for call in an_option_each(where, kind, place, without):
+        together |= call.arguments
+    calls = [needed, together] if together != needed else [needed]
+    for arguments in calls:
+        entry.fit(arguments, place)
+    return [Call(f"{where}.{kind}", arguments) for arguments in calls]
 
 
 def _drawn(choices: Choices, entry: Entry, place: Place) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 
 import lepton_jit as lpt
 from lepton_jit.common.configurable import Configurable
-from tests.model_arguments import LAYERS, OPTIMIZERS, TABLES, Call, Place, draw_object
+from tests.model_arguments import LAYERS, OPTIMIZERS, TABLES, Call, Place, all_options, an_option_each, draw_object
 from tests.random_draft import SeededChoices
 
 ENTRIES = [(where, kind) for where, table in TABLES.items() for kind in table]
@@ -112,27 +112,10 @@ def assert_goes_on(model: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded.weights_by_name()[name], weight, name)
 
 
-def an_option_each(kind: str) -> list[Call]:
-    """One optimizer for each argument, with another value than the default."""
-    choices = SeededChoices(3)
-    return [
-        Call(f"optimizers.{kind}", {name: draw(choices, Place())}) for name, draw in OPTIMIZERS[kind].arguments.items()
-    ]
-
-
-def all_options(kind: str) -> list[Call]:
-    """One optimizer as it is, and one with all options that go together."""
-    together: dict[str, Any] = {}
-    for call in an_option_each(kind):
-        together |= call.arguments
-    OPTIMIZERS[kind].fit(together, Place())
-    return [Call(f"optimizers.{kind}", given) for given in ({}, together)]
-
-
 @pytest.mark.parametrize(
     "call",
-    [c for kind in OPTIMIZERS for c in all_options(kind)]
-    + [pytest.param(c, marks=pytest.mark.soak) for kind in OPTIMIZERS for c in an_option_each(kind)],
+    [c for kind in OPTIMIZERS for c in all_options("optimizers", kind)]
+    + [pytest.param(c, marks=pytest.mark.soak) for kind in OPTIMIZERS for c in an_option_each("optimizers", kind)],
     ids=repr,
 )
 def test_an_optimizer_with_any_option_goes_on(tmp_path: Path, call: Call) -> None:

@@ -81,6 +81,11 @@ class Registry(Generic[T]):
         """Everything by its own name, in the order in which it was entered."""
         return MappingProxyType(self._entries)
 
+    @property
+    def aliases(self) -> Mapping[str, T]:
+        """Everything that has further names, by these."""
+        return MappingProxyType(self._aliases)
+
     def enter(self, name: str, entry: T) -> T:
         """Enter something under its own name."""
         if name in self._entries:

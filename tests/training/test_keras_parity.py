@@ -1,4 +1,4 @@
-"""Losses, metrics, optimizers and whole training runs against Keras."""
+"""Whole training runs against Keras; tests/test_keras_families.py has losses, metrics and optimizers by themselves."""
 
 from __future__ import annotations
 
@@ -9,130 +9,6 @@ import pytest
 
 import lepton_jit as lpt
 from tests.keras_peer import copy_weights, functional_pair, keras, relative_error, sequential_pair
-
-RNG = np.random.default_rng(11)
-PROBABILITIES = RNG.dirichlet(np.ones(4), 6).astype("float32")
-LOGITS = RNG.normal(0, 3, (6, 4)).astype("float32")
-ONE_HOT = np.eye(4, dtype="float32")[[0, 3, 1, 1, 2, 0]]
-LABELS = ONE_HOT.argmax(axis=1)
-BINARY = (RNG.uniform(size=(6, 4)) > 0.5).astype("float32")
-UNIT = RNG.uniform(size=(6, 4)).astype("float32")
-
-LOSSES: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = [
-    ("MeanSquaredError", {}, LOGITS, UNIT),
-    ("MeanAbsoluteError", {}, LOGITS, UNIT),
-    ("BinaryCrossentropy", {}, UNIT, BINARY),
-    ("BinaryCrossentropy", {"from_logits": True, "label_smoothing": 0.1}, LOGITS, BINARY),
-    ("CategoricalCrossentropy", {}, PROBABILITIES, ONE_HOT),
-    ("CategoricalCrossentropy", {"label_smoothing": 0.2}, PROBABILITIES, ONE_HOT),
-    ("CategoricalCrossentropy", {"from_logits": True}, LOGITS, ONE_HOT),
-    ("CategoricalCrossentropy", {"from_logits": True}, LOGITS, PROBABILITIES),
-    ("SparseCategoricalCrossentropy", {}, PROBABILITIES, LABELS),
-    ("SparseCategoricalCrossentropy", {"from_logits": True}, LOGITS, LABELS),
-]
-
-
-@pytest.mark.parametrize("name, arguments, y_pred, y_true", LOSSES)
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
-def test_a_loss_is_keras_loss_where_all_weights_are_zero_too(
-    name: str, arguments: dict[str, Any], y_pred: np.ndarray, y_true: np.ndarray, reduction: str
-) -> None:
-    peer = getattr(keras.losses, name)(reduction=reduction, **arguments)
-    ours = getattr(lpt.losses, name)(reduction=reduction, **arguments)
-    assert relative_error(ours(y_true, y_pred), peer(y_true, y_pred)) < 2e-6
-    for numbers in ([1, 2, 0, 0.5, 1, 3], [0] * 6, [0, 1, -1, 0, 0, 0]):
-        weights = np.array(numbers, "float32")
-        assert relative_error(ours(y_true, y_pred, weights), peer(y_true, y_pred, sample_weight=weights)) < 2e-6
-
-
-METRICS: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = [
-    ("BinaryAccuracy", {}, UNIT, BINARY),
-    ("BinaryAccuracy", {"threshold": 0.3}, UNIT, BINARY),
-    ("CategoricalAccuracy", {}, LOGITS, ONE_HOT),
-    ("SparseCategoricalAccuracy", {}, LOGITS, LABELS),
-    ("MeanSquaredError", {}, LOGITS, UNIT),
-    ("MeanAbsoluteError", {}, LOGITS, UNIT),
-    ("BinaryCrossentropy", {"from_logits": True}, LOGITS, BINARY),
-    ("CategoricalCrossentropy", {}, PROBABILITIES, ONE_HOT),
-    ("SparseCategoricalCrossentropy", {}, PROBABILITIES, LABELS),
-]
-
-
-@pytest.mark.parametrize("name, arguments, y_pred, y_true", METRICS)
-def test_a_metric_is_keras_metric(name: str, arguments: dict[str, Any], y_pred: np.ndarray, y_true: np.ndarray) -> None:
-    peer, ours = getattr(keras.metrics, name)(**arguments), getattr(lpt.metrics, name)(**arguments)
-    assert ours.name == peer.name
-    for metric in (peer, ours):
-        metric.update_state(y_true, y_pred)
-        metric.update_state(y_true[:2], y_pred[:2], sample_weight=np.array([3.0, 1.0], "float32"))
-
-    assert ours.result() == pytest.approx(float(peer.result()), rel=2e-6)
-
-
-OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
-    ("SGD", {}),
-    ("SGD", {"momentum": 0.9}),
-    ("SGD", {"learning_rate": 0.1, "momentum": 0.8, "nesterov": True}),
-    ("SGD", {"weight_decay": 0.1, "learning_rate": 0.1}),
-    ("SGD", {"clipvalue": 0.05, "learning_rate": 0.5}),
-    ("SGD", {"clipnorm": 0.1, "learning_rate": 0.5}),
-    ("SGD", {"global_clipnorm": 0.1, "learning_rate": 0.5}),
-    ("Adam", {}),
-    ("Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}),
-    ("AdamW", {"learning_rate": 0.1, "weight_decay": 0.05}),
-    ("RMSprop", {}),
-    ("RMSprop", {"learning_rate": 0.01, "rho": 0.8, "momentum": 0.5, "centered": True}),
-]
-
-
-@pytest.mark.parametrize("name, arguments", OPTIMIZERS)
-def test_three_steps_of_an_optimizer_are_those_of_keras(name: str, arguments: dict[str, Any]) -> None:
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(8, 5)).astype("float32"), rng.normal(size=(8, 3)).astype("float32")
-    kernel, bias = rng.normal(size=(5, 3)).astype("float32"), rng.normal(size=3).astype("float32")
-    model = lpt.Sequential([lpt.Dense(3, input_shape=(5,))])
-    model.set_weights([kernel, bias])
-    model.compile(getattr(lpt.optimizers, name)(**arguments), "mse")
-    peer = getattr(keras.optimizers, name)(**arguments)
-    variables = [keras.Variable(kernel, name="kernel"), keras.Variable(bias, name="bias")]
-    for _ in range(3):
-        k, b = (np.asarray(v.value) for v in variables)
-        error = (x @ k + b - y) * 2 / y.size
-        peer.apply([keras.ops.array(x.T @ error), keras.ops.array(error.sum(axis=0))], variables)
-
-        model.train_on_batch(x, y)
-
-    for weight, start, variable in zip(model.get_weights(), (kernel, bias), variables, strict=True):
-        # The change is what the optimizer decides; the weight itself would hide an error of it.
-        assert relative_error(weight - start, np.asarray(variable.value) - start) < 1e-4
-
-
-def test_optimizer_defaults_are_keras_defaults() -> None:
-    for name in ("SGD", "Adam", "AdamW", "RMSprop"):
-        ours, theirs = getattr(lpt.optimizers, name)().get_config(), getattr(keras.optimizers, name)().get_config()
-        for key in set(ours) - {"name"}:
-            expected = theirs[key] if theirs[key] is None else pytest.approx(theirs[key], rel=1e-6)
-            assert ours[key] == expected, f"{name}.{key}"
-
-
-SCHEDULES: list[tuple[str, dict[str, Any]]] = [
-    ("ExponentialDecay", {"initial_learning_rate": 0.1, "decay_steps": 4, "decay_rate": 0.5}),
-    ("ExponentialDecay", {"initial_learning_rate": 0.1, "decay_steps": 4, "decay_rate": 0.5, "staircase": True}),
-    ("InverseTimeDecay", {"initial_learning_rate": 0.1, "decay_steps": 4, "decay_rate": 0.5}),
-    ("PiecewiseConstantDecay", {"boundaries": [3, 6], "values": [1.0, 0.5, 0.1]}),
-    ("PolynomialDecay", {"initial_learning_rate": 0.1, "decay_steps": 5, "power": 2.0}),
-    ("PolynomialDecay", {"initial_learning_rate": 0.1, "decay_steps": 3, "cycle": True}),
-    ("CosineDecay", {"initial_learning_rate": 0.1, "decay_steps": 5, "alpha": 0.1}),
-    ("CosineDecay", {"initial_learning_rate": 0.0, "decay_steps": 5, "warmup_target": 0.2, "warmup_steps": 3}),
-]
-
-
-@pytest.mark.parametrize("name, arguments", SCHEDULES)
-def test_a_schedule_is_keras_schedule(name: str, arguments: dict[str, Any]) -> None:
-    peer = getattr(keras.optimizers.schedules, name)(**arguments)
-    ours = getattr(lpt.optimizers.schedules, name)(**arguments)
-    for step in range(10):
-        assert ours(step) == pytest.approx(float(peer(step)), abs=1e-7)
 
 
 def convolutional(layers: Any) -> list[Any]:
@@ -265,15 +141,6 @@ def test_a_batch_that_is_padding_alone_goes_through_a_normalization_as_in_keras(
 
     for actual, expected in zip(ours.get_weights(), peer.get_weights(), strict=True):
         assert relative_error(actual, expected) < 2e-5
-
-
-def test_the_first_weights_have_keras_distribution() -> None:
-    for name in ("glorot_uniform", "he_normal", "lecun_uniform", "random_normal", "truncated_normal", "orthogonal"):
-        ours = lpt.initializers.get(name)((3, 3, 20, 30))
-        theirs = np.asarray(keras.initializers.get(name)((3, 3, 20, 30)))
-        assert ours.shape == theirs.shape
-        assert ours.std() == pytest.approx(theirs.std(), rel=0.05), name
-        assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.3), name
 
 
 def test_order_of_weights_is_keras_order_whatever_the_graph() -> None:
