@@ -18,6 +18,7 @@ from lepton_jit.compiler.build import build
 from lepton_jit.ir.graph import Graph
 from lepton_jit.passes.gradient.autodiff import Autodiff
 from lepton_jit.training import step_names
+from lepton_jit.training.steps import sample_weight_dtype
 from tests.keras_peer import Peer, freeze_attention
 from tests.model_arguments import Call
 from tests.model_reference import (
@@ -249,7 +250,7 @@ def _step_inputs(session: Session, batch: Any, graph: Graph) -> Arrays:
         step_names.target(t.output): np.asarray(a, t.dtype) for t, a in zip(data.targets, data.labels, strict=True)
     }
     if data.sample_weight is not None:
-        arrays[step_names.SAMPLE_WEIGHT] = np.asarray(data.sample_weight, model.sample_weight_dtype)
+        arrays[step_names.SAMPLE_WEIGHT] = np.asarray(data.sample_weight, sample_weight_dtype(model))
     arrays[step_names.LEARNING_RATE] = np.asarray(model.optimizer.learning_rate, np.float32)
     return {i.name: arrays[i.name] for i in graph.inputs if i.name in arrays}
 

@@ -104,8 +104,8 @@ def test_what_is_looked_at_is_what_compile_links() -> None:
 
     programs, _ = compile_graph(model.trace(), get_target("native").name, None)
 
-    assert masked_objects(programs["main"].objects) == masked_objects(executable.parts.main_objects)
-    assert masked_objects(programs["prepare"].objects) == masked_objects(executable.parts.prepare_objects)
+    assert masked_objects(programs["main"].objects) == masked_objects(executable.main.objects)
+    assert masked_objects(programs["prepare"].objects) == masked_objects(executable.prepare.objects)
 
 
 def test_only_what_runs_is_a_difference() -> None:
