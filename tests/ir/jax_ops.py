@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lepton_jit.ir.op import OPS
+
 JAX: dict[str, Callable[..., Any]] = {
     "abs": lax.abs,
     "negate": lax.neg,
@@ -166,22 +168,10 @@ def _convolution(
 
 # Composites
 
+# Activations mostly have the same name there, and the same options.
+JAX |= {name: getattr(jax.nn, name) for name in OPS.keys() - JAX.keys() if hasattr(jax.nn, name)}
 JAX |= {
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "leaky_relu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "selu": jax.nn.selu,
-    "silu": jax.nn.silu,
-    "gelu": jax.nn.gelu,
-    "softplus": jax.nn.softplus,
     "softsign": jax.nn.soft_sign,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_silu": jax.nn.hard_silu,
-    "mish": jax.nn.mish,
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "softmax": jax.nn.softmax,
-    "log_softmax": jax.nn.log_softmax,
     "argmax": lambda x, axis: jnp.argmax(x, axis).astype(np.int32),
     "softmax_cross_entropy": lambda logits, targets: -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1),
 }
