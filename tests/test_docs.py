@@ -121,6 +121,16 @@ def test_the_glossary_names_what_the_code_has():
     assert len(named) >= 80
 
 
+def test_comments_name_sections_of_the_measurements_that_exist():
+    page = (ROOT / "docs/measurements.md").read_text(encoding="utf-8")
+    sections = {title.lower() for title in re.findall(r"^## (.*)$", page, re.MULTILINE)}
+    code = [re.sub(r"\n\s*#? ?", " ", path.read_text("utf-8")) for path in (ROOT / "lepton_jit").rglob("*.py")]
+    named = [name.lower() for text in code for name in re.findall(r"docs/measurements\.md, ([\w -]+)", text)]
+
+    assert [name for name in named if name not in sections] == []
+    assert len(named) >= 10
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_stays_within_120_columns(page):
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
