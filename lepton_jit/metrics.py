@@ -15,7 +15,7 @@ from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DTYPES
 from lepton_jit.layers.base.symbolic import ShapeTuple
 from lepton_jit.losses import losses
-from lepton_jit.losses.targets import Target
+from lepton_jit.losses.targets import LabelSpec
 from lepton_jit.tracing import Tracer, evaluate
 
 __all__ = [
@@ -55,9 +55,9 @@ class Metric(Configurable):
         """The metric of every row."""
         raise NotImplementedError
 
-    def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
+    def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
         """The form of labels of shape `y_shape`, where no loss decides it."""
-        return Target.dense("y_pred", shape, dtype)
+        return LabelSpec.dense("y_pred", shape, dtype)
 
     def trace_sums(
         self, t: Tracer, y_true: Value, y_pred: Value, sample_weight: Value | None = None
@@ -161,8 +161,8 @@ class CategoricalAccuracy(_ClassAccuracy):
 class SparseCategoricalAccuracy(_ClassAccuracy):
     """The share of samples whose largest prediction is at the integer `y_true`."""
 
-    def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
-        return Target.classes("y_pred", shape)
+    def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
+        return LabelSpec.classes("y_pred", shape)
 
 
 class _LossMetric(Metric):
@@ -177,7 +177,7 @@ class _LossMetric(Metric):
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name} | {k: v for k, v in self.loss.get_config().items() if k not in ("name", "reduction")}
 
-    def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
+    def target(self, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
         return self.loss.target("y_pred", y_shape, shape, dtype)
 
     def values(self, t: Tracer, y_true: Value, y_pred: Value) -> Value:
@@ -235,7 +235,7 @@ def get(identifier: Any) -> Metric:
     return registry.get(identifier, Metric)
 
 
-def accuracy_for(target: Target, shape: ShapeTuple, name: str) -> Metric:
+def accuracy_for(target: LabelSpec, shape: ShapeTuple, name: str) -> Metric:
     """Find the metric that `"accuracy"` means for labels of a form and an output of a shape, as Keras decides it."""
     if target.kind == "classes":
         return SparseCategoricalAccuracy(name)

@@ -18,7 +18,7 @@ import numpy as np
 from lepton_jit.errors import LeptonError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Role, Value
-from lepton_jit.ir.loops import Loop
+from lepton_jit.ir.loops import ScanLoop
 from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, get_op
 from lepton_jit.ir.types import TensorType, dim_value
 
@@ -186,7 +186,7 @@ def noisily(node: Node, known: Mapping[Value, np.ndarray], sizes: Mapping[str, i
 def _rounds_of_a_loop(
     node: Node, known: Mapping[Value, np.ndarray], sizes: Mapping[str, int], noise: float
 ) -> list[np.ndarray]:
-    loop = Loop.of(node)
+    loop = ScanLoop.of(node)
     length = dim_value(loop.length, sizes)
     carried = {carry.inner: known[carry.initial] for carry in loop.carries}
     captured = {capture.inner: known[capture.outer] for capture in loop.captured}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.inline import inline
-from lepton_jit.ir.loops import Loop, scan
+from lepton_jit.ir.loops import ScanLoop, scan
 from lepton_jit.ir.types import Dim, TensorType, dim_value
 from tests.ir.loops import MATMUL
 from tests.random_draft import Choices, extent
@@ -134,7 +134,7 @@ def unrolled(graph: Graph, **symbols: int) -> Graph:
 
 
 def _rounds(b: Builder, node: Node, operands: Sequence[Value], symbols: dict[str, int]) -> list[Value]:
-    loop = Loop.of(node)
+    loop = ScanLoop.of(node)
     length = dim_value(loop.length, symbols)
     carries, arrays = len(loop.carries), len(loop.carries) + len(loop.scanned)
     carried, scanned, captured = list(operands[:carries]), operands[carries:arrays], operands[arrays:]

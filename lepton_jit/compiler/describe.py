@@ -6,7 +6,7 @@ from lepton_jit.codegen.program.lowered import Lowered, memory_of
 from lepton_jit.codegen.target import Target
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import Dim, Poly
-from lepton_jit.runtime.manifest import Buffer, Manifest, Step, Tensor
+from lepton_jit.runtime.manifest import Manifest, ManifestBuffer, ManifestStep, Tensor
 
 __all__ = ["describe"]
 
@@ -28,11 +28,12 @@ def describe(lowered: Lowered, target: Target) -> Manifest:
         params=tuple(_tensor(p.name, p.value, "weight" if p.role == "parameter" else "state") for p in params),
         donations=donations,
         steps=tuple(
-            Step(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers)), s.checked) for s in lowered.steps
+            ManifestStep(s.op, s.layer, _dim(s.flops), _dim(sum_bytes(lowered, s.buffers)), s.checked)
+            for s in lowered.steps
         ),
         errors=dict(lowered.errors),
         buffers=tuple(
-            Buffer(b.name, _dim(b.bytes), b.first, b.last, b.layer, b.per_thread)
+            ManifestBuffer(b.name, _dim(b.bytes), b.first, b.last, b.layer, b.per_thread)
             for b in (lowered.buffers[n] for n in lowered.arena())
         ),
     )

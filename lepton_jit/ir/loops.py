@@ -11,7 +11,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Input, Node, Output, Value
 from lepton_jit.ir.types import Dim
 
-__all__ = ["Body", "Captured", "Carry", "Loop", "Scanned", "Stacked", "scan"]
+__all__ = ["Body", "Captured", "ScanCarry", "ScanLoop", "Scanned", "Stacked", "scan"]
 
 # body(builder, carries, slices, captured) -> new carries, values to stack
 Body = Callable[[Builder, Sequence[Value], Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
@@ -73,7 +73,7 @@ def scan(
 
 
 @dataclass(frozen=True)
-class Carry:
+class ScanCarry:
     """A value that the region reads as `inner` and returns as `new`: `initial` in the first round, `final` at last."""
 
     inner: Value
@@ -107,10 +107,10 @@ class Stacked:
 
 
 @dataclass
-class Loop:
+class ScanLoop:
     """A `scan` taken apart; `Loop.of(node).node() == node` but for the names of the region's inputs and outputs."""
 
-    carries: list[Carry]
+    carries: list[ScanCarry]
     scanned: list[Scanned]
     captured: list[Captured]
     stacked: list[Stacked]
@@ -120,7 +120,7 @@ class Loop:
     layer: str = ""
 
     @staticmethod
-    def of(node: Node) -> Loop:
+    def of(node: Node) -> ScanLoop:
         """The parts of a `scan`."""
         attributes: Any = node.attributes
         (region,) = node.regions
@@ -128,8 +128,8 @@ class Loop:
         inner = [entry.value for entry in region.inputs]
         returned = [output.value for output in region.outputs]
         outer, results = node.operands, node.results
-        return Loop(
-            [Carry(inner[i], outer[i], returned[i], results[i]) for i in range(carries)],
+        return ScanLoop(
+            [ScanCarry(inner[i], outer[i], returned[i], results[i]) for i in range(carries)],
             [Scanned(inner[i], outer[i]) for i in range(carries, arrays)],
             [Captured(inner[i], outer[i]) for i in range(arrays, len(outer))],
             [Stacked(returned[i], results[i]) for i in range(carries, len(results))],

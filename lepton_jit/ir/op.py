@@ -20,7 +20,7 @@ __all__ = [
     "OF_REGION",
     "OPS",
     "Family",
-    "Kind",
+    "AttributeKind",
     "NoRule",
     "Op",
     "Sample",
@@ -67,7 +67,7 @@ Decomposition = Callable[..., Value | Sequence[Value]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class AttributeKind:
     """The kind of an attribute's value: `accepts` tells whether a value is of that kind."""
 
     description: str
@@ -97,7 +97,7 @@ class Op:
 
     name: str
     operands: tuple[str, ...]
-    attributes: Mapping[str, Kind]
+    attributes: Mapping[str, AttributeKind]
     family: Family
     infer: InferRule
     reference: Reference
@@ -143,7 +143,7 @@ def _check_operands(names: tuple[str, ...], types: Sequence[TensorType]) -> None
         raise GraphError(f"expected the operands ({', '.join(names)}), got {len(types)} of them")
 
 
-def _check_attributes(kinds: Mapping[str, Kind], given: Attributes) -> None:
+def _check_attributes(kinds: Mapping[str, AttributeKind], given: Attributes) -> None:
     unknown = [n for n in given if n not in kinds]
     if unknown:
         raise ArgumentError(f"expected the attributes {_listed(kinds)}, got {_listed(unknown)} as well")

@@ -104,7 +104,7 @@ def dtype_of(dtype: object) -> DType:
 Monomial = tuple[str, ...]
 
 # Products of polynomials grow without bound; real ones have two or three terms.
-MAX_TERMS = 256
+MAX_TERMS_OF_A_PRODUCT = 256
 
 # The bytes that a process can address: nothing larger can be in memory.
 MOST_BYTES = 1 << 47
@@ -137,8 +137,8 @@ class Poly:
     @staticmethod
     def of(terms: Mapping[Monomial, int]) -> Dim:
         """The polynomial with these terms, or the integer that it is."""
-        if len(terms) > MAX_TERMS:
-            raise UnsupportedError(f"a dimension of more than {MAX_TERMS} terms")
+        if len(terms) > MAX_TERMS_OF_A_PRODUCT:
+            raise UnsupportedError(f"a dimension of more than {MAX_TERMS_OF_A_PRODUCT} terms")
         kept = sorted(((m, c) for m, c in terms.items() if c), key=lambda t: (-len(t[0]), t[0]))
         if not kept:
             return 0

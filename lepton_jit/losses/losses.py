@@ -14,7 +14,7 @@ from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import element_count
 from lepton_jit.layers.base.symbolic import ShapeTuple
-from lepton_jit.losses.targets import Target
+from lepton_jit.losses.targets import LabelSpec
 from lepton_jit.tracing import Tracer, evaluate
 
 __all__ = [
@@ -45,9 +45,9 @@ class Loss(Configurable):
         self.reduction = arguments.choice(owner, "reduction", reduction or "none", _REDUCTIONS)
         self.name = snake_case(owner) if name is None else arguments.text(owner, "name", name)
 
-    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
+    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
         """The form of labels of shape `y_shape` for an output."""
-        return Target.dense(output, shape, dtype)
+        return LabelSpec.dense(output, shape, dtype)
 
     def values(self, t: Tracer, y_true: Value, y_pred: Value) -> Value:
         """The loss of every row."""
@@ -142,8 +142,8 @@ class _Crossentropy(Loss):
 class BinaryCrossentropy(_Crossentropy):
     """`mean(-y log p - (1 - y) log(1 - p))` over the last axis; `y_true` in [0, 1]."""
 
-    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
-        return Target.dense(output, shape, dtype, low=0, high=1)
+    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
+        return LabelSpec.dense(output, shape, dtype, low=0, high=1)
 
     def values(self, t: Tracer, y_true: Value, y_pred: Value) -> Value:
         y = same_form(self.name, y_true, y_pred)
@@ -184,10 +184,10 @@ class _ClassCrossentropy(_Crossentropy):
 class CategoricalCrossentropy(_ClassCrossentropy):
     """`-sum(y_true * log(p))` over the last axis; `y_true` is one-hot (or probabilities), or integer labels."""
 
-    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
+    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
         if is_sparse(y_shape, shape):
-            return Target.classes(output, shape)
-        return Target.dense(output, shape, dtype, low=0)
+            return LabelSpec.classes(output, shape)
+        return LabelSpec.dense(output, shape, dtype, low=0)
 
 
 @registry.register
@@ -208,8 +208,8 @@ class SparseCategoricalCrossentropy(_ClassCrossentropy):
         if ignore_class is not None:
             raise UnsupportedError(f"{self.name}: ignore_class={ignore_class} is not supported, only None")
 
-    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> Target:
-        return Target.classes(output, shape)
+    def target(self, output: str, y_shape: tuple[int, ...], shape: ShapeTuple, dtype: str) -> LabelSpec:
+        return LabelSpec.classes(output, shape)
 
 
 registry.alias(mse=MeanSquaredError, mae=MeanAbsoluteError, bce=BinaryCrossentropy)

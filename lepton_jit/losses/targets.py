@@ -10,11 +10,11 @@ import numpy as np
 from lepton_jit.errors import ArgumentError, DTypeError, ShapeError
 from lepton_jit.layers.base.symbolic import ShapeTuple
 
-__all__ = ["Target"]
+__all__ = ["LabelSpec"]
 
 
 @dataclass(frozen=True)
-class Target:
+class LabelSpec:
     """The labels of one output.
 
     `dense`: one number for each of the output's, in its element type. `classes`: one integer of `[0, classes)` for
@@ -29,13 +29,13 @@ class Target:
     high: float = np.inf
 
     @staticmethod
-    def dense(output: str, shape: ShapeTuple, dtype: str, low: float = -np.inf, high: float = np.inf) -> Target:
-        return Target(output, "dense", _known(shape[1:]), dtype, low, high)
+    def dense(output: str, shape: ShapeTuple, dtype: str, low: float = -np.inf, high: float = np.inf) -> LabelSpec:
+        return LabelSpec(output, "dense", _known(shape[1:]), dtype, low, high)
 
     @staticmethod
-    def classes(output: str, shape: ShapeTuple) -> Target:
+    def classes(output: str, shape: ShapeTuple) -> LabelSpec:
         *rest, classes = _known(shape[1:])
-        return Target(output, "classes", tuple(rest), "int32", 0, classes - 1)
+        return LabelSpec(output, "classes", tuple(rest), "int32", 0, classes - 1)
 
     def prepare(self, y: object, *, where: str = "y") -> np.ndarray:
         """`y` in the form's shape, its values checked; its element type is still its own."""

@@ -19,7 +19,7 @@ from lepton_jit.runtime.arguments import aligned_empty
 from lepton_jit.tracing import Tracer
 from lepton_jit.tracing.weight import Weight
 
-__all__ = ["Optimizer", "Step", "get", "registry"]
+__all__ = ["Optimizer", "UpdateContext", "get", "registry"]
 
 registry: ClassRegistry[Optimizer] = ClassRegistry("optimizer")
 
@@ -34,7 +34,7 @@ _ONLY_DEFAULT = {
 }
 
 
-class Step:
+class UpdateContext:
     """The step as an update rule sees it: learning rate and count as scalars of the weight's element type."""
 
     def __init__(self, t: Tracer, learning_rate: Value, count: Value) -> None:
@@ -163,7 +163,7 @@ class Optimizer(Configurable):
         return list(gradients)
 
     def trace_update(
-        self, t: Tracer, path: str, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step
+        self, t: Tracer, path: str, weight: Value, gradient: Value, slots: Mapping[str, Value], step: UpdateContext
     ) -> tuple[Value, dict[str, Value]]:
         """The new value of a weight and of its slots."""
         dtype = weight.type.dtype
@@ -176,7 +176,7 @@ class Optimizer(Configurable):
         }
 
     def rule(
-        self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step
+        self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: UpdateContext
     ) -> tuple[Value, dict[str, Value]]:
         """The update rule itself."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from lepton_jit.common import arguments
 from lepton_jit.errors import ArgumentError
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import DType
-from lepton_jit.optimizers.optimizer import Optimizer, Step, registry
+from lepton_jit.optimizers.optimizer import Optimizer, UpdateContext, registry
 from lepton_jit.tracing import Tracer
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
@@ -34,7 +34,9 @@ class SGD(Optimizer):
         self.nesterov = arguments.boolean("SGD", "nesterov", nesterov)
         self.slot_names = ("momentum",) if self.momentum else ()
 
-    def rule(self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step) -> Update:
+    def rule(
+        self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: UpdateContext
+    ) -> Update:
         move = t("multiply", gradient, step.learning_rate(weight.type.dtype))
         if not self.momentum:
             return t("subtract", weight, move), {}
@@ -68,7 +70,9 @@ class Adam(Optimizer):
         self.beta_2 = arguments.number(owner, "beta_2", beta_2, low=0, high=1)
         self.epsilon = arguments.number(owner, "epsilon", epsilon, low=0)
 
-    def rule(self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step) -> Update:
+    def rule(
+        self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: UpdateContext
+    ) -> Update:
         m, v = slots["momentum"], slots["velocity"]
         m = t("add", m, t("multiply", t("subtract", gradient, m), 1 - self.beta_1))
         square = t("multiply", gradient, gradient)
@@ -77,7 +81,7 @@ class Adam(Optimizer):
         change = t("divide", t("multiply", m, alpha), t("add", t("sqrt", v), self.epsilon))
         return t("subtract", weight, change), {"momentum": m, "velocity": v}
 
-    def _alpha(self, t: Tracer, dtype: DType, step: Step) -> Value:
+    def _alpha(self, t: Tracer, dtype: DType, step: UpdateContext) -> Value:
         one = t.b.constant(1.0, dtype)
         first = t("subtract", one, t("power", t.b.constant(self.beta_1, dtype), step.count(dtype)))
         second = t("subtract", one, t("power", t.b.constant(self.beta_2, dtype), step.count(dtype)))
@@ -129,7 +133,9 @@ class RMSprop(Optimizer):
         momentum_slot = ("momentum",) if self.momentum else ()
         self.slot_names = ("velocity", *momentum_slot, *(("average_gradient",) if self.centered else ()))
 
-    def rule(self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: Step) -> Update:
+    def rule(
+        self, t: Tracer, weight: Value, gradient: Value, slots: Mapping[str, Value], step: UpdateContext
+    ) -> Update:
         velocity = self._average(t, slots["velocity"], t("multiply", gradient, gradient))
         new = {"velocity": velocity}
         spread = velocity

@@ -10,7 +10,7 @@ import numpy as np
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.graph import Graph, Input, Node, Value
 from lepton_jit.ir.interpreter import bind_symbols, run_nodes
-from lepton_jit.ir.loops import Loop
+from lepton_jit.ir.loops import ScanLoop
 from lepton_jit.ir.op import traits_of
 from lepton_jit.ir.types import dim_value, symbols_of
 from lepton_jit.passes.base import Pass
@@ -139,7 +139,7 @@ def _ranges(graph: Graph, checked: Mapping[Value, Range]) -> dict[Value, Range]:
         if node.op == "check_indices":
             _narrow(ranges, node.operands[0], (node.attributes["low"], node.attributes["high"]))
         if node.op == "scan":
-            loop = Loop.of(node)
+            loop = ScanLoop.of(node)
             after = {s.step: ranges[s.stack] for s in loop.stacked if s.stack in ranges}
             inside = _ranges(node.regions[0], after)
             for inner, outer in [(s.inner, s.array) for s in loop.scanned] + [

@@ -13,12 +13,12 @@ from lepton_jit.ir.op import Family, get_op, traits_of
 from lepton_jit.ir.traits import Storage
 from lepton_jit.ir.types import Shape, element_count, typical
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.fuse_merge import REDUCING, Group, merge_groups, spare_epilogue
+from lepton_jit.passes.fuse_merge import REDUCING, FusedGroup, merge_groups, spare_epilogue
 
 __all__ = ["Fuse"]
 
 # A reduction over few and long rows is left to the general schedule, which can split a row.
-LONG_ROW = 4096
+SPLIT_ROW_LEAST = 4096
 FEW_ROWS = 16
 
 
@@ -67,7 +67,7 @@ class _Fusion:
         self.duplicated = [_is_duplicated(n) for n in self.nodes]
         self.outputs = self._read_outside()
         self.readers = self._readers()
-        self.groups: dict[int, Group] = {}
+        self.groups: dict[int, FusedGroup] = {}
         self.group_of: list[int] = [-1] * len(self.nodes)
 
     def run(self) -> Graph:
@@ -116,7 +116,7 @@ class _Fusion:
                     spare_epilogue(self, group, i)
                 return
         node = self.nodes[i]
-        group = Group(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
+        group = FusedGroup(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
         if group.kind in ("rows", "reduce", "scatter_add", "parts"):
             group.domain = node.operands[0].type.shape
         self.groups[i] = group
@@ -134,11 +134,11 @@ class _Fusion:
         found = {self.group_of[j] for j in near if j > i and not self.duplicated[j]}
         return sorted(number for number in found if self.groups[number].kind in ("map", "parts"))
 
-    def _add(self, i: int, group: Group) -> None:
+    def _add(self, i: int, group: FusedGroup) -> None:
         group.members.add(i)
         self.group_of[i] = group.number
 
-    def _joined(self, i: int, group: Group) -> tuple[str, Shape] | None:
+    def _joined(self, i: int, group: FusedGroup) -> tuple[str, Shape] | None:
         """Kind and domain of the group with node i, or None if no kernel computes both."""
         node = self.nodes[i]
         if node.op == "moments" and self._reduces_into(node, group):
@@ -167,7 +167,7 @@ class _Fusion:
             return (group.kind, group.domain) if feeds else None
         return None  # contractions and windows take no prologue
 
-    def _joined_reduce(self, i: int, group: Group) -> tuple[str, Shape] | None:
+    def _joined_reduce(self, i: int, group: FusedGroup) -> tuple[str, Shape] | None:
         node = self.nodes[i]
         full = node.operands[0].type.shape
         result = node.result.type.shape
@@ -183,11 +183,11 @@ class _Fusion:
             return "reduce", full
         return None
 
-    def _reduces_into(self, node: Node, group: Group) -> bool:
+    def _reduces_into(self, node: Node, group: FusedGroup) -> bool:
         """Tell whether the group is elementwise work on what the node reduces to."""
         return group.kind == "map" and group.domain == node.results[0].type.shape and self._is_elementwise(group)
 
-    def _reduces_beside(self, i: int, group: Group) -> bool:
+    def _reduces_beside(self, i: int, group: FusedGroup) -> bool:
         """Tell whether the group reduces the same shape over the same dimensions, and reads node i only after that."""
         node, shape = self.nodes[i], self.nodes[i].operands[0].type.shape
         other = next(self.nodes[j] for j in sorted(group.members) if self.nodes[j].op == "reduce")
@@ -195,14 +195,14 @@ class _Fusion:
             return False
         return all(self.nodes[j].results[0].type.shape != shape for j in self.readers[i] & group.members)
 
-    def _may_widen(self, group: Group, full: Shape) -> bool:
+    def _may_widen(self, group: FusedGroup, full: Shape) -> bool:
         """Tell whether members, of the reductions' shape, can be computed once a row; none may look like a row."""
         return full != group.domain and self._is_elementwise(group)
 
-    def _is_elementwise(self, group: Group) -> bool:
+    def _is_elementwise(self, group: FusedGroup) -> bool:
         return all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
 
-    def _is_epilogue(self, i: int, group: Group) -> bool:
+    def _is_epilogue(self, i: int, group: FusedGroup) -> bool:
         """Tell whether the group can be an epilogue: one result, and all else read at the position that it writes."""
         results = [j for j in group.members if self._leaves(j, group)]
         if len(results) != 1 or not self._is_elementwise(group):
@@ -212,7 +212,7 @@ class _Fusion:
             return False
         return all(_aligned(n) for n in self._feeding(group))
 
-    def _feeding(self, group: Group) -> Iterator[Node]:
+    def _feeding(self, group: FusedGroup) -> Iterator[Node]:
         """Yield the duplicated nodes that a group will contain."""
         pending = [v for j in group.members for v in self.nodes[j].operands]
         seen: set[Value] = set()
@@ -225,11 +225,11 @@ class _Fusion:
             yield node
             pending += node.operands
 
-    def _leaves(self, j: int, group: Group) -> bool:
+    def _leaves(self, j: int, group: FusedGroup) -> bool:
         """Tell whether a node outside of the group reads node j, or it is an output."""
         return not self.readers[j] <= group.members or any(v in self.outputs for v in self.nodes[j].results)
 
-    def _cycle(self, i: int, group: Group) -> bool:
+    def _cycle(self, i: int, group: FusedGroup) -> bool:
         """Tell whether a path leads from node i through another group into this one."""
         last = max(group.members)
         pending = [j for j in self.readers[i] if self.group_of[j] != group.number]
@@ -290,7 +290,7 @@ class _Fusion:
                 pending += [v for v in operands if v in self.position and self.duplicated[self.position[v]]]
         return needed
 
-    def _fused(self, group: Group) -> Node:
+    def _fused(self, group: FusedGroup) -> Node:
         root = self.nodes[max(group.members)]
         if group.kind == "single":
             return root
@@ -364,7 +364,7 @@ def _is_row_reduction(node: Node) -> bool:
     shape = node.operands[0].type.shape
     if node.attributes["dimensions"] != (len(shape) - 1,):
         return False
-    return typical(shape[-1]) < LONG_ROW or typical(element_count(shape[:-1])) >= FEW_ROWS
+    return typical(shape[-1]) < SPLIT_ROW_LEAST or typical(element_count(shape[:-1])) >= FEW_ROWS
 
 
 def _aligned(node: Node) -> bool:

@@ -17,11 +17,11 @@ REDUCING = ("reduce", "scatter_add")
 # The most nodes of one kernel; each is an operation of a few instructions, or of dozens.
 MOST_MEMBERS = 100
 # The elements of a row that a kernel keeps while it reduces it.
-LONG_ROW = 512
+KEPT_ROW_MOST = 512
 
 
 @dataclass
-class Group:
+class FusedGroup:
     """The nodes of one kernel. `domain` is the shape that its loops cover."""
 
     number: int
@@ -45,7 +45,7 @@ class Grouping(Protocol):
 
     nodes: tuple[Node, ...]
     readers: list[frozenset[int]]
-    groups: dict[int, Group]
+    groups: dict[int, FusedGroup]
     group_of: list[int]
     outputs: set[Value]
     duplicated: list[bool]
@@ -59,7 +59,7 @@ def merge_groups(f: Grouping) -> None:
     _merge_convolutions(f)
 
 
-def spare_epilogue(f: Grouping, group: Group, contraction: int) -> None:
+def spare_epilogue(f: Grouping, group: FusedGroup, contraction: int) -> None:
     """Take out of an epilogue what it computes from memory alone, where that is expensive and ends in one tensor.
 
     A tile waits for its epilogue, while a map has registers and neighbours to work on; and a kernel of the forward pass
@@ -72,7 +72,7 @@ def spare_epilogue(f: Grouping, group: Group, contraction: int) -> None:
     if sum(1 for j in apart if f.readers[j] & below) != 1:
         return
     group.members -= apart
-    made = Group(max(apart), "map", group.domain)
+    made = FusedGroup(max(apart), "map", group.domain)
     f.groups[made.number] = made
     _move(f, made, apart)
 
@@ -94,7 +94,7 @@ def _merge_convolutions(f: Grouping) -> None:
                 _absorb(f, group, f.groups[f.group_of[tiles]])
 
 
-def _dependent(f: Grouping, group: Group, first: int) -> set[int]:
+def _dependent(f: Grouping, group: FusedGroup, first: int) -> set[int]:
     """The members that are computed from a node, itself included."""
     found = {first}
     for j in sorted(group.members):
@@ -116,12 +116,12 @@ def _merge_readers(f: Grouping) -> None:
             group = next((merged for other in _readers_of(f, group) if (merged := _joined(f, group, other))), None)
 
 
-def _readers_of(f: Grouping, group: Group) -> list[Group]:
+def _readers_of(f: Grouping, group: FusedGroup) -> list[FusedGroup]:
     numbers = {f.group_of[r] for j in group.members for r in f.readers[j]} - {group.number}
     return [f.groups[n] for n in sorted(numbers)]
 
 
-def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
+def _joined(f: Grouping, group: FusedGroup, reader: FusedGroup) -> FusedGroup | None:
     """Join two groups, if one kernel can compute both; else None."""
     if (
         not group.has_room(len(reader.members))
@@ -138,7 +138,7 @@ def _joined(f: Grouping, group: Group, reader: Group) -> Group | None:
     return reader
 
 
-def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
+def _one_kernel(f: Grouping, group: FusedGroup, reader: FusedGroup) -> bool:
     if group.kind in REDUCING:
         reduced = next(_members(f, group, group.kind)).result.type.shape
         elementwise = all(get_op(f.nodes[j].op).family is Family.ELEMENTWISE for j in reader.members)
@@ -149,7 +149,7 @@ def _one_kernel(f: Grouping, group: Group, reader: Group) -> bool:
     if any(get_op(node.op).family is Family.MOVEMENT for node in nodes):
         return False
     # a long row is computed again for each round of reductions
-    return not (reader.kind == "rows" and any(map(_is_expensive, nodes)) and typical(group.domain[-1]) > LONG_ROW)
+    return not (reader.kind == "rows" and any(map(_is_expensive, nodes)) and typical(group.domain[-1]) > KEPT_ROW_MOST)
 
 
 def _is_expensive(node: Node) -> bool:
@@ -158,7 +158,7 @@ def _is_expensive(node: Node) -> bool:
 
 def _merge_reductions(f: Grouping) -> None:
     """Merge reductions alike that read the same tensor, where neither needs the other."""
-    kept: list[tuple[Group, object, set[Value]]] = []
+    kept: list[tuple[FusedGroup, object, set[Value]]] = []
     for group in list(f.groups.values()):
         if group.kind != "reduce":
             continue
@@ -174,18 +174,18 @@ def _merge_reductions(f: Grouping) -> None:
             kept.append((group, kind, read))
 
 
-def _members(f: Grouping, group: Group, op: str) -> Iterator[Node]:
+def _members(f: Grouping, group: FusedGroup, op: str) -> Iterator[Node]:
     return (f.nodes[j] for j in sorted(group.members) if f.nodes[j].op == op)
 
 
-def _read_whole(f: Grouping, group: Group) -> set[Value]:
+def _read_whole(f: Grouping, group: FusedGroup) -> set[Value]:
     """The values of the reduced shape that come from outside, and from memory."""
     inside = {v for j in group.members for v in f.nodes[j].results}
     read = {v for j in group.members for v in f.nodes[j].operands if v.type.shape == group.domain} - inside
     return {v for v in read if v not in f.position or not f.duplicated[f.position[v]]}
 
 
-def _leads(f: Grouping, first: Group, second: Group, aside: bool = False) -> bool:
+def _leads(f: Grouping, first: FusedGroup, second: FusedGroup, aside: bool = False) -> bool:
     """Tell whether a path leads from the first group to the second; with `aside`, through another one."""
     start = {f.group_of[r] for j in first.members for r in f.readers[j]} - {first.number}
     pending = list(start - {second.number} if aside else start)
@@ -200,12 +200,12 @@ def _leads(f: Grouping, first: Group, second: Group, aside: bool = False) -> boo
     return False
 
 
-def _absorb(f: Grouping, group: Group, other: Group) -> None:
+def _absorb(f: Grouping, group: FusedGroup, other: FusedGroup) -> None:
     _move(f, group, other.members)
     del f.groups[other.number]
 
 
-def _move(f: Grouping, group: Group, members: set[int]) -> None:
+def _move(f: Grouping, group: FusedGroup, members: set[int]) -> None:
     group.members |= members
     for j in members:
         f.group_of[j] = group.number

@@ -18,11 +18,11 @@ REUSING_ROWS = 32
 LEFT_READS = 4
 LEFT_PRODUCTS = 64
 
-__all__ = ["LoopDim", "LowerContractions"]
+__all__ = ["AffineLoop", "LowerContractions"]
 
 
 @dataclass(frozen=True)
-class LoopDim:
+class AffineLoop:
     """One loop of a contraction: its step in each operand, and the dimension of the result that it walks."""
 
     kind: str  # "batch", "row", "column" or "sum"
@@ -91,23 +91,23 @@ def _convolution(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
     ob, of, *ox = a["out_spec"]
     batch = lhs.type.shape[lb] // batch_groups
     features = rhs.type.shape[ro] // (groups * batch_groups)
-    loops = [LoopDim("row", batch, ls[lb], 0, os[ob], ob)]
+    loops = [AffineLoop("row", batch, ls[lb], 0, os[ob], ob)]
     if groups > 1:
         step = rhs.type.shape[ri]
-        loops.append(LoopDim("batch", groups, ls[lf] * step, rs[ro] * features, os[of] * features, of))
+        loops.append(AffineLoop("batch", groups, ls[lf] * step, rs[ro] * features, os[of] * features, of))
     if batch_groups > 1:
-        loops.append(LoopDim("batch", batch_groups, ls[lb] * batch, rs[ro] * features, os[of] * features, of))
+        loops.append(AffineLoop("batch", batch_groups, ls[lb] * batch, rs[ro] * features, os[of] * features, of))
     lhs_offset: Dim = sum((ls[x] * n for x, n in zip(lx, cut, strict=True)), 0)
     rhs_offset: Dim = 0
     for d, (x, k, o) in enumerate(zip(lx, rx, ox, strict=True)):
-        loops.append(LoopDim("row", node.result.type.shape[o], ls[x] * a["strides"][d], 0, os[o], o))
+        loops.append(AffineLoop("row", node.result.type.shape[o], ls[x] * a["strides"][d], 0, os[o], o))
         size, step = rhs.type.shape[k], rs[k]
         if a["window_reversal"][d]:
             rhs_offset = rhs_offset + step * (size - 1)
             step = -step
-        loops.append(LoopDim("sum", size, ls[x] * a["rhs_dilation"][d], step, 0, -1))
-    loops.append(LoopDim("sum", rhs.type.shape[ri], ls[lf], rs[ri], 0, -1))
-    loops.append(LoopDim("column", features, 0, rs[ro], os[of], of))
+        loops.append(AffineLoop("sum", size, ls[x] * a["rhs_dilation"][d], step, 0, -1))
+    loops.append(AffineLoop("sum", rhs.type.shape[ri], ls[lf], rs[ri], 0, -1))
+    loops.append(AffineLoop("column", features, 0, rs[ro], os[of], of))
     return _contraction(lowering, rewriter, node, lhs, rhs, loops, (lhs_offset, rhs_offset), fixed)
 
 
@@ -132,22 +132,22 @@ def _dot_general(lowering: LowerContractions, rewriter: Rewriter, node: Node, fi
     a: Any = node.attributes
     lhs, rhs = node.operands
     ls, rs, os = (row_major(v.type.shape) for v in (lhs, rhs, node.result))
-    loops: list[LoopDim] = []
+    loops: list[AffineLoop] = []
     out_dim = 0
     for i, j in zip(a["lhs_batching"], a["rhs_batching"], strict=True):
-        loops.append(LoopDim("batch", lhs.type.shape[i], ls[i], rs[j], os[out_dim], out_dim))
+        loops.append(AffineLoop("batch", lhs.type.shape[i], ls[i], rs[j], os[out_dim], out_dim))
         out_dim += 1
     for i, size in enumerate(lhs.type.shape):
         if i not in a["lhs_batching"] and i not in a["lhs_contracting"]:
-            loops.append(LoopDim("row", size, ls[i], 0, os[out_dim], out_dim))
+            loops.append(AffineLoop("row", size, ls[i], 0, os[out_dim], out_dim))
             out_dim += 1
     for j, size in enumerate(rhs.type.shape):
         if j not in a["rhs_batching"] and j not in a["rhs_contracting"]:
             kind = "column" if out_dim == node.result.type.rank - 1 else "batch"
-            loops.append(LoopDim(kind, size, 0, rs[j], os[out_dim], out_dim))
+            loops.append(AffineLoop(kind, size, 0, rs[j], os[out_dim], out_dim))
             out_dim += 1
     for i, j in zip(a["lhs_contracting"], a["rhs_contracting"], strict=True):
-        loops.append(LoopDim("sum", lhs.type.shape[i], ls[i], rs[j], 0, -1))
+        loops.append(AffineLoop("sum", lhs.type.shape[i], ls[i], rs[j], 0, -1))
     return _contraction(lowering, rewriter, node, lhs, rhs, loops, (0, 0), fixed)
 
 
@@ -157,7 +157,7 @@ def _contraction(
     node: Node,
     lhs: Value,
     rhs: Value,
-    loops: Sequence[LoopDim],
+    loops: Sequence[AffineLoop],
     offsets: tuple[Dim, Dim],
     fixed: set[str],
 ) -> Value:
@@ -194,30 +194,30 @@ def _contraction(
     )
 
 
-def _ordered(loops: Sequence[LoopDim]) -> list[LoopDim]:
+def _ordered(loops: Sequence[AffineLoop]) -> list[AffineLoop]:
     """Order loops over the result by its memory order, then loops over K by that of A; join neighbours."""
     results = sorted((x for x in loops if x.kind != "sum"), key=lambda x: (x.kind == "column", -typical(x.out)))
     sums = sorted((x for x in loops if x.kind == "sum"), key=lambda x: -typical(x.lhs))
     return _joined([*results, *sums])
 
 
-def _joined(loops: Sequence[LoopDim]) -> list[LoopDim]:
-    joined: list[LoopDim] = []
+def _joined(loops: Sequence[AffineLoop]) -> list[AffineLoop]:
+    joined: list[AffineLoop] = []
     for loop in loops:
         if joined and loop.kind == "sum" and _joins(joined[-1], loop):
             last = joined.pop()
-            loop = LoopDim("sum", last.extent * loop.extent, loop.lhs, loop.rhs, 0, -1)
+            loop = AffineLoop("sum", last.extent * loop.extent, loop.lhs, loop.rhs, 0, -1)
         joined.append(loop)
     return joined
 
 
-def _joins(outer: LoopDim, inner: LoopDim) -> bool:
+def _joins(outer: AffineLoop, inner: AffineLoop) -> bool:
     """Tell whether two loops over K are one: both operands step over the inner one's whole extent."""
     same = outer.kind == inner.kind
     return same and outer.lhs == inner.lhs * inner.extent and outer.rhs == inner.rhs * inner.extent
 
 
-def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
+def _packs(loops: Sequence[AffineLoop], parameters_only: bool, panel: int) -> bool:
     """Tell whether B is to be packed (docs/measurements.md, packed B).
 
     Columns that are not contiguous have to be. Others are where `prepare` does it once, or where many rows reuse the
@@ -235,8 +235,8 @@ def _packs(loops: Sequence[LoopDim], parameters_only: bool, panel: int) -> bool:
 
 
 def _packed(
-    rewriter: Rewriter, rhs: Value, loops: Sequence[LoopDim], offset: Dim, panel: int
-) -> tuple[Value, list[LoopDim], Dim]:
+    rewriter: Rewriter, rhs: Value, loops: Sequence[AffineLoop], offset: Dim, panel: int
+) -> tuple[Value, list[AffineLoop], Dim]:
     """Pack B as [batches...][panel][K...][column in the panel], with zeros behind the last column."""
     (column,) = (loop for loop in loops if loop.kind == "column")
     sums = [loop for loop in loops if loop.kind == "sum"]
@@ -262,8 +262,12 @@ def _packed(
 
 
 def _moved(
-    packed: Value, loops: Sequence[LoopDim], column: LoopDim, batches: Sequence[LoopDim], sums: Sequence[LoopDim]
-) -> tuple[Value, list[LoopDim], Dim]:
+    packed: Value,
+    loops: Sequence[AffineLoop],
+    column: AffineLoop,
+    batches: Sequence[AffineLoop],
+    sums: Sequence[AffineLoop],
+) -> tuple[Value, list[AffineLoop], Dim]:
     """Packed B, the loops with their steps in it, and the step from panel to panel."""
     steps = row_major(packed.type.shape)
     panel_stride = steps[len(batches)]
@@ -273,7 +277,7 @@ def _moved(
     return packed, _joined(moved), panel_stride
 
 
-def _packs_rows(lhs: Value, loops: Sequence[LoopDim], panels: bool, lowering: LowerContractions) -> bool:
+def _packs_rows(lhs: Value, loops: Sequence[AffineLoop], panels: bool, lowering: LowerContractions) -> bool:
     """Tell whether A is to be packed by panels of rows: its whole last dimension, read by many taps or panels."""
     rows, sums, columns = ([x for x in loops if x.kind == kind] for kind in ("row", "sum", "column"))
     width = lhs.type.shape[-1] if lhs.type.rank else 0
@@ -292,8 +296,8 @@ def _packs_rows(lhs: Value, loops: Sequence[LoopDim], panels: bool, lowering: Lo
 
 
 def _packed_rows(
-    rewriter: Rewriter, lhs: Value, loops: Sequence[LoopDim], tile_rows: int
-) -> tuple[Value, list[LoopDim], int, Dim]:
+    rewriter: Rewriter, lhs: Value, loops: Sequence[AffineLoop], tile_rows: int
+) -> tuple[Value, list[AffineLoop], int, Dim]:
     """Pack A as [panel][everything else][row in the panel].
 
     The rows of a tile then follow those of the product before. Unpacked, each product reads other cache lines, of few

@@ -25,7 +25,7 @@ WORTH_IT = 0.85
 # Bytes of a kernel that may be read again for each byte that then stays in a core's cache; and where tiles and products
 # have so many bytes that they would go through DRAM.
 READ_AGAIN, READ_AGAIN_FAR = 0.7, 1.25
-FAR_BYTES = 16 << 20
+READ_AGAIN_FAR_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def gains_by_blocks(tiles: TensorType, products: TensorType, trained: bool) -> b
     channels, features = (typical(t.shape[-1]) for t in (tiles, products))
     rows = lines_of_block(tiles, products) * typical(tiles.shape[3])
     again = channels * features / (2 * rows * (channels + features))
-    far = trained and typical(tiles.elements + products.elements) * tiles.dtype.bytes > FAR_BYTES
+    far = trained and typical(tiles.elements + products.elements) * tiles.dtype.bytes > READ_AGAIN_FAR_BYTES
     return again <= (READ_AGAIN_FAR if far else READ_AGAIN)
 
 

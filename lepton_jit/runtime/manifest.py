@@ -14,7 +14,7 @@ import numpy as np
 from lepton_jit.errors import FileFormatError
 from lepton_jit.runtime.dimensions import parse_polynomial
 
-__all__ = ["MANIFEST_VERSION", "NUMPY_DTYPES", "Buffer", "Dim", "Manifest", "Step", "Tensor"]
+__all__ = ["MANIFEST_VERSION", "NUMPY_DTYPES", "ManifestBuffer", "Dim", "Manifest", "ManifestStep", "Tensor"]
 
 MANIFEST_VERSION = 2
 Dim = int | str
@@ -49,7 +49,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Step:
+class ManifestStep:
     """One kernel launch: the kernel, the layer that it came from, its floating-point operations and bytes moved.
 
     `checked` names the input of which it reports bad elements, if that is what it does.
@@ -63,7 +63,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Buffer:
+class ManifestBuffer:
     """A planned buffer: its bytes, and the steps from which to which (both included) it is alive.
 
     With `per_thread` every thread of a context has so many.
@@ -95,8 +95,8 @@ class Manifest:
     outputs: tuple[Tensor, ...] = ()
     params: tuple[Tensor, ...] = ()
     donations: Mapping[int, int] = field(default_factory=dict)
-    steps: tuple[Step, ...] = ()
-    buffers: tuple[Buffer, ...] = ()
+    steps: tuple[ManifestStep, ...] = ()
+    buffers: tuple[ManifestBuffer, ...] = ()
     errors: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -207,16 +207,16 @@ def _tensor(reader: _Reader) -> Tensor:
     return tensor
 
 
-def _step(reader: _Reader) -> Step:
+def _step(reader: _Reader) -> ManifestStep:
     flops, moved = reader.dim("flops"), reader.dim("bytes")
-    return Step(reader.text("kernel"), reader.text("layer"), flops, moved, reader.text("checked"))
+    return ManifestStep(reader.text("kernel"), reader.text("layer"), flops, moved, reader.text("checked"))
 
 
-def _buffer(reader: _Reader) -> Buffer:
+def _buffer(reader: _Reader) -> ManifestBuffer:
     first, last = reader.integer("first"), reader.integer("last")
     if not 0 <= first <= last < 2**31:
         raise FileFormatError(f"{reader.path}: expected 0 <= first <= last, got {first} and {last}")
-    return Buffer(
+    return ManifestBuffer(
         reader.text("name"), reader.dim("size"), first, last, reader.text("layer"), reader.boolean("per_thread")
     )
 

@@ -14,7 +14,7 @@ from lepton_jit.common.naming import numbered
 from lepton_jit.errors import ArgumentError
 from lepton_jit.layers.base.symbolic import SymbolicTensor
 from lepton_jit.losses import losses
-from lepton_jit.losses.targets import Target
+from lepton_jit.losses.targets import LabelSpec
 from lepton_jit.training import step_names
 
 __all__ = ["Objective", "OutputObjective"]
@@ -32,18 +32,18 @@ class OutputObjective:
     weight: float
     wanted: list[tuple[Any, bool]]  # metric, and whether sample weights apply to it
     metrics: list[tuple[metrics.Metric, bool]] = field(default_factory=list)
-    target: Target | None = None
-    _made: dict[Target, list[tuple[metrics.Metric, bool]]] = field(default_factory=dict)
+    target: LabelSpec | None = None
+    _made: dict[LabelSpec, list[tuple[metrics.Metric, bool]]] = field(default_factory=dict)
 
-    def resolve(self, y: Any) -> Target:
+    def resolve(self, y: Any) -> LabelSpec:
         """The form of these labels, which decides what `"accuracy"` means."""
         shape = np.shape(y)
         if self.loss is not None:
             target = self.loss.target(self.name, shape, self.tensor.shape, self.tensor.dtype)
         else:
-            target = Target.dense(self.name, self.tensor.shape, self.tensor.dtype)
+            target = LabelSpec.dense(self.name, self.tensor.shape, self.tensor.dtype)
             if losses.is_sparse(shape, self.tensor.shape) and self.tensor.shape[-1] != 1:
-                target = Target.classes(self.name, self.tensor.shape)
+                target = LabelSpec.classes(self.name, self.tensor.shape)
         self.target = target
         if target not in self._made:
             self._made[target] = [(self._metric(w), weighted) for w, weighted in self.wanted]
@@ -99,7 +99,7 @@ class Objective:
         """The outputs that have a loss or a metric, which labels are needed for."""
         return [o for o in self.outputs if o.loss is not None or o.wanted]
 
-    def resolve(self, ys: Sequence[Any]) -> tuple[Target, ...]:
+    def resolve(self, ys: Sequence[Any]) -> tuple[LabelSpec, ...]:
         """The forms of the labels of each judged output."""
         return tuple(output.resolve(y) for output, y in zip(self.judged, ys, strict=True))
 

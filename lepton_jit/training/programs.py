@@ -10,10 +10,10 @@ from lepton_jit.ir.graph import Graph
 from lepton_jit.runtime.native import Batches
 from lepton_jit.tracing.weight import Weight
 
-__all__ = ["Program"]
+__all__ = ["BoundProgram"]
 
 
-class Program:
+class BoundProgram:
     """Runs a graph; weights that changed since the last run are bound again, state is updated in place."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], state: Mapping[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from lepton_jit.errors import ArgumentError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Graph
 from lepton_jit.layers.base.trainable import Trainable
 from lepton_jit.layers.functional import Functional
-from lepton_jit.losses.targets import Target
+from lepton_jit.losses.targets import LabelSpec
 from lepton_jit.optimizers.optimizer import Optimizer
 from lepton_jit.random import next_seed
 from lepton_jit.training import step_names
@@ -28,7 +28,7 @@ from lepton_jit.training.feeding import (
     split_validation,
 )
 from lepton_jit.training.objective import Objective
-from lepton_jit.training.programs import Program
+from lepton_jit.training.programs import BoundProgram
 from lepton_jit.training.steps import (
     sample_weight_dtype,
     trace_forward,
@@ -48,7 +48,7 @@ class Data:
 
     inputs: list[np.ndarray]
     labels: list[np.ndarray]
-    targets: tuple[Target, ...]
+    targets: tuple[LabelSpec, ...]
     sample_weight: np.ndarray | None
 
     @property
@@ -100,7 +100,7 @@ class Runner:
         self._objective: Objective | None = None
         self._compile_arguments: dict[str, Any] | None = None
         self._trained: Trainable | None = None
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, BoundProgram] = {}
         self.seed = np.zeros((), np.uint64)
         self.forward_step = np.zeros((), np.int64)
 
@@ -189,17 +189,17 @@ class Runner:
         """Compile again when something runs."""
         self._programs.clear()
 
-    def _inference_program(self) -> Program:
+    def _inference_program(self) -> BoundProgram:
         return self._program("inference", lambda: trace_inference(self.model), dict)
 
-    def _forward_program(self) -> Program:
+    def _forward_program(self) -> BoundProgram:
         return self._program(
             ("forward", *Trainable(self.model).frozen),
             lambda: trace_forward(self.model),
             lambda: {step_names.STEP: self.forward_step, step_names.SEED: self.seed},
         )
 
-    def _training_program(self, data: Data) -> Program:
+    def _training_program(self, data: Data) -> BoundProgram:
         self.objective.resolve(data.labels)
         weighted = data.sample_weight is not None
 
@@ -216,7 +216,7 @@ class Runner:
 
         return self._program(("train", data.targets, weighted), trace, state)
 
-    def _test_program(self, data: Data) -> Program:
+    def _test_program(self, data: Data) -> BoundProgram:
         self.objective.resolve(data.labels)
         weighted = data.sample_weight is not None
         return self._program(
@@ -227,10 +227,12 @@ class Runner:
             self.objective.state,
         )
 
-    def _program(self, key: Any, trace: Callable[[], Graph], state: Callable[[], dict[str, np.ndarray]]) -> Program:
+    def _program(
+        self, key: Any, trace: Callable[[], Graph], state: Callable[[], dict[str, np.ndarray]]
+    ) -> BoundProgram:
         if key not in self._programs:
             graph = trace()
-            self._programs[key] = Program(graph, self.model.weight_paths(), state())
+            self._programs[key] = BoundProgram(graph, self.model.weight_paths(), state())
         return self._programs[key]
 
     # Data

@@ -11,8 +11,8 @@ from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.types import DTYPES, Dim, Poly, TensorType, dtype_of
 from lepton_jit.layers.base.trainable import Trainable
 from lepton_jit.layers.functional import Functional
-from lepton_jit.losses.targets import Target
-from lepton_jit.optimizers.optimizer import Optimizer, Step
+from lepton_jit.losses.targets import LabelSpec
+from lepton_jit.optimizers.optimizer import Optimizer, UpdateContext
 from lepton_jit.tracing import Tracer, Weight
 from lepton_jit.training import step_names
 from lepton_jit.training.objective import Objective
@@ -48,7 +48,7 @@ def trace_training_step(
     model: Functional,
     optimizer: Optimizer,
     objective: Objective,
-    targets: Sequence[Target],
+    targets: Sequence[LabelSpec],
     *,
     weighted: bool,
     trainable: Trainable | None = None,
@@ -70,7 +70,7 @@ def trace_training_step(
     outputs = model.trace_network(t, inputs)
     trained = trainable.weight_paths
     loss = _trace_loss(t, model, trained, objective, labels, outputs, sample_weight)
-    _trace_updates(t, trained, optimizer, loss, Step(t, learning_rate, step))
+    _trace_updates(t, trained, optimizer, loss, UpdateContext(t, learning_rate, step))
     _trace_metrics(t, objective, labels, outputs, sample_weight, loss)
     b.output(t("add", step, 1), step_names.STEP, donates=step_names.STEP)
     _write_back(t, model)
@@ -81,7 +81,7 @@ def trace_training_step(
 def trace_test_step(
     model: Functional,
     objective: Objective,
-    targets: Sequence[Target],
+    targets: Sequence[LabelSpec],
     *,
     weighted: bool,
     trainable: Trainable | None = None,
@@ -122,7 +122,7 @@ def _declare_weights(b: Builder, model: Functional) -> dict[Weight, Value]:
     return {weight: b.input(path, weight.type, "parameter") for path, weight in model.weight_paths().items()}
 
 
-def _declare_targets(b: Builder, targets: Sequence[Target], inputs: Sequence[Value]) -> dict[str, Value]:
+def _declare_targets(b: Builder, targets: Sequence[LabelSpec], inputs: Sequence[Value]) -> dict[str, Value]:
     batch = inputs[0].type.shape[0]
     return {
         t.output: b.input(step_names.target(t.output), TensorType(dtype_of(t.dtype), (batch, *t.shape)))
@@ -190,7 +190,9 @@ def _penalties(t: Tracer, trained: Mapping[str, Weight]) -> list[Value]:
     return values
 
 
-def _trace_updates(t: Tracer, trained: Mapping[str, Weight], optimizer: Optimizer, loss: Value, step: Step) -> None:
+def _trace_updates(
+    t: Tracer, trained: Mapping[str, Weight], optimizer: Optimizer, loss: Value, step: UpdateContext
+) -> None:
     named = {path: weight for path, weight in trained.items() if weight.size}
     if not named:
         return

@@ -18,7 +18,7 @@ from lepton_jit.runtime.arguments import address_of
 from lepton_jit.runtime.native import Batches
 from lepton_jit.training.feeding import Rows
 from lepton_jit.training.interrupts import DeferredInterrupt
-from lepton_jit.training.programs import Program
+from lepton_jit.training.programs import BoundProgram
 from lepton_jit.training.progress import EpochProgress, resolve_verbose
 from lepton_jit.training.runner import Fed, Runner, single
 
@@ -102,7 +102,7 @@ class Trainer(Runner):
 
     def _train_epoch(
         self,
-        program: Program,
+        program: BoundProgram,
         rows: Rows,
         order: np.ndarray | None,
         listeners: CallbackList,
@@ -275,7 +275,7 @@ class Trainer(Runner):
 
 
 def _stretches(
-    program: Program, batches: Batches | None, inputs: Sequence[int], outputs: Sequence[int]
+    program: BoundProgram, batches: Batches | None, inputs: Sequence[int], outputs: Sequence[int]
 ) -> Iterator[int]:
     """Run the batches, several a call, and yield how many are done; none if `batches` is None.
 
@@ -296,7 +296,7 @@ def _stretches(
             program.stretch *= 2
 
 
-def _run_whole(program: Program, rows: Rows, *others: np.ndarray) -> None:
+def _run_whole(program: BoundProgram, rows: Rows, *others: np.ndarray) -> None:
     """One step on all rows at once."""
     unread = program.allocate(rows.count)
     ((_, count, inputs),) = rows.batches()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lepton_jit as lpt
-from lepton_jit.codegen.kernels.blocked_fold import BLOCK
+from lepton_jit.codegen.kernels.blocked_fold import FOLD_BLOCK
 from lepton_jit.codegen.loops.ir import Loop, walk
 from lepton_jit.codegen.program.lower import lower
 from lepton_jit.codegen.target import get_target, native_target
@@ -39,7 +39,7 @@ def softmax(b: Builder, x: Value) -> Value:
 # shape, what sums, and how many terms each sum has
 SUMS: dict[str, tuple[tuple[Dim, ...], Callable[[Builder, Value], Value], int]] = {
     "a row": ((1, ROWS), reduce(1), ROWS),
-    "rows": ((40, 5 * BLOCK**3), reduce(1), 5 * BLOCK**3),
+    "rows": ((40, 5 * FOLD_BLOCK**3), reduce(1), 5 * FOLD_BLOCK**3),
     "columns": ((ROWS, 5), reduce(0), ROWS),
     "columns of many vectors": ((1000, 300), reduce(0), 1000),
     "images": ((1, 224, 224, 3), reduce(1, 2), 224 * 224),
@@ -70,7 +70,7 @@ def test_equal_numbers_sum_up_to_their_product(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4", "aarch64"])
-@pytest.mark.parametrize("shape", [(16, BLOCK**3, 8), (16, BLOCK**2 * 64)], ids=["columns", "rows"])
+@pytest.mark.parametrize("shape", [(16, FOLD_BLOCK**3, 8), (16, FOLD_BLOCK**2 * 64)], ids=["columns", "rows"])
 def test_no_chain_of_additions_is_longer_than_a_block(name: str, shape: tuple[int, ...]) -> None:
     target = get_target(name)
     _, main = optimize(graph_of(shape, reduce(1), "f32"), target)
@@ -78,7 +78,7 @@ def test_no_chain_of_additions_is_longer_than_a_block(name: str, shape: tuple[in
     chains = [stmt for kernel in kernels for stmt in walk(kernel.body) if isinstance(stmt, Loop) and stmt.carries]
     # where the loop starts at an outer loop's variable, so does its stop: their difference is a number
     turns = [-(-(loop.stop - loop.start).constant // loop.step) for loop in chains]
-    assert (len(chains) >= 2, max(turns) <= BLOCK) == (True, True)
+    assert (len(chains) >= 2, max(turns) <= FOLD_BLOCK) == (True, True)
 
 
 def test_a_softmax_of_many_equal_numbers_is_their_number_inverted() -> None:

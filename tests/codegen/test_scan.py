@@ -13,7 +13,7 @@ from lepton_jit.codegen.generate import Generated, generate
 from lepton_jit.codegen.loops.interpreter import iteration_count, run_kernel
 from lepton_jit.codegen.loops.parser import parse_kernels
 from lepton_jit.codegen.program.lower import lower
-from lepton_jit.codegen.program.lowered import Lowered, Rows, Scan
+from lepton_jit.codegen.program.lowered import IndependentRows, Lowered, Scan
 from lepton_jit.codegen.program.step_printer import print_steps
 from lepton_jit.codegen.target import TARGETS, Target, native_target
 from lepton_jit.ir.builder import Builder
@@ -57,7 +57,7 @@ def scan_of(made: Lowered) -> Scan:
     return found
 
 
-def rows_of(made: Lowered) -> Rows | None:
+def rows_of(made: Lowered) -> IndependentRows | None:
     """What runs in blocks through all turns of the one loop."""
     return scan_of(made).rows
 

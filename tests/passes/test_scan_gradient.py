@@ -12,7 +12,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Graph, Value
 from lepton_jit.ir.inline import inline
 from lepton_jit.ir.interpreter import run_graph
-from lepton_jit.ir.loops import Loop, scan
+from lepton_jit.ir.loops import ScanLoop, scan
 from lepton_jit.ir.types import TensorType
 from lepton_jit.ir.verifier import verify
 from lepton_jit.passes.check_numerics import random_arrays, relative_error
@@ -86,7 +86,7 @@ def test_a_gradient_of_a_gradient() -> None:
 def test_a_loop_keeps_what_is_dear_and_repeats_the_rest() -> None:
     forward, backward = (node for node in gradient_of(lstm()).nodes if node.op == "scan")
     producers = {value: node.op for node in forward.regions[0].nodes for value in node.results}
-    kept = [producers.get(stacked.step, "carry") for stacked in Loop.of(forward).stacked]
+    kept = [producers.get(stacked.step, "carry") for stacked in ScanLoop.of(forward).stacked]
     # Every h is the output; then both carries, three gates and the two hyperbolic tangents.
     assert kept == ["multiply", "carry", "carry", "logistic", "logistic", "tanh", "logistic", "tanh"]
     assert {node.op for node in backward.regions[0].nodes} & {"logistic", "tanh"} == set()

@@ -7,7 +7,7 @@ import functools
 from lepton_jit.codegen.llvm.machine_code import compile_object
 from lepton_jit.codegen.target import get_target
 from lepton_jit.runtime.linker import link
-from lepton_jit.runtime.manifest import Buffer, Manifest, Step, Tensor
+from lepton_jit.runtime.manifest import Manifest, ManifestBuffer, ManifestStep, Tensor
 from lepton_jit.runtime.program import Program
 from lepton_jit.runtime.support_text import support_text
 
@@ -142,8 +142,8 @@ AFFINE_MANIFEST = Manifest(
     inputs=(Tensor("x", "f32", ("N",)),),
     outputs=(Tensor("y", "f32", ("N",), "output"),),
     params=(Tensor("shift", "f32", (1,), "weight"),),
-    steps=(Step("double", "head/double", "N", "8*N"), Step("shift", "head/shift", "N", "8*N")),
-    buffers=(Buffer("t", "4*N", 0, 1, "head/double"),),
+    steps=(ManifestStep("double", "head/double", "N", "8*N"), ManifestStep("shift", "head/shift", "N", "8*N")),
+    buffers=(ManifestBuffer("t", "4*N", 0, 1, "head/double"),),
     errors={1: "expected no 13"},
 )
 
@@ -210,7 +210,7 @@ exit:
         symbols=("N",),
         inputs=(Tensor("x", "f32", ("N",)),),
         outputs=(Tensor("y", "f32", ("N",), "output"),),
-        steps=(Step("kernel", f"{name}/layer", "N", "8*N"),),
+        steps=(ManifestStep("kernel", f"{name}/layer", "N", "8*N"),),
         errors={7: "seven is not allowed"},
     )
     return Program(manifest, link([compile_object(text, TARGET)], support_object(), name), threads=threads)

@@ -10,7 +10,7 @@ import pytest
 
 from lepton_jit.errors import FileFormatError, LeptonError
 from lepton_jit.runtime.dimensions import dim_value, parse_polynomial
-from lepton_jit.runtime.manifest import Buffer, Manifest, Step, Tensor
+from lepton_jit.runtime.manifest import Manifest, ManifestBuffer, ManifestStep, Tensor
 
 FULL = Manifest(
     name="digits/train",
@@ -23,8 +23,8 @@ FULL = Manifest(
     outputs=(Tensor("loss", "f32", (), "output"), Tensor("w", "f32", (3, 4), "weight")),
     params=(Tensor("w", "f32", (3, 4), "weight"),),
     donations={1: 0},
-    steps=(Step("matmul", "dense", "24*N", 100),),
-    buffers=(Buffer("t", "4*N*T", 0, 3, "dense"),),
+    steps=(ManifestStep("matmul", "dense", "24*N", 100),),
+    buffers=(ManifestBuffer("t", "4*N*T", 0, 3, "dense"),),
     errors={1: "label out of range: é"},
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_jit.codegen.contraction.plan import LoopDim, Plan
+from lepton_jit.codegen.contraction.plan import ContractionDim, Plan
 from lepton_jit.codegen.kernels.cluster import ceil_divide, lowest_covering, split_index, transposed, vector_loop
 from lepton_jit.codegen.kernels.evaluate import LANE
 from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, Buffer, CeilDiv, Const, Extent, Kernel, Var
@@ -24,7 +24,7 @@ LEAST_ROWS_OF_A_THREAD = 32
 # The heights that are compiled for even splits of more than 14 rows; a split takes the next higher one.
 EVEN_HEIGHTS = (8, 10, 11, 12, 13)
 
-NAME = "s0"
+PACKED_A = "s0"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PackedLeft:
     pitch: int
 
     @property
-    def around(self) -> list[LoopDim]:
+    def around(self) -> list[ContractionDim]:
         """The outer loops each of whose positions has an A of its own."""
         return [x for x in self.plan.around if x.lhs != 0]
 
@@ -55,9 +55,9 @@ class PackedLeft:
         """The buffer of packed A, which has room for whole tiles."""
         if isinstance(self.tiles, int):
             count = element_count((*(x.extent for x in self.around), self.room))
-            return Buffer(NAME, self.plan.dtype, self.tile_stride * count)
+            return Buffer(PACKED_A, self.plan.dtype, self.tile_stride * count)
         one = typical(self.tile_stride)  # a constant where the number of rows is not
-        return Buffer(NAME, self.plan.dtype, (self.plan.inner.extent + self.lowest) * -(-one // self.lowest))
+        return Buffer(PACKED_A, self.plan.dtype, (self.plan.inner.extent + self.lowest) * -(-one // self.lowest))
 
     @property
     def tiles(self) -> int | CeilDiv:
@@ -92,7 +92,7 @@ class PackedLeft:
         padded = -(-inner // self.plan.lanes) * self.plan.lanes if isinstance(inner, int) and self.by_rows else inner
         return element_count([*outer, padded]) * self.pitch
 
-    def step(self, loop: LoopDim) -> Dim:
+    def step(self, loop: ContractionDim) -> Dim:
         """The step of an outer loop in packed A."""
         if loop not in self.around:
             return 0
@@ -111,7 +111,7 @@ class PackedLeft:
     def kernel(self) -> Kernel:
         """The kernel that packs; an iteration packs `together` tiles."""
         plan, k = self.plan, self.plan.cluster.builder()
-        k.buffers[NAME] = self.buffer
+        k.buffers[PACKED_A] = self.buffer
         tiles, together = self.tiles, self.together
         groups = self.room // together if isinstance(tiles, int) else tiles
         dims = [x.extent for x in self.around]
@@ -143,7 +143,7 @@ class PackedLeft:
                     for row in rows[first : first + plan.lanes]
                 ]
                 for j, value in enumerate(transposed(k, values)):
-                    k.store(NAME, out + (at + j) * self.pitch + first, value, plan.lanes)
+                    k.store(PACKED_A, out + (at + j) * self.pitch + first, value, plan.lanes)
 
     def _rows(self, k: KernelBuilder, tile: Affine) -> list[Affine]:
         """The rows of a tile; the last row stands for those that do not exist."""
@@ -198,7 +198,7 @@ class PackedLeft:
             for tile, parts in enumerate(masks):
                 for part, mask in enumerate(parts):
                     value = k.load(self.plan.lhs, source + (tile * self.height + part * lanes), lanes, 1, mask)
-                    k.store(NAME, out + self.tile_stride * tile + part * lanes, value, lanes)
+                    k.store(PACKED_A, out + self.tile_stride * tile + part * lanes, value, lanes)
 
 
 def pack_left(plan: Plan) -> PackedLeft | None:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lepton_jit.codegen.contraction.plan import LoopDim, Plan
+from lepton_jit.codegen.contraction.plan import ContractionDim, Plan
 from lepton_jit.codegen.contraction.tiles import Tiles
 from lepton_jit.codegen.kernels.cluster import SPLITS, store_at, vector_loop
 from lepton_jit.codegen.loops.ir import I64, Affine, Atom, CeilDiv, Const, Var
 from lepton_jit.ir.types import Dim, element_count, typical
 
 # What all taps of a tile read of A and B before they go on, about an L1 cache: 32 to 256 KB measure the same.
-NEAR_BYTES = 64 << 10
+TAPS_L1_BYTES = 64 << 10
 # The panels of B that a panel of rows meets before the next one does: half of an L2 cache.
 GROUP_BYTES = 1 << 20
 
@@ -44,8 +44,8 @@ class PackedRows(Tiles):
         tiles = -(-typical(self.plan.inner.extent) // self.plan.row_panel)
         return tiles, tiles
 
-    def _walk(self) -> list[tuple[Dim | Atom, LoopDim | str]]:
-        around: list[tuple[Dim | Atom, LoopDim | str]] = [(x.extent, x) for x in self._around()]
+    def _walk(self) -> list[tuple[Dim | Atom, ContractionDim | str]]:
+        around: list[tuple[Dim | Atom, ContractionDim | str]] = [(x.extent, x) for x in self._around()]
         group = self._group()
         return [*around, (self.plan.panels // group, "group"), (self._blocks()[0], "block"), (group, "panel")]
 
@@ -59,7 +59,7 @@ class PackedRows(Tiles):
     def _panel_at(self, at: dict) -> Affine:
         return at["group"] * self._group() + at["panel"]
 
-    def _together(self) -> list[LoopDim]:
+    def _together(self) -> list[ContractionDim]:
         return [x for x in self.plan.around if x.kind == "row" and isinstance(x.extent, int)]
 
     def _sum_blocks(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
@@ -93,8 +93,8 @@ class PackedRows(Tiles):
         for i, loop in enumerate(plan.sums):
             inner = typical(element_count(x.extent for x in plan.sums[i + 1 :]))
             size = (abs(typical(loop.lhs)) + inner * plan.width) * plan.dtype.bytes
-            if size <= NEAR_BYTES:
-                return i, 1 << (NEAR_BYTES // size).bit_length() - 1  # an even part of most extents
+            if size <= TAPS_L1_BYTES:
+                return i, 1 << (TAPS_L1_BYTES // size).bit_length() - 1  # an even part of most extents
         return None
 
     def _walk_sums(self, depth: int, blocked: int, size: int, taps: Callable[[], None]) -> None:
@@ -117,7 +117,7 @@ class PackedRows(Tiles):
     def _each(self, located: list, body: Callable[[list], None]) -> None:
         """Write `body` at every tap."""
 
-        def walk(loops: list[LoopDim], located: list) -> None:
+        def walk(loops: list[ContractionDim], located: list) -> None:
             if not loops:
                 body(located)
                 return

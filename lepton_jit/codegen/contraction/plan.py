@@ -17,7 +17,7 @@ from lepton_jit.ir.types import Dim, Poly, element_count, row_major, typical
 
 # Split-K applies only where there are fewer tiles than this and K is long: in the gradient of a weight.
 FEW_TILES = 16
-LONG_SUM = 2048
+SPLIT_K_LEAST = 2048
 # The longest table of offsets of flattened rows: 8 KB of constants.
 LONGEST_TABLE = 1024
 # The rows of one iteration, counted in register tiles, where there are many rows.
@@ -25,7 +25,7 @@ BLOCK_TILES = 4
 
 
 @dataclass(frozen=True)
-class LoopDim:
+class ContractionDim:
     """A loop of an affine contraction, with its step in each operand; `dims` are the result's dimensions it walks."""
 
     kind: str
@@ -36,7 +36,7 @@ class LoopDim:
     dims: tuple[int, ...]
 
 
-ONE_ROW = LoopDim("row", 1, 0, 0, 0, ())
+ONE_ROW = ContractionDim("row", 1, 0, 0, 0, ())
 
 
 class Plan:
@@ -67,22 +67,22 @@ class Plan:
         self.lhs, self.rhs = (cluster.inputs[v] for v in self.node.operands)
         self.unpacked = cluster.inputs[cluster.unpacked] if cluster.unpacked else None
 
-    def _loops(self) -> list[LoopDim]:
+    def _loops(self) -> list[ContractionDim]:
         a = self.attributes
-        joined: list[LoopDim] = []
+        joined: list[ContractionDim] = []
         last_row = max((i for i, kind in enumerate(a["kinds"]) if kind == "row"), default=-1)
         in_panels = last_row if a["row_panel"] else -1
         for i, (kind, extent, lhs, rhs, out, out_dim) in enumerate(
             zip(a["kinds"], a["extents"], a["lhs"], a["rhs"], a["out"], a["out_dims"], strict=True)
         ):
-            loop = LoopDim(kind, extent, lhs, rhs, out, (out_dim,))
+            loop = ContractionDim(kind, extent, lhs, rhs, out, (out_dim,))
             if joined and kind in ("row", "batch") and i != in_panels and self._joins(joined[-1], loop):
                 last = joined.pop()
                 loop = replace(loop, extent=last.extent * extent, dims=last.dims + loop.dims)
             joined.append(loop)
         return joined
 
-    def _joins(self, outer: LoopDim, inner: LoopDim) -> bool:
+    def _joins(self, outer: ContractionDim, inner: ContractionDim) -> bool:
         """Tell whether one step of `outer` is a whole `inner` loop in A, B, C and every operand of the epilogue."""
         if outer.kind != inner.kind:
             return False
@@ -92,7 +92,7 @@ class Plan:
             steps += [(access[a], access[b]) for access in self.accesses]
         return all(x == y * inner.extent for x, y in steps)
 
-    def _flatten(self, outer: LoopDim) -> None:
+    def _flatten(self, outer: ContractionDim) -> None:
         """Join rows of short lines (3 taps, 7 pixels) to one dimension with a table of offsets, to fill tiles."""
         inner = self.inner
         if not isinstance(inner.extent, int) or not isinstance(outer.extent, int):
@@ -139,7 +139,7 @@ class Plan:
         return len(self.cluster.region.nodes) > 1
 
     @property
-    def column(self) -> LoopDim:
+    def column(self) -> ContractionDim:
         return self.columns[0]
 
     @property
@@ -167,9 +167,9 @@ class Plan:
         return tiles < FEW_TILES and self.long_sum()
 
     def long_sum(self) -> bool:
-        return typical(element_count(x.extent for x in self.sums)) >= LONG_SUM
+        return typical(element_count(x.extent for x in self.sums)) >= SPLIT_K_LEAST
 
-    def right_sides(self) -> list[LoopDim]:
+    def right_sides(self) -> list[ContractionDim]:
         """The outer loops each of whose positions has a B of its own."""
         return [x for x in self.around if x.rhs != 0]
 
@@ -179,7 +179,7 @@ class Plan:
         count = slice_count(extent, self.shape, products=first.kind == "batch") if first.dims[:1] == (0,) else 0
         return Slices(count, self._local_buffers(first)) if count else None
 
-    def _local_buffers(self, first: LoopDim) -> frozenset[str]:
+    def _local_buffers(self, first: ContractionDim) -> frozenset[str]:
         """The buffers whose index n alone index n of the result reads; `first` is the loop that walks the batch.
 
         An operand is one of them if it has the batch as leading dimension and the loop steps by whole samples: then it
@@ -224,7 +224,7 @@ class Plan:
         count = element_count(x.extent for x in loops)
         return Progress(self.panels, count, width, ((self.lhs, reach),), self.block_unit())
 
-    def _reach(self, loops: Sequence[LoopDim]) -> Reach | None:
+    def _reach(self, loops: Sequence[ContractionDim]) -> Reach | None:
         *around, inner = loops
         static = [*(x.lhs for x in (*loops, *self.sums)), *(x.extent for x in self.sums)]
         if (
@@ -245,7 +245,7 @@ class Plan:
         taps = -(-(span + (inner.extent - 1) * typical(inner.lhs)) // width)
         return Reach(inner.extent, around[1].extent, image // width, width, line // width, 0, taps)
 
-    def indices(self, positions: Sequence[tuple[LoopDim, Affine]]) -> Indices:
+    def indices(self, positions: Sequence[tuple[ContractionDim, Affine]]) -> Indices:
         """The indices of C at some positions of loops; a joined loop counts in its last dimension."""
         strides = row_major(self.shape)
         indices = [Affine()] * len(self.shape)
@@ -256,7 +256,7 @@ class Plan:
         return tuple(indices)
 
     def epilogue(
-        self, positions: Sequence[tuple[LoopDim, Affine]], column: Affine
+        self, positions: Sequence[tuple[ContractionDim, Affine]], column: Affine
     ) -> tuple[Epilogue | None, tuple[Extra, ...]]:
         """The elementwise rest of the region, from an accumulator to the result, at row `row` of a tile."""
         k = KernelBuilder()

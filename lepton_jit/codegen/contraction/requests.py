@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lepton_jit.codegen.contraction.plan import LoopDim, Plan
+from lepton_jit.codegen.contraction.plan import ContractionDim, Plan
 from lepton_jit.codegen.kernels.cluster import LEAST_SLICES, ceil_divide
 from lepton_jit.codegen.loops.ir import I64, Affine, Const, Var
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
@@ -28,7 +28,7 @@ LINES_AHEAD = 8
 ROWS_APART = 256
 
 Sums = Sequence[tuple[Affine, Dim, Dim]]
-Located = Sequence[tuple[LoopDim, Affine]]  # loops around a tile, and where it is in them
+Located = Sequence[tuple[ContractionDim, Affine]]  # loops around a tile, and where it is in them
 Ahead = tuple[str, Affine, Affine]  # a buffer, a place in it, and the step to the lines after the next sum
 
 

@@ -6,7 +6,7 @@ import functools
 from dataclasses import replace
 from typing import Any
 
-from lepton_jit.codegen.contraction.packed_left import NAME, PackedLeft, pack_left
+from lepton_jit.codegen.contraction.packed_left import PACKED_A, PackedLeft, pack_left
 from lepton_jit.codegen.contraction.packed_rows import PackedRows, splits
 from lepton_jit.codegen.contraction.plan import Plan
 from lepton_jit.codegen.contraction.schedule_vectors import schedule_vectors
@@ -44,12 +44,12 @@ def schedule_contraction(cluster: Cluster, target: Target) -> Planned:
     tiles = _tiles(plan, kernel, "o0", plan.epilogue if plan.has_epilogue else None)
     left = _packed_left(tiles)
     if left is not None:
-        kernel.buffers[NAME] = left.buffer
+        kernel.buffers[PACKED_A] = left.buffer
         tiles.left = left
         extent = tiles.emit([], left.sums(), Affine(), Affine(), plan.out_start)
         slices = plan.slices(extent) if tiles.by_samples() else None
         if slices and left.around[:1] == plan.around[:1]:
-            slices = replace(slices, local=slices.local | {NAME})
+            slices = replace(slices, local=slices.local | {PACKED_A})
         main = cluster.kernel(kernel, extent, tiles.work(), plan.flops, [left.buffer], slices, None, _turning(plan))
         return (left.kernel(), main), ((left.buffer.dtype, left.buffer.size),)
     extent = tiles.emit([], plan.sums_whole(), Affine(), Affine(), plan.out_start)

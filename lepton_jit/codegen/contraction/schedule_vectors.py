@@ -6,17 +6,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lepton_jit.codegen.contraction.plan import LoopDim, Plan
+from lepton_jit.codegen.contraction.plan import ContractionDim, Plan
 from lepton_jit.codegen.kernels.cluster import Planned, split_index, store_at, vector_loop
 from lepton_jit.codegen.kernels.evaluate import LANE, Evaluator
 from lepton_jit.codegen.loops.ir import Affine, Atom, Const
 from lepton_jit.ir.types import element_count, typical
 
 # Neighbouring rows and vectors that are summed side by side, since a single sum waits for its own additions.
-HELD_ROWS = 4
-HELD_VECTORS = 4
+ROWS_TOGETHER = 4
+VECTORS_TOGETHER = 4
 
-Located = list[tuple[LoopDim, Affine]]
+Located = list[tuple[ContractionDim, Affine]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Vectors:
         self.vector = next((x for x in reversed(loops) if x.out == 1), None)
         rest = [x for x in loops if x is not self.vector]
         last = rest[-1] if rest and plan.sums else None
-        held = last is not None and isinstance(last.extent, int) and 1 < last.extent <= HELD_ROWS
+        held = last is not None and isinstance(last.extent, int) and 1 < last.extent <= ROWS_TOGETHER
         self.rows = last if held else None
         self.around = [x for x in rest if x is not self.rows]
 
@@ -72,12 +72,12 @@ class _Vectors:
         lanes = self.cluster.lanes(self.plan.target)
         whole = 0
         if isinstance(vector.extent, int) and self.plan.sums:
-            step = HELD_VECTORS * lanes
+            step = VECTORS_TOGETHER * lanes
             whole = vector.extent - vector.extent % step
             if whole:
                 evaluator = self.cluster.evaluator(k, lanes)
                 with k.loop(0, whole, step) as i:
-                    starts = [i + v * lanes + Affine.var(LANE) for v in range(HELD_VECTORS)]
+                    starts = [i + v * lanes + Affine.var(LANE) for v in range(VECTORS_TOGETHER)]
                     yield [(evaluator, [(vector, start)]) for start in starts]
         if whole == vector.extent:
             return

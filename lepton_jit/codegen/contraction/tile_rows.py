@@ -20,7 +20,7 @@ FEW_HEIGHTS = (1, 2, 3, 4, 6, 8, 11)
 SHORT_TILE = 8
 
 
-class Tile(Protocol):
+class WriteTile(Protocol):
     """Writes a tile of `height` rows from `row` on; with `packed`, it reads them there in packed A."""
 
     def __call__(
@@ -34,7 +34,7 @@ class RowTiles:
 
     plan: Plan
     kernel: KernelBuilder
-    tile: Tile
+    tile: WriteTile
     left: PackedLeft | None
     carries: bool
 

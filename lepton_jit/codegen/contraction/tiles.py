@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from lepton_jit.codegen.contraction.packed_left import NAME, PackedLeft
-from lepton_jit.codegen.contraction.plan import LoopDim, Plan
+from lepton_jit.codegen.contraction.packed_left import PACKED_A, PackedLeft
+from lepton_jit.codegen.contraction.plan import ContractionDim, Plan
 from lepton_jit.codegen.contraction.requests import Ahead, Requests, RowRange, Sums, split_for_ahead
 from lepton_jit.codegen.contraction.tile_rows import RowTiles
 from lepton_jit.codegen.kernels.cluster import is_whole, part_of, split_index, store_at, vector_loop
-from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, CeilDiv, Const, Contract, Extent, Tile, Var
+from lepton_jit.codegen.loops.ir import I64, THREADS, Affine, Atom, CeilDiv, Const, Contract, Extent, TileShape, Var
 from lepton_jit.codegen.loops.kernel_builder import KernelBuilder
 from lepton_jit.ir.types import Dim, element_count, least, typical
 
 # A larger B is walked panel by panel, so that DRAM is read once: a quarter of an L2 cache of 2 MB.
-RESIDENT_BYTES = 1 << 19
+PACKED_B_L2_BYTES = 1 << 19
 # Panels of one tile where there is one row: 8 sums under way hide the latency of each.
 PANELS_OF_A_ROW = 4
 # What the tiles of one iteration read of A and B in a block of K: a quarter of an L2 cache of 1 MB.
@@ -50,7 +50,7 @@ class Tiles:
         """Tell whether B is too large to stay in a cache while rows go by: panels are then the outer loop."""
         plan = self.plan
         length = typical(element_count(x.extent for x in (*plan.sums, *self.plan.right_sides())))
-        return length * plan.width * plan.panels * plan.dtype.bytes > RESIDENT_BYTES
+        return length * plan.width * plan.panels * plan.dtype.bytes > PACKED_B_L2_BYTES
 
     def extents(self) -> list[Dim | Atom]:
         """The digits of an iteration, slowest first: outer loops, block of rows, panel; or the panel before rows."""
@@ -83,18 +83,18 @@ class Tiles:
         rows = -(-typical(blocks.dividend) // blocks.divisor) if isinstance(blocks, CeilDiv) else blocks
         return rows * typical(element_count((*(x.extent for x in self._around()), self.plan.panels)))
 
-    def _around(self) -> list[LoopDim]:
+    def _around(self) -> list[ContractionDim]:
         """The outer loops each of whose positions is an iteration."""
         together = self._together()
         return [x for x in self.plan.around if x not in together]
 
-    def _together(self) -> list[LoopDim]:
+    def _together(self) -> list[ContractionDim]:
         """The outer loops over rows that an iteration walks in each block of K, which then comes from DRAM once."""
         if self.sum_block() is None:
             return []
         return [x for x in self.plan.around if x.kind == "row" and x.rhs == 0 and isinstance(x.extent, int)]
 
-    def _walk(self) -> list[tuple[Dim | Atom, LoopDim | str]]:
+    def _walk(self) -> list[tuple[Dim | Atom, ContractionDim | str]]:
         blocks: tuple[Dim | Atom, str] = (self._blocks()[0], "block")
         panel = (self.plan.panels, "panel")
         around = [(x.extent, x) for x in self._around()]
@@ -221,7 +221,7 @@ class Tiles:
     def _block_of_sum(self, located: list, block: Affine, blocks: Atom | int, panel: Affine) -> None:
         """Write all rows of the iteration for one block of K."""
 
-        def walk(loops: list[LoopDim], located: list) -> None:
+        def walk(loops: list[ContractionDim], located: list) -> None:
             if not loops:
                 self._panel(located, block, blocks, panel)
                 return
@@ -244,7 +244,9 @@ class Tiles:
         size = max(1, SUM_BLOCK_BYTES // ((left + plan.width * inner) * plan.dtype.bytes), -(-LEAST_SUM_BLOCK // inner))
         return size if typical(first.extent) > size + size // 2 else None
 
-    def _empty_sum(self, loops: Sequence[LoopDim], located: tuple[tuple[LoopDim, Affine], ...] = ()) -> None:
+    def _empty_sum(
+        self, loops: Sequence[ContractionDim], located: tuple[tuple[ContractionDim, Affine], ...] = ()
+    ) -> None:
         """Write the whole result from sums of nothing."""
         plan, k = self.plan, self.kernel
         if loops:
@@ -334,7 +336,7 @@ class Tiles:
 
     def _contract(
         self,
-        located: list[tuple[LoopDim, Affine]],
+        located: list[tuple[ContractionDim, Affine]],
         panel: Affine,
         columns: int,
         row: Affine,
@@ -366,7 +368,7 @@ class Tiles:
         extras = tuple(replace(e, index=e.index + row * e.row_step) for e in extras)
         vectors = -(-columns // plan.lanes)
         masked = columns % plan.lanes != 0
-        tile = Tile(
+        tile = TileShape(
             plan.dtype,
             vectors,
             plan.target.tile_vectors,
@@ -384,7 +386,7 @@ class Tiles:
             height,
             heights,
             Affine.of(columns),
-            (NAME if left else plan.lhs, lhs),
+            (PACKED_A if left else plan.lhs, lhs),
             (plan.rhs, rhs),
             (self.out, out),
             inner.out,

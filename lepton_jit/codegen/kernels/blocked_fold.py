@@ -12,7 +12,7 @@ from lepton_jit.ir.types import Dim, DType
 # Each addition of a chain loses up to half a unit: 50,176 equal float32 in one chain are off by up to 7e-4 of their
 # sum, and in blocks of 16, those in blocks of 16 and so on, by 5e-7. Blocks of 32 lose twice as much, of 128 twelve
 # times.
-BLOCK = 16
+FOLD_BLOCK = 16
 # Blocks of BLOCK**LEVELS terms follow each other in one chain.
 LEVELS = 4
 
@@ -81,8 +81,8 @@ def _block_sizes(kinds: Kinds, step: int, most: Dim, terms: int) -> list[int]:
     if not any(kind in ("add", "multiply") and dtype.is_float for kind, dtype in kinds):
         return []
     sizes: list[int] = []
-    size = step * max(BLOCK // terms, 1)
+    size = step * max(FOLD_BLOCK // terms, 1)
     while len(sizes) < LEVELS and (size < most if isinstance(most, int) else len(sizes) < LEVELS - 1):
         sizes.append(size)
-        size *= BLOCK
+        size *= FOLD_BLOCK
     return sizes

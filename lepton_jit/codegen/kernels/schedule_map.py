@@ -27,7 +27,7 @@ from lepton_jit.ir.graph import Value
 from lepton_jit.ir.types import Shape, element_count, row_major
 
 # A long one-dimensional map is cut into blocks of this many elements, 16 KB of float32.
-BLOCK = 4096
+MAP_BLOCK = 4096
 
 
 def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ()) -> Kernel:
@@ -59,15 +59,15 @@ def schedule_map(cluster: Cluster, target: Target, extra: Sequence[Buffer] = ())
         return cluster.kernel(kernel, 1, work, extra=extra)
     inner = axes[-1].extent
     if len(axes) == 1:
-        extent: Extent = CeilDiv(inner, BLOCK) if inner != 0 else 0
-        start = Affine.var("t") * BLOCK
-        end = kernel.apply("minimum", kernel.index(start + BLOCK), kernel.index(Affine.of(inner)))
-        if isinstance(inner, int) and inner <= BLOCK:
+        extent: Extent = CeilDiv(inner, MAP_BLOCK) if inner != 0 else 0
+        start = Affine.var("t") * MAP_BLOCK
+        end = kernel.apply("minimum", kernel.index(start + MAP_BLOCK), kernel.index(Affine.of(inner)))
+        if isinstance(inner, int) and inner <= MAP_BLOCK:
             extent = 1
             block([], Affine(), Affine.of(inner))
         else:
             block([], start, Affine.var(end.name))
-        size = min(BLOCK, inner) if isinstance(inner, int) else BLOCK
+        size = min(MAP_BLOCK, inner) if isinstance(inner, int) else MAP_BLOCK
         return cluster.kernel(kernel, extent, size * work, extra=extra)
     nested = len(axes) > 2 and not apart
     outer = axes[:-2] if nested else axes[:-1]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lepton_jit.codegen.kernels.blocked_fold import BLOCK
+from lepton_jit.codegen.kernels.blocked_fold import FOLD_BLOCK
 from lepton_jit.codegen.kernels.cluster import SPLITS, Cluster, Planned, part_of, store_at, vector_loop
 from lepton_jit.codegen.kernels.evaluate import LANE, Evaluator, Indices, Provider, tail_mask
 from lepton_jit.codegen.kernels.schedule_map import schedule_map
@@ -114,8 +114,8 @@ class _Moments:
     def _block_sizes(self) -> list[int]:
         """The rows of blocks, of blocks of blocks, and so on, so that few are merged one after the other."""
         sizes = [ROWS]
-        while sizes[-1] * BLOCK < typical(self.rows) // SPLITS:
-            sizes.append(sizes[-1] * BLOCK)
+        while sizes[-1] * FOLD_BLOCK < typical(self.rows) // SPLITS:
+            sizes.append(sizes[-1] * FOLD_BLOCK)
         return sizes
 
     def provider(self, result: int) -> Provider:

@@ -36,7 +36,7 @@ from lepton_jit.ir.types import Dim, element_count, typical
 # Vectors of results that a sum over rows computes side by side.
 COLUMN_VECTORS = 4
 # A sum is split into SPLITS parts, by its shape alone, where it is this long and few results could run in parallel.
-LONG_SUM = 4096
+SPLIT_SUM_LEAST = 4096
 FEW_RESULTS = 16
 
 Located = list[tuple[Axis, Affine]]
@@ -85,7 +85,7 @@ class _Reduction:
         self.around = around
         results = typical(element_count(a.extent for a in around))
         length = typical(element_count(a.extent for a in self.reduced))
-        if self.reduced and length >= LONG_SUM and results < FEW_RESULTS:
+        if self.reduced and length >= SPLIT_SUM_LEAST and results < FEW_RESULTS:
             return self._split()
         k = cluster.builder()
         positions = split_index(k, Affine.var("t"), [a.extent for a in around])

@@ -16,7 +16,7 @@ from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import Dim, element_count, typical
 
 # Rows of up to this many vectors are unrolled: they are read once, and what is computed of them is computed once.
-HELD_VECTORS = 32
+ROW_VECTORS = 32
 
 
 def is_row_cluster(cluster: Cluster) -> bool:
@@ -50,7 +50,7 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
         made.bound = bound
         return made
 
-    held = isinstance(length, int) and length <= HELD_VECTORS * cluster.lanes(target)
+    held = isinstance(length, int) and length <= ROW_VECTORS * cluster.lanes(target)
     for nodes in rounds:
         operands = [n.operands[0] for n in nodes]
         kinds = [(str(n.attributes["kind"]), n.result.type.dtype) for n in nodes]

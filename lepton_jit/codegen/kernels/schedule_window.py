@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lepton_jit.codegen.kernels.blocked_fold import BLOCK, combined, first_totals, fold_loop
+from lepton_jit.codegen.kernels.blocked_fold import FOLD_BLOCK, combined, first_totals, fold_loop
 from lepton_jit.codegen.kernels.cluster import (
     Cluster,
     Planned,
@@ -266,7 +266,7 @@ class _Windows:
 
         def line(totals: list[Atom], taps: list[Affine], elements: list[Affine]) -> list[Atom]:
             evaluator = self.cluster.evaluator(k, self.lanes, self.mask)
-            for reads in block.in_chains(BLOCK) if many else (block.reads,):
+            for reads in block.in_chains(FOLD_BLOCK) if many else (block.reads,):
                 part = first_totals(kinds, self.lanes) if many else list(totals)
                 for result, tap, element in reads:
                     value = evaluator.value(self.x, (*leading, *elements, start + element, self.channel))

@@ -27,7 +27,7 @@ from lepton_jit.codegen.llvm.microkernel import (
     prefetch,
 )
 from lepton_jit.codegen.llvm.module_parts import SHARED
-from lepton_jit.codegen.loops.ir import Affine, Apply, Atom, Const, Contract, Tile
+from lepton_jit.codegen.loops.ir import Affine, Apply, Atom, Const, Contract, TileShape
 from lepton_jit.codegen.target import LINE_BYTES, Target
 from lepton_jit.errors import GraphError
 from lepton_jit.ir.types import DType
@@ -220,7 +220,7 @@ def _address(table: ir.GlobalVariable) -> Value:
 class _EpilogueEmitter:
     """Emits the statements of an epilogue for one accumulator."""
 
-    def __init__(self, tile: Tile, target: Target, fetched: Sequence[bool]) -> None:
+    def __init__(self, tile: TileShape, target: Target, fetched: Sequence[bool]) -> None:
         assert tile.epilogue is not None
         self.tile = tile
         self.fetched = fetched

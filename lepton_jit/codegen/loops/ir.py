@@ -248,7 +248,7 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
-class Tile:
+class TileShape:
     """The shape of a micro-kernel: what is compiled once and shared by all calls of one program."""
 
     dtype: DType
@@ -272,7 +272,7 @@ class Contract:
     With `fetch` it prefetches its lines of a large result before the sums. Neither changes a value.
     """
 
-    tile: Tile
+    tile: TileShape
     rows: int | Var
     heights: tuple[int, ...]  # the values that `rows` can have
     columns: Affine  # active columns, at most vectors * lanes

@@ -31,7 +31,7 @@ from lepton_jit.codegen.loops.ir import (
     Slices,
     Stmt,
     Store,
-    Tile,
+    TileShape,
     Trn,
     Var,
 )
@@ -51,7 +51,7 @@ from lepton_jit.ir.types import Dim
 __all__ = ["parse_kernel", "parse_kernels"]
 
 # Far above what any kernel needs, far below what Python's stack bears.
-MAX_DEPTH = 60
+MAX_NESTING = 60
 
 _ATOM_START = ("value", "number", "-", "inf", "nan", "true", "false")
 
@@ -148,8 +148,8 @@ class _Body:
         reader = self.reader
         reader.expect("{")
         self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise reader.error(f"blocks nested more than {MAX_DEPTH} deep")
+        if self.depth > MAX_NESTING:
+            raise reader.error(f"blocks nested more than {MAX_NESTING} deep")
         statements: list[Stmt] = []
         while not reader.at("}") and not (end and reader.at(end)):
             statements.append(self.statement())
@@ -329,7 +329,7 @@ class _Body:
         epilogue = self.epilogue() if reader.accept("epilogue") else None
         reader.expect("}")
         steps = tuple(e.column_step for e in extras)
-        tile = Tile(dtype, vectors, panel, masked, rhs_masked, epilogue, steps)
+        tile = TileShape(dtype, vectors, panel, masked, rhs_masked, epilogue, steps)
         return Contract(
             tile=tile,
             rows=rows,

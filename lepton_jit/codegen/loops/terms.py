@@ -13,7 +13,7 @@ __all__ = ["read_affine", "read_dim", "read_dtype", "read_extent", "read_lanes",
 
 # Far above what any kernel needs, far below what Python's stack bears.
 MAX_FACTORS = 16
-MAX_TERMS = 256
+MAX_TERMS_OF_A_KERNEL = 256
 MAX_LANES = 4096
 
 _TYPE = re.compile(rf"({'|'.join(DTYPES)})(?:x([1-9][0-9]{{0,3}}))?")
@@ -67,7 +67,7 @@ def read_affine(reader: Reader, known: dict[str, Var] | None) -> Affine:
     terms: dict[str, Dim] = {}
     constant: Dim = 0
     sign = -1 if reader.accept("-") else 1
-    for _ in range(MAX_TERMS):
+    for _ in range(MAX_TERMS_OF_A_KERNEL):
         at = reader.token
         product, name = _term(reader, known)
         if name in terms:
@@ -81,7 +81,7 @@ def read_affine(reader: Reader, known: dict[str, Var] | None) -> Affine:
         sign = 1 if reader.accept("+") else -1
         if sign < 0:
             reader.expect("-")
-    raise reader.error(f"an index of more than {MAX_TERMS} terms", start)
+    raise reader.error(f"an index of more than {MAX_TERMS_OF_A_KERNEL} terms", start)
 
 
 def _term(reader: Reader, known: dict[str, Var] | None) -> tuple[Dim, str | None]:

@@ -161,14 +161,14 @@ def _lines_apart(reach: Reach) -> tuple[Fraction, Fraction]:
     return above, below
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """The most rows that a group of iterations finishes; with `even`, each finishes so many, whatever the batch."""
 
     most: int
     even: bool
 
 
-def group_rows(launch: Launch) -> Group:
+def group_rows(launch: Launch) -> RowGroup:
     """The rows that a group of iterations of a launch finishes."""
     progress, extent = progress_of(launch), launch.kernel.extent
     even = is_whole(progress.count, progress.unit)
@@ -176,7 +176,7 @@ def group_rows(launch: Launch) -> Group:
         even = even and is_whole(extent.dividend, extent.divisor)
     units = units_a_group(launch)
     assert units is not None
-    return Group(math.ceil(units) * progress.unit, even and units.denominator == 1)
+    return RowGroup(math.ceil(units) * progress.unit, even and units.denominator == 1)
 
 
 def units_a_group(launch: Launch) -> Fraction | None:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lepton_jit.codegen.kernels.turns import ROW_BLOCK
-from lepton_jit.codegen.program.lowered import Rows
+from lepton_jit.codegen.program.lowered import IndependentRows
 from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.ir.types import Dim, Poly, element_count, symbols_of, typical
 
 # What one iteration reads besides its rows: more than this does not stay in a core's cache from one to the next.
-RESIDENT_BYTES = 3 << 19
+SHARED_L2_BYTES = 3 << 19
 
 
-def rows_of(region: Graph) -> Rows | None:
+def rows_of(region: Graph) -> IndependentRows | None:
     """The batch whose rows are independent in `region`, or None.
 
     Row n of every result then depends on row n of the operands alone, and does not know n: running the region on some
@@ -31,7 +31,7 @@ def rows_of(region: Graph) -> Rows | None:
     shared = sum(
         typical(e.value.type.elements) * e.value.type.dtype.bytes for e in region.inputs if not _has(e.value, batch)
     )
-    return Rows(repr(batch), ROW_BLOCK, shared > RESIDENT_BYTES)
+    return IndependentRows(repr(batch), ROW_BLOCK, shared > SHARED_L2_BYTES)
 
 
 def independent(region: Graph, batch: Poly) -> bool:

@@ -22,7 +22,7 @@ from lepton_jit.ir.graph import Graph, Node, Value
 from lepton_jit.ir.types import Dim, Poly, with_value
 
 
-class Lowering(Protocol):
+class BodyLowering(Protocol):
     """The part of lowering a graph that lowering a scan uses, for the graph around it and for its body."""
 
     graph: Graph
@@ -41,7 +41,7 @@ class Lowering(Protocol):
     def copy(self, value: Value, source: int, target: int, when: When = "always", layer: str = "") -> None: ...
 
 
-def lower_scan(outer: Lowering, node: Node, body: Lowering) -> None:
+def lower_scan(outer: BodyLowering, node: Node, body: BodyLowering) -> None:
     """Append the steps of a scan to `outer`; `body`, which shares its buffers, is to lower the region."""
     _ScanLowering(outer, node, body).run()
 
@@ -68,7 +68,7 @@ class _ScanLowering:
     in turns, of which the last turn has the one where the final value belongs.
     """
 
-    def __init__(self, outer: Lowering, node: Node, body: Lowering) -> None:
+    def __init__(self, outer: BodyLowering, node: Node, body: BodyLowering) -> None:
         self.outer, self.node, self.body = outer, node, body
         self.number = len(outer.buffers)  # every scan makes buffers, so no other has this number
         self.length: Dim = node.attributes["length"]

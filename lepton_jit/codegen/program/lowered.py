@@ -125,7 +125,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Rows:
+class IndependentRows:
     """Independent rows of a scan: blocks of up to `block` rows of the batch `symbol` go through all iterations alone.
 
     `shared` is true where an iteration reads more than a core's cache holds: few rows are then better served by all
@@ -147,7 +147,7 @@ class Scan:
     body: tuple[Step | Scan, ...]
     layer: str
     op: str = "scan"
-    rows: Rows | None = None
+    rows: IndependentRows | None = None
     checked: str = ""
 
     @property

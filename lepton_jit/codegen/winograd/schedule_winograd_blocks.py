@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lepton_jit.codegen.contraction.plan import LoopDim, Plan
+from lepton_jit.codegen.contraction.plan import ContractionDim, Plan
 from lepton_jit.codegen.contraction.tile_rows import RowTiles
 from lepton_jit.codegen.contraction.tiles import Tiles
 from lepton_jit.codegen.kernels.cluster import (
@@ -30,9 +30,9 @@ from lepton_jit.ir.graph import Node, Value
 from lepton_jit.ir.ops.winograd import lines_of_block
 from lepton_jit.ir.types import TensorType, element_count, typical
 
-TILES, PRODUCTS = "s0", "s1"
+TILES_MEMORY, PRODUCTS = "s0", "s1"
 # Images of so many bytes are not in a cache when they are needed.
-FAR_BYTES = 8 << 20
+IMAGES_DRAM_BYTES = 8 << 20
 
 
 def schedule_winograd_blocks(cluster: Cluster, target: Target) -> Planned:
@@ -55,7 +55,7 @@ class _Blocks:
         self.lines = lines_of_block(tiles, products)
         self.rows = self.lines * self.columns
         self.shapes = {
-            TILES: (self.count, self.rows, tiles.shape[4]),
+            TILES_MEMORY: (self.count, self.rows, tiles.shape[4]),
             PRODUCTS: (self.count, self.rows, products.shape[4]),
         }
         self.dtype = tiles.dtype
@@ -81,7 +81,7 @@ class _Blocks:
 
     def _tiles(self, k: KernelBuilder, first: Var, count: Var) -> None:
         with k.loop(0, Affine.var(count.name)) as line:
-            where, place = self._line(k, first, line), self._place(TILES, line)
+            where, place = self._line(k, first, line), self._place(TILES_MEMORY, line)
             transform_input(self.cluster, k, self.input, self.target, where, place)
 
     def _results(self, k: KernelBuilder, first: Var, count: Var) -> None:
@@ -112,7 +112,7 @@ class _Blocks:
         """Write the products of a block: at each position of the transform, its rows times a kernel."""
         node = self._product_of_block()
         plan = Plan(cluster_of(node)[0], self.target)
-        plan.lhs, plan.rhs = TILES, self.cluster.inputs[self.product.operands[1]]
+        plan.lhs, plan.rhs = TILES_MEMORY, self.cluster.inputs[self.product.operands[1]]
         rows = k.apply("multiply", count, Const(self.columns, I64))
         shares = [Affine.var("t") * element_count(shape) for shape in self.shapes.values()]
         tiles = _TilesOfBlock(plan, k, PRODUCTS, None)
@@ -127,7 +127,7 @@ class _Blocks:
         """Prefetch, for images in DRAM, a share of the lines that transforms touch next: of the result, and of x."""
         x, tile = self.input.operands[0], self.input.attributes["tile"]
         ((result, buffer),) = self.cluster.outputs.items()
-        if typical(x.type.elements) * self.dtype.bytes < FAR_BYTES:
+        if typical(x.type.elements) * self.dtype.bytes < IMAGES_DRAM_BYTES:
             return
         line_elements = LINE_BYTES // self.dtype.bytes
         here, following = places
@@ -165,7 +165,7 @@ class _TilesOfBlock(Tiles):
     rows: Var
     heights: tuple[int, ...]
 
-    def panel(self, around: LoopDim, position: Affine, panel: Affine, lhs: Affine, out: Affine) -> None:
+    def panel(self, around: ContractionDim, position: Affine, panel: Affine, lhs: Affine, out: Affine) -> None:
         """Write all rows of one product in one panel."""
         self._sums, self._shifts = self.plan.sums_whole(), (lhs, Affine(), out)
         self._panel([(around, position)], Affine(), 1, panel)

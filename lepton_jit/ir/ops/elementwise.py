@@ -12,7 +12,7 @@ from lepton_jit.errors import DTypeError
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression, select
 from lepton_jit.ir.graph import Node, Value
-from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, GradientRule, Kind, NoRule, Op, Sample
+from lepton_jit.ir.op import NOT_DIFFERENTIABLE, AttributeKind, Family, GradientRule, NoRule, Op, Sample
 from lepton_jit.ir.ops.rules import DTYPE, choice, define, expect_dtype, expect_same, the_cotangent
 from lepton_jit.ir.traits import ORDINARY, Cost, Traits
 from lepton_jit.ir.types import DTYPES, DType, TensorType
@@ -37,7 +37,7 @@ def elementwise(
     operands: str = "x",
     kinds: tuple[str, ...] = FLOATS,
     infer: Callable[..., TensorType] | None = None,
-    attributes: Mapping[str, Kind] | None = None,
+    attributes: Mapping[str, AttributeKind] | None = None,
     native: Callable[..., Any] | None = None,
     low: float = -2.0,
     high: float = 2.0,

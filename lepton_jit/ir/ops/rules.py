@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_jit.errors import DTypeError, GraphError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Attributes, Value
-from lepton_jit.ir.op import Decomposition, Family, GradientRule, Kind, NoRule, Op, Sample, register
+from lepton_jit.ir.op import AttributeKind, Decomposition, Family, GradientRule, NoRule, Op, Sample, register
 from lepton_jit.ir.traits import ORDINARY, Traits
 from lepton_jit.ir.types import Dim, DType, Poly, TensorType, dim_value
 
@@ -59,23 +59,25 @@ def _is_pair(value: object) -> bool:
     return _every(_is_int)(value) and len(value) == 2  # pyright: ignore[reportArgumentType]
 
 
-INT = Kind("an integer", _is_int)
-INTS = Kind("a list of integers", _every(_is_int))
-DIM = Kind("a dimension", _is_dim)
-DIMS = Kind("a list of dimensions", _every(_is_dim))
-PAIRS = Kind("a list of pairs of integers", _every(_is_pair))
-NUMBER = Kind("a number", lambda value: _is_int(value) or isinstance(value, float))
-BOOL = Kind("true or false", lambda value: isinstance(value, bool))
-BOOLS = Kind("a list of true and false", _every(lambda value: isinstance(value, bool)))
-STRING = Kind("a string", lambda value: isinstance(value, str))
-STRINGS = Kind("a list of strings", _every(lambda value: isinstance(value, str)))
-DTYPE = Kind("a dtype", lambda value: isinstance(value, DType))
-CONSTANT = Kind("a number, or nested lists of numbers", lambda value: isinstance(value, (int, float, tuple, list)))
+INT = AttributeKind("an integer", _is_int)
+INTS = AttributeKind("a list of integers", _every(_is_int))
+DIM = AttributeKind("a dimension", _is_dim)
+DIMS = AttributeKind("a list of dimensions", _every(_is_dim))
+PAIRS = AttributeKind("a list of pairs of integers", _every(_is_pair))
+NUMBER = AttributeKind("a number", lambda value: _is_int(value) or isinstance(value, float))
+BOOL = AttributeKind("true or false", lambda value: isinstance(value, bool))
+BOOLS = AttributeKind("a list of true and false", _every(lambda value: isinstance(value, bool)))
+STRING = AttributeKind("a string", lambda value: isinstance(value, str))
+STRINGS = AttributeKind("a list of strings", _every(lambda value: isinstance(value, str)))
+DTYPE = AttributeKind("a dtype", lambda value: isinstance(value, DType))
+CONSTANT = AttributeKind(
+    "a number, or nested lists of numbers", lambda value: isinstance(value, (int, float, tuple, list))
+)
 
 
-def choice(*names: str) -> Kind:
+def choice(*names: str) -> AttributeKind:
     """One of a few strings."""
-    return Kind("one of " + ", ".join(f'"{n}"' for n in names), lambda value: value in names)
+    return AttributeKind("one of " + ", ".join(f'"{n}"' for n in names), lambda value: value in names)
 
 
 def define(
@@ -87,7 +89,7 @@ def define(
     reference: Callable[..., np.ndarray | Sequence[np.ndarray]],
     gradient: GradientRule | NoRule,
     samples: Sequence[Sample],
-    attributes: Mapping[str, Kind] | None = None,
+    attributes: Mapping[str, AttributeKind] | None = None,
     native: Callable[..., Any] | None = None,
     decompose: Decomposition | None = None,
     traits: Traits = ORDINARY,
@@ -137,7 +139,7 @@ def resolved(value: Any, symbols: Mapping[str, int]) -> Any:
     return dim_value(value, symbols) if isinstance(value, Poly) else value
 
 
-def _check_signature(name: str, function: Callable[..., Any], kinds: Mapping[str, Kind]) -> None:
+def _check_signature(name: str, function: Callable[..., Any], kinds: Mapping[str, AttributeKind]) -> None:
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a NumPy function in place of a reference; it takes no attributes

@@ -10,13 +10,13 @@ import numpy as np
 from lepton_jit.errors import GraphError, ShapeError, UnsupportedError
 from lepton_jit.ir.graph import Attributes, Graph
 from lepton_jit.ir.interpreter import run_nodes
-from lepton_jit.ir.op import NOT_DIFFERENTIABLE, Family, Kind, Op, register
+from lepton_jit.ir.op import NOT_DIFFERENTIABLE, AttributeKind, Family, Op, register
 from lepton_jit.ir.ops.rules import STRING, define, expect_dtype, expect_scalar
 from lepton_jit.ir.types import TensorType
 
 __all__ = ["REGIONS"]
 
-REGIONS = Kind("regions", lambda value: isinstance(value, tuple) and all(isinstance(g, Graph) for g in value))
+REGIONS = AttributeKind("regions", lambda value: isinstance(value, tuple) and all(isinstance(g, Graph) for g in value))
 
 
 # gradient

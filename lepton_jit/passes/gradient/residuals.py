@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lepton_jit.ir.graph import Node, Value
-from lepton_jit.ir.loops import Loop
+from lepton_jit.ir.loops import ScanLoop
 from lepton_jit.ir.op import Family, get_op
 
 __all__ = ["choose_residuals"]
 
 
-def choose_residuals(loop: Loop, needed: Iterable[Value]) -> tuple[list[Value], list[Node]]:
+def choose_residuals(loop: ScanLoop, needed: Iterable[Value]) -> tuple[list[Value], list[Node]]:
     """Choose the values to stack, and the forward nodes to repeat in the backward region, so that it has `needed`.
 
     Slices, captured values and what the loop stacks anyway cost nothing. Expensive values (contractions, reductions,
@@ -22,7 +22,7 @@ def choose_residuals(loop: Loop, needed: Iterable[Value]) -> tuple[list[Value], 
 
 
 class _Choice:
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: ScanLoop) -> None:
         nodes = self.nodes = loop.nodes
         self.producers = {value: node for node in nodes for value in node.results}
         self.given = {scanned.inner for scanned in loop.scanned} | {captured.inner for captured in loop.captured}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lepton_jit.ir.graph import Node, Value
-from lepton_jit.ir.loops import Carry, Loop, Scanned, Stacked
+from lepton_jit.ir.loops import ScanCarry, ScanLoop, Scanned, Stacked
 from lepton_jit.passes.gradient.residuals import choose_residuals
 from lepton_jit.passes.rewriting.facts import varied_values
 from lepton_jit.passes.rewriting.rewrite import Rewriter
@@ -49,7 +49,7 @@ class _ReverseScan:
     def __init__(self, rewriter: Rewriter, node: Node, varied: set[Value]) -> None:
         self.rewriter = rewriter
         self.node = node
-        self.loop = Loop.of(node)
+        self.loop = ScanLoop.of(node)
         self.inner = Rewriter(node.regions[0])
         for inside in self.loop.nodes:
             self.inner.append(inside)
@@ -57,7 +57,7 @@ class _ReverseScan:
         self.scanned = [scanned for scanned in self.loop.scanned if scanned.array in varied]
         self.captured = [captured for captured in self.loop.captured if captured.outer in varied]
         self.found: dict[Value, Value] = {}  # what the region reads -> the cotangent of the operand behind it
-        self.reverse = Loop([], [], [], [], [], self.loop.length, not self.loop.reverse, node.layer)
+        self.reverse = ScanLoop([], [], [], [], [], self.loop.length, not self.loop.reverse, node.layer)
 
     def run(self, incoming: Sequence[Value | None], differentiate: Differentiate) -> list[Value | None]:
         incoming_at = dict(zip(self.node.results, incoming, strict=True))
@@ -80,7 +80,7 @@ class _ReverseScan:
             start = incoming_at[carry.final]
             start = self.rewriter.full(0, carry.final.type) if start is None else start
             d_new, final = self.inner.fresh(carry.new.type), self.rewriter.fresh(carry.initial.type)
-            self.reverse.carries.append(Carry(d_new, start, d_new, final))
+            self.reverse.carries.append(ScanCarry(d_new, start, d_new, final))
             self.found[carry.inner] = final
             seeds.append((carry.new, d_new))
         return seeds
@@ -115,7 +115,7 @@ class _ReverseScan:
                 start = self.rewriter.full(0, captured.outer.type)
                 so_far = self.inner.fresh(captured.inner.type)
                 self.found[captured.inner] = final = self.rewriter.fresh(captured.outer.type)
-                self.reverse.carries.append(Carry(so_far, start, self.inner("add", so_far, part), final))
+                self.reverse.carries.append(ScanCarry(so_far, start, self.inner("add", so_far, part), final))
 
     def _take_nodes(self, forward: int) -> None:
         """Take the backward nodes that are read, and the forward values that they read."""
@@ -129,7 +129,7 @@ class _ReverseScan:
         self.reverse.scanned += [scanned for scanned in self.loop.scanned if scanned.inner in read]
         self.reverse.captured += [captured for captured in self.loop.captured if captured.inner in read]
 
-    def _forward_loop(self, forward: int) -> Loop:
+    def _forward_loop(self, forward: int) -> ScanLoop:
         """The loop with its composites expanded as differentiation needed it."""
         current = self.inner.current
         return replace(
@@ -151,7 +151,7 @@ class _ReverseScan:
         return [Scanned(value, stacks[value]) for value in saved]
 
 
-def _varied_carries(loop: Loop, varied: set[Value]) -> list[Carry]:
+def _varied_carries(loop: ScanLoop, varied: set[Value]) -> list[ScanCarry]:
     """The float carries that depend on values that vary, in the first iteration or in a later one."""
     parts = [(carry.inner, carry.initial) for carry in loop.carries]
     parts += [(scanned.inner, scanned.array) for scanned in loop.scanned]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lepton_jit.ir.graph import Value
-from lepton_jit.ir.loops import Captured, Loop, Scanned
+from lepton_jit.ir.loops import Captured, ScanLoop, Scanned
 from lepton_jit.ir.op import Family, get_op, traits_of
 from lepton_jit.passes.rewriting.rewrite import Rewriter
 from lepton_jit.passes.scans.lifting import Outside, can_lift
@@ -13,7 +13,7 @@ from lepton_jit.passes.scans.lifting import Outside, can_lift
 __all__ = ["hoist_invariants", "hoist_products"]
 
 
-def hoist_invariants(rewriter: Rewriter, loop: Loop) -> None:
+def hoist_invariants(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: what depends on captured values and constants alone is the same in every round"""
     invariant = loop.invariant()
     moving = (n for n in loop.nodes if not traits_of(n).stays_in_loops)
@@ -26,7 +26,7 @@ def hoist_invariants(rewriter: Rewriter, loop: Loop) -> None:
     loop.captured += [Captured(value, outside.of(value).value) for value in values]
 
 
-def hoist_products(rewriter: Rewriter, loop: Loop) -> None:
+def hoist_products(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: x_t @ w for every t is one product of the whole of x
 
     Elementwise operations on such products that need no carry either (a bias, a mask) go with them.
@@ -45,7 +45,7 @@ def hoist_products(rewriter: Rewriter, loop: Loop) -> None:
     loop.scanned += [Scanned(value, outside.of(value).value) for value in _leave(loop, moved)]
 
 
-def _independent(loop: Loop) -> set[Value]:
+def _independent(loop: ScanLoop) -> set[Value]:
     """The values that need no carry, and only operations that can be done for all rounds at once; slices too."""
     given = {scanned.inner for scanned in loop.scanned} | loop.invariant()
     for node in loop.nodes:
@@ -54,7 +54,7 @@ def _independent(loop: Loop) -> set[Value]:
     return given
 
 
-def _leave(loop: Loop, moved: Iterable[Value]) -> list[Value]:
+def _leave(loop: ScanLoop, moved: Iterable[Value]) -> list[Value]:
     """Take the nodes of these values out of the region; returns the values that it goes on reading, in order."""
     gone = set(moved)
     order = [value for node in loop.nodes for value in node.results if value in gone]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.graph import Node, Value
-from lepton_jit.ir.loops import Loop, Stacked
+from lepton_jit.ir.loops import ScanLoop, Stacked
 from lepton_jit.ir.op import Family, get_op
 from lepton_jit.ir.types import Dim
 from lepton_jit.passes.rewriting.rewrite import Rewriter
@@ -39,7 +39,7 @@ class Outside:
     Values that are neither `computable` nor operands of the loop are stacked by it: it gets one more result.
     """
 
-    def __init__(self, rewriter: Rewriter, loop: Loop, computable: Iterable[Value]) -> None:
+    def __init__(self, rewriter: Rewriter, loop: ScanLoop, computable: Iterable[Value]) -> None:
         self._rewriter = rewriter
         self._loop = loop
         self._computable = set(computable)

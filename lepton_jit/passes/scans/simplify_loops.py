@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from lepton_jit.ir.graph import Graph, Node, Value
-from lepton_jit.ir.loops import Captured, Loop
+from lepton_jit.ir.loops import Captured, ScanLoop
 from lepton_jit.passes.base import Pass
 from lepton_jit.passes.rewriting.rewrite import Rewriter
 from lepton_jit.passes.scans.hoist import hoist_invariants, hoist_products
@@ -45,7 +45,7 @@ class SimplifyLoops(Pass):
 
 def _simplify(rewriter: Rewriter, node: Node) -> None:
     """Append the loop, after what it hoists and before what it sinks."""
-    loop = Loop.of(node)
+    loop = ScanLoop.of(node)
     if loop.length == 0:
         _replace_nothing(rewriter, loop)
         return
@@ -64,12 +64,12 @@ def _simplify(rewriter: Rewriter, node: Node) -> None:
     behind = [*rewriter.take_since(mark), *sums]
     # What was hoisted has left slices that rounds pass on as they are.
     _join_operands(rewriter, loop)
-    rewriter.append(node if loop == Loop.of(node) else loop.node())
+    rewriter.append(node if loop == ScanLoop.of(node) else loop.node())
     for after in behind:
         rewriter.append(rewriter.renamed(after))
 
 
-def _replace_nothing(rewriter: Rewriter, loop: Loop) -> None:
+def _replace_nothing(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: without rounds the last carries are the initial ones, and stacks are empty"""
     with rewriter.layer(loop.layer, absolute=True):
         empty = [rewriter.full(0, stacked.stack.type) for stacked in loop.stacked]
@@ -77,7 +77,7 @@ def _replace_nothing(rewriter: Rewriter, loop: Loop) -> None:
     rewriter.replace([stacked.stack for stacked in loop.stacked], empty)
 
 
-def _capture_constant_carries(rewriter: Rewriter, loop: Loop) -> None:
+def _capture_constant_carries(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: a carry that a round returns as it came is the initial one for good"""
     for carry in [carry for carry in loop.carries if carry.new == carry.inner]:
         rewriter.replace([carry.final], [carry.initial])
@@ -85,7 +85,7 @@ def _capture_constant_carries(rewriter: Rewriter, loop: Loop) -> None:
         loop.carries.remove(carry)
 
 
-def _capture_repeated_slices(rewriter: Rewriter, loop: Loop, names: Rewriter) -> None:
+def _capture_repeated_slices(rewriter: Rewriter, loop: ScanLoop, names: Rewriter) -> None:
     """law: a slice of what is repeated along the rounds is what is repeated"""
     for scanned in list(loop.scanned):
         node = rewriter.producer(scanned.array)
@@ -104,7 +104,7 @@ def _capture_repeated_slices(rewriter: Rewriter, loop: Loop, names: Rewriter) ->
         loop.captured.append(Captured(inner, outer))
 
 
-def _repeat_constants(rewriter: Rewriter, loop: Loop, names: Rewriter) -> None:
+def _repeat_constants(rewriter: Rewriter, loop: ScanLoop, names: Rewriter) -> None:
     """law: a captured number is a number; rules that look for numbers find it inside only"""
     for captured in list(loop.captured):
         node = rewriter.producer(captured.outer)
@@ -121,7 +121,7 @@ def _repeat_constants(rewriter: Rewriter, loop: Loop, names: Rewriter) -> None:
         loop.nodes[:0] = inside
 
 
-def _join_operands(rewriter: Rewriter, loop: Loop) -> None:
+def _join_operands(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: an operand or a result that is there twice is needed once"""
     arrays: dict[Value, Value] = {}
     outers: dict[Value, Value] = {}
@@ -139,7 +139,7 @@ def _join_operands(rewriter: Rewriter, loop: Loop) -> None:
             loop.stacked.remove(stacked)
 
 
-def _substitute(loop: Loop, same: Mapping[Value, Value]) -> None:
+def _substitute(loop: ScanLoop, same: Mapping[Value, Value]) -> None:
     def current(value: Value) -> Value:
         return same.get(value, value)
 
@@ -167,7 +167,7 @@ def _without_dead_parts(graph: Graph) -> Graph:
 
 def _live_part(node: Node, live: set[Value]) -> Node:
     """A loop without the results that nobody reads, and without what only these depend on."""
-    loop = Loop.of(node)
+    loop = ScanLoop.of(node)
     loop.stacked = [stacked for stacked in loop.stacked if stacked.stack in live]
     wanted = {stacked.step for stacked in loop.stacked}
     wanted |= {carry.new for carry in loop.carries if carry.final in live}
@@ -184,4 +184,4 @@ def _live_part(node: Node, live: set[Value]) -> Node:
     loop.scanned = [scanned for scanned in loop.scanned if scanned.inner in found]
     loop.captured = [captured for captured in loop.captured if captured.inner in found]
     loop.nodes = [inside for inside in loop.nodes if any(value in found for value in inside.results)]
-    return node if loop == Loop.of(node) else loop.node()
+    return node if loop == ScanLoop.of(node) else loop.node()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lepton_jit.ir.graph import Node, Value
-from lepton_jit.ir.loops import Carry, Loop
+from lepton_jit.ir.loops import ScanCarry, ScanLoop
 from lepton_jit.ir.op import traits_of
 from lepton_jit.passes.rewriting.rewrite import Rewriter
 from lepton_jit.passes.scans.lifting import Outside, can_lift, product_over_rounds
@@ -14,7 +14,7 @@ from lepton_jit.passes.scans.lifting import Outside, can_lift, product_over_roun
 __all__ = ["sink_products", "sink_sums"]
 
 
-def sink_sums(rewriter: Rewriter, loop: Loop) -> None:
+def sink_sums(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: c' = c + f(x_t), where nothing else reads c, ends as c + sum over t of f(x_t)
 
     For products and sums that is one operation over all rounds, in an order of its own.
@@ -30,7 +30,7 @@ def sink_sums(rewriter: Rewriter, loop: Loop) -> None:
         loop.carries.remove(carry)
 
 
-def _accumulated(loop: Loop, carry: Carry, producers: dict[Value, Node]) -> Value | None:
+def _accumulated(loop: ScanLoop, carry: ScanCarry, producers: dict[Value, Node]) -> Value | None:
     """The value that every round adds to the carry, if nothing else happens to it; else None."""
     node = producers.get(carry.new)
     if node is None or node.op != "add" or node.operands.count(carry.inner) != 1:
@@ -75,7 +75,7 @@ class _Sum:
             return self.rewriter(node.op, *map(self.of, node.operands), **attributes)
 
 
-def sink_products(rewriter: Rewriter, loop: Loop) -> None:
+def sink_products(rewriter: Rewriter, loop: ScanLoop) -> None:
     """law: stack(a_0 @ w, a_1 @ w, ...) == stack(a_0, a_1, ...) @ w, where w is the same in every round"""
     sunk = _products_only_stacked(loop)
     outside = Outside(rewriter, loop, loop.invariant() | sunk)
@@ -84,7 +84,7 @@ def sink_products(rewriter: Rewriter, loop: Loop) -> None:
         loop.stacked.remove(stacked)
 
 
-def _products_only_stacked(loop: Loop) -> set[Value]:
+def _products_only_stacked(loop: ScanLoop) -> set[Value]:
     """The products with an invariant operand, and what is computed from them, where no carry depends on it."""
     carried = _ancestors(loop, (carry.new for carry in loop.carries))
     invariant = loop.invariant()
@@ -104,7 +104,7 @@ def _products_only_stacked(loop: Loop) -> set[Value]:
             return sunk
 
 
-def _ancestors(loop: Loop, ends: Iterable[Value]) -> set[Value]:
+def _ancestors(loop: ScanLoop, ends: Iterable[Value]) -> set[Value]:
     """The values that the ends depend on within a round, themselves included."""
     found = set(ends)
     for node in reversed(loop.nodes):

@@ -11,7 +11,7 @@ from lepton_jit.ir.builder import Builder
 from lepton_jit.ir.expression import Expression
 from lepton_jit.ir.graph import Value
 from lepton_jit.ir.interpreter import run_nodes
-from lepton_jit.ir.op import DECOMPOSED, Decomposition, Family, GradientRule, Kind, NoRule, Op, Sample
+from lepton_jit.ir.op import DECOMPOSED, AttributeKind, Decomposition, Family, GradientRule, NoRule, Op, Sample
 from lepton_jit.ir.ops.elementwise import Formula, formula_rule
 from lepton_jit.ir.ops.rules import define, expect_dtype, expect_same
 from lepton_jit.ir.types import TensorType, dtype_of
@@ -26,7 +26,7 @@ def composite(
     operands: str,
     infer: Callable[..., TensorType | Sequence[TensorType]],
     samples: Sequence[Sample],
-    attributes: Mapping[str, Kind] | None = None,
+    attributes: Mapping[str, AttributeKind] | None = None,
     gradient: GradientRule | NoRule = DECOMPOSED,
 ) -> Op:
     """Declare an operation by `decompose(builder, *operands, **attributes)`; its NumPy meaning follows."""
@@ -61,7 +61,7 @@ def composite_elementwise(
     *,
     gradient: Formula | NoRule = DECOMPOSED,
     operands: str = "x",
-    attributes: Mapping[str, Kind] | None = None,
+    attributes: Mapping[str, AttributeKind] | None = None,
     samples: Sequence[Mapping[str, Any]] = ({},),
     low: float = -4.0,
     high: float = 4.0,
