@@ -25,6 +25,7 @@ FLOOR, MULTIPLE = 2e-6, 1.0
 # Beyond this sensitivity an output or a loss says nothing.
 TOLERATED = 1e-3
 SMALLEST = 1e-3
+LARGEST = 1e37
 SUMS = metric_sum("", "").rstrip("/") + "/"
 
 
@@ -128,6 +129,8 @@ class ExpectedTraining:
         result = Expected(exact, tuple(disturbed))
         if not result.sensitivity("loss") <= TOLERATED:
             raise Rejected("the loss is not finite, or too sensitive")
+        if any(np.abs(array).max(initial=0) > LARGEST for array in exact.values()):
+            raise Rejected("numbers that float32 does not hold")
         return result
 
     def reset_metrics(self) -> None:

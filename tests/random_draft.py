@@ -218,8 +218,10 @@ def _disturbed(x: np.ndarray, noise: float) -> np.ndarray:
     largest = np.abs(x).max(initial=0) if x.dtype.kind == "f" else 0
     if not largest or not np.isfinite(largest):
         return x
-    # the largest number, which may be the only one, is at a crest
-    return x + noise * largest * np.sin(x * (31831.5 * np.pi / largest))
+    # The largest number, which may be the only one, is at a crest; what stays where it is with one sign of the noise
+    # is at a crest with the other one.
+    phase = 0.0 if noise > 0 else np.pi / 2
+    return x + noise * largest * np.sin(x * (31831.5 * np.pi / largest) + phase)
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
