@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lepton_jit import optimizers as optimizers
     from lepton_jit import regularizers as regularizers
     from lepton_jit.compiler.compile import compile as compile
+    from lepton_jit.compiler.graph_view import to_networkx as to_networkx
     from lepton_jit.compiler.pipeline import set_winograd as set_winograd
     from lepton_jit.compiler.reading import parse as parse
     from lepton_jit.layers import *
@@ -56,6 +57,7 @@ _HOMES = {
     "set_random_seed": "lepton_jit.random",
     "set_threads": "lepton_jit.runtime.threads",
     "set_winograd": "lepton_jit.compiler.pipeline",
+    "to_networkx": "lepton_jit.compiler.graph_view",
 }
 
 

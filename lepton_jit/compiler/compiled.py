@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,15 @@ from lepton_jit.common import arguments
 from lepton_jit.compiler.compile_thread import run_apart
 from lepton_jit.compiler.executable import PLANNED_BATCH, Executable
 from lepton_jit.errors import ArgumentError
-from lepton_jit.ir.graph import print_graph
+from lepton_jit.ir.graph import Graph, print_graph
+from lepton_jit.ir.types import typical_batch as made_for
 from lepton_jit.runtime.manifest import Tensor
 from lepton_jit.runtime.native import Native
 from lepton_jit.runtime.plan import MemoryPlan
 from lepton_jit.runtime.profile import Profile
+
+if TYPE_CHECKING:
+    from networkx import MultiDiGraph
 
 __all__ = ["CompiledModel"]
 
@@ -114,7 +118,7 @@ class CompiledModel(Native):
         return self._reading
 
     def _text(self, stage: str, layer: str | None) -> str:
-        stages, prepare, main = self._read()
+        _, prepare, main = self._read()
         made, kind = (prepare, stage.removeprefix("prepare-")) if stage.startswith("prepare-") else (main, stage)
         if kind == "llvm":
             return made.llvm
@@ -124,8 +128,39 @@ class CompiledModel(Native):
             from lepton_jit.codegen.program.step_printer import print_steps
 
             return print_steps(made.lowered.steps, layer)
-        graph = list(stages.graphs.values())[-1] if stage == "optimized" else stages.graphs[stage]
-        return print_graph(graph, layer=layer)
+        return print_graph(self._graph("ir", stage), layer=layer)
+
+    def to_networkx(self, stage: str = "optimized", *, batch: int = PLANNED_BATCH) -> MultiDiGraph:
+        """The graph of a stage as a `networkx.MultiDiGraph`, one of those that `ir` prints as a graph.
+
+        `lepton_jit.to_networkx` says what it has. From `main` (`prepare`) on, `kernel` and `step` to `last_step` are
+        those that a node ended up in; of `optimized`, `live` is what the memory plan keeps alive in these steps.
+        """
+        from lepton_jit.compiler.graph_view import to_networkx, with_kernels  # networkx is imported where it is used
+
+        stages, prepare, main = self._read()
+        name = list(stages.graphs)[-1] if stage == "optimized" else stage
+        view = to_networkx(self._graph("to_networkx", stage), batch=batch)
+        if name in ("prepare", "prepare-fuse"):
+            return with_kernels(view, stages.graphs["prepare-fuse"], prepare.lowered)
+        if name not in ("main", "fuse"):
+            return view
+        plan = self.plan_at(batch) if name == "fuse" else None
+        return with_kernels(view, stages.graphs["fuse"], main.lowered, plan)
+
+    def why_not_fused(self, first: str, second: str) -> str:
+        """Why two nodes of the stage `main`, called as their results, are in two kernels: one sentence."""
+        from lepton_jit.passes.fuse_reasons import why_not_fused
+
+        with made_for(self.executable.typical_batch):
+            return why_not_fused(self._graph("why_not_fused", "main"), first, second)
+
+    def _graph(self, owner: str, stage: str) -> Graph:
+        stages, _, _ = self._read()
+        graphs = {**stages.graphs, "optimized": list(stages.graphs.values())[-1]}
+        if stage not in graphs:
+            raise ArgumentError(f"{owner}: expected a graph's stage of {', '.join(graphs)}, got {stage!r}")
+        return graphs[stage]
 
     def export(self, path: str | os.PathLike[str], *, target: str = "native") -> tuple[Path, Path]:
         """Write a shared library and its C header; `target` is "native", "x86-64-v3" or "x86-64-v4"."""

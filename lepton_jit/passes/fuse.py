@@ -13,9 +13,32 @@ from lepton_jit.ir.op import Family, get_op, traits_of
 from lepton_jit.ir.traits import Storage
 from lepton_jit.ir.types import Shape, element_count, typical
 from lepton_jit.passes.base import Pass
-from lepton_jit.passes.fuse_merge import REDUCING, FusedGroup, merge_groups, spare_epilogue
+from lepton_jit.passes.fuse_merge import (
+    AROUND,
+    FULL,
+    MOVES,
+    OTHER_SHAPE,
+    REDUCING,
+    FusedGroup,
+    merge_groups,
+    spare_epilogue,
+)
 
-__all__ = ["Fuse"]
+__all__ = ["Fuse", "Fusion"]
+
+Joined = tuple[str, Shape]  # a group's kind and domain
+# Why a node does not join a group, as `fuse_reasons` says it.
+ALONE = "the first has a kernel of its own"
+READER_ALONE = "the second has a kernel of its own"
+ONLY_ELEMENTWISE = "only elementwise work is done on its result before that is stored"
+READ_ELSEWHERE = "others read the result too, and the kernel would not store it"
+NO_PROLOGUE = "contractions, windows and scatters read their operands from memory"
+SEVERAL_RESULTS = "an epilogue has one result, and others read what is before it too"
+OTHER_DTYPE = "a tile is stored as the dtype that it adds up"
+REDUCES_APART = (
+    "a reduction shares a kernel with elementwise work on its result, with a reduction of the same shape over the same "
+    "dimensions, or, over rows, with maps of its operand's shape that move nothing"
+)
 
 # A reduction over few and long rows is left to the general schedule, which can split a row.
 SPLIT_ROW_LEAST = 4096
@@ -53,10 +76,12 @@ class Fuse(Pass):
         return Fuse(siblings=True)
 
     def apply(self, graph: Graph) -> Graph:
-        return _Fusion(graph, self.siblings).run()
+        return Fusion(graph, self.siblings).run()
 
 
-class _Fusion:
+class Fusion:
+    """Groups of nodes, one for each kernel, found from the results backwards."""
+
     def __init__(self, graph: Graph, siblings: bool) -> None:
         self.graph = graph
         self.siblings = siblings
@@ -108,19 +133,26 @@ class _Fusion:
         joinable = sorted({self.group_of[j] for j in self.readers[i]})
         for number in [*joinable, *self._sibling_groups(i)]:
             group = self.groups[number]
-            joined = self._joined(i, group) if group.has_room() else None
-            if joined is not None and not self._cycle(i, group):
-                group.kind, group.domain = joined
-                self._add(i, group)
-                if group.kind == "contraction":
-                    spare_epilogue(self, group, i)
-                return
+            joined = self._joined(i, group) if group.has_room() else FULL
+            if not isinstance(joined, str) and self._cycle(i, group):
+                joined = AROUND
+            if isinstance(joined, str):
+                self.refused({i}, group, joined)
+                continue
+            group.kind, group.domain = joined
+            self._add(i, group)
+            if group.kind == "contraction":
+                spare_epilogue(self, group, i)
+            return
         node = self.nodes[i]
         group = FusedGroup(i, _kind_alone(node), node.results[0].type.shape if node.results else ())
         if group.kind in ("rows", "reduce", "scatter_add", "parts"):
             group.domain = node.operands[0].type.shape
         self.groups[i] = group
         self._add(i, group)
+
+    def refused(self, nodes: set[int], group: FusedGroup, reason: str) -> None:
+        """Be told that nodes do not become part of a group, and why: `fuse_reasons` listens."""
 
     def _sibling_groups(self, i: int) -> list[int]:
         """The groups of maps that read what a map reads, or whose results are concatenated with its own."""
@@ -138,36 +170,47 @@ class _Fusion:
         group.members.add(i)
         self.group_of[i] = group.number
 
-    def _joined(self, i: int, group: FusedGroup) -> tuple[str, Shape] | None:
-        """Kind and domain of the group with node i, or None if no kernel computes both."""
+    def _joined(self, i: int, group: FusedGroup) -> Joined | str:
+        """Kind and domain of the group with node i, or why no one kernel computes both."""
         node = self.nodes[i]
         if node.op == "moments" and self._reduces_into(node, group):
             return "moments", group.domain
-        if len(node.results) != 1 or group.kind == "single":
-            return None
+        if len(node.results) != 1:
+            return ALONE
+        if group.kind == "single":
+            return READER_ALONE
         shape = node.result.type.shape
         private = self.readers[i] <= group.members and node.result not in self.outputs
         if node.op == "reduce":
             return self._joined_reduce(i, group)
         if node.op == "scatter_add":
-            fits = group.kind == "map" and shape == group.domain and private and self._is_elementwise(group)
-            return ("scatter_add", node.operands[0].type.shape) if fits else None
+            fault = self._unfit_to_finish(node, group, private)
+            return fault or ("scatter_add", node.operands[0].type.shape)
         epilogue = traits_of(node).epilogue
         if epilogue and _takes_epilogue(node):
-            fits = group.kind == "map" and shape == group.domain and private and self._is_epilogue(i, group)
-            return (epilogue, shape) if fits else None
+            fault = self._unfit_to_finish(node, group, private) or self._unfit_as_epilogue(i, group)
+            return fault or (epilogue, shape)
         if not _is_map(node):
-            return None
+            return ALONE
         if group.kind in ("map", "parts"):
-            return (group.kind, shape) if shape == group.domain else None
+            return (group.kind, shape) if shape == group.domain else OTHER_SHAPE
         if group.kind == "rows":
-            return ("rows", group.domain) if shape in (group.domain, group.domain[:-1]) else None
+            return ("rows", group.domain) if shape in (group.domain, group.domain[:-1]) else OTHER_SHAPE
         if group.kind in REDUCING:
-            feeds = private and shape == group.domain
-            return (group.kind, group.domain) if feeds else None
-        return None  # contractions and windows take no prologue
+            if shape != group.domain:
+                return OTHER_SHAPE
+            return (group.kind, group.domain) if private else READ_ELSEWHERE
+        return NO_PROLOGUE
 
-    def _joined_reduce(self, i: int, group: FusedGroup) -> tuple[str, Shape] | None:
+    def _unfit_to_finish(self, node: Node, group: FusedGroup, private: bool) -> str | None:
+        """Say why the group is not elementwise work that a kernel does on a node's result before it is stored."""
+        if group.kind != "map" or not self._is_elementwise(group):
+            return ONLY_ELEMENTWISE
+        if node.result.type.shape != group.domain:
+            return OTHER_SHAPE
+        return None if private else READ_ELSEWHERE
+
+    def _joined_reduce(self, i: int, group: FusedGroup) -> Joined | str:
         node = self.nodes[i]
         full = node.operands[0].type.shape
         result = node.result.type.shape
@@ -181,7 +224,7 @@ class _Fusion:
             return "reduce", full
         if group.kind == "reduce" and self._reduces_beside(i, group):
             return "reduce", full
-        return None
+        return REDUCES_APART
 
     def _reduces_into(self, node: Node, group: FusedGroup) -> bool:
         """Tell whether the group is elementwise work on what the node reduces to."""
@@ -202,15 +245,15 @@ class _Fusion:
     def _is_elementwise(self, group: FusedGroup) -> bool:
         return all(get_op(self.nodes[j].op).family is Family.ELEMENTWISE for j in group.members)
 
-    def _is_epilogue(self, i: int, group: FusedGroup) -> bool:
-        """Tell whether the group can be an epilogue: one result, and all else read at the position that it writes."""
+    def _unfit_as_epilogue(self, i: int, group: FusedGroup) -> str | None:
+        """Say why an elementwise group is no epilogue of node i: one result, all read where it is written."""
         results = [j for j in group.members if self._leaves(j, group)]
-        if len(results) != 1 or not self._is_elementwise(group):
-            return False
+        if len(results) != 1:
+            return SEVERAL_RESULTS
         same_dtype = self.nodes[results[0]].result.type.dtype == self.nodes[i].result.type.dtype
         if self.nodes[i].op == "affine_contraction" and not same_dtype:  # a tile is stored as what it accumulates
-            return False
-        return all(_aligned(n) for n in self._feeding(group))
+            return OTHER_DTYPE
+        return None if all(_aligned(n) for n in self._feeding(group)) else MOVES
 
     def _feeding(self, group: FusedGroup) -> Iterator[Node]:
         """Yield the duplicated nodes that a group will contain."""

@@ -19,6 +19,15 @@ MOST_MEMBERS = 100
 # The elements of a row that a kernel keeps while it reduces it.
 KEPT_ROW_MOST = 512
 
+# Why two groups do not become one kernel, as `fuse_reasons` says it.
+FULL = f"a kernel has at most {MOST_MEMBERS} operations, so that it is compiled in reasonable time"
+AROUND = "a path leads from the one to the other through a third kernel, which would have to run in between"
+OTHER_SHAPE = "the kernel's loops cover another shape than the result's"
+MOVES = "elements are read at other positions than those that are written"
+KINDS_APART = "only maps and rows over the same elements, or a reduction and elementwise work on its result, merge"
+LONG_ROWS = f"a row of more than {KEPT_ROW_MOST} elements would be computed again for each round of its reductions"
+SPARED = "an expensive epilogue of what is in memory already is a map of its own, since a tile would wait for it"
+
 
 @dataclass
 class FusedGroup:
@@ -51,6 +60,8 @@ class Grouping(Protocol):
     duplicated: list[bool]
     position: dict[Value, int]
 
+    def refused(self, nodes: set[int], group: FusedGroup, reason: str) -> None: ...
+
 
 def merge_groups(f: Grouping) -> None:
     """Do all merges; each keeps the groups free of cycles."""
@@ -75,6 +86,7 @@ def spare_epilogue(f: Grouping, group: FusedGroup, contraction: int) -> None:
     made = FusedGroup(max(apart), "map", group.domain)
     f.groups[made.number] = made
     _move(f, made, apart)
+    f.refused(apart, group, SPARED)
 
 
 def _merge_convolutions(f: Grouping) -> None:
@@ -123,11 +135,7 @@ def _readers_of(f: Grouping, group: FusedGroup) -> list[FusedGroup]:
 
 def _joined(f: Grouping, group: FusedGroup, reader: FusedGroup) -> FusedGroup | None:
     """Join two groups, if one kernel can compute both; else None."""
-    if (
-        not group.has_room(len(reader.members))
-        or not _one_kernel(f, group, reader)
-        or _leads(f, group, reader, aside=True)
-    ):
+    if why_apart(f, group, reader) is not None:
         return None
     # others may wait for the first; but what writes a state comes after whatever reads its old value
     if not any(v in f.outputs for g in (group, reader) for j in g.members for v in f.nodes[j].results):
@@ -138,18 +146,31 @@ def _joined(f: Grouping, group: FusedGroup, reader: FusedGroup) -> FusedGroup | 
     return reader
 
 
-def _one_kernel(f: Grouping, group: FusedGroup, reader: FusedGroup) -> bool:
+def why_apart(f: Grouping, group: FusedGroup, reader: FusedGroup) -> str | None:
+    """Say why a group and one that reads its results stay two kernels; None where they may be one."""
+    if not group.has_room(len(reader.members)):
+        return FULL
+    return _two_kernels(f, group, reader) or (AROUND if _leads(f, group, reader, aside=True) else None)
+
+
+def _two_kernels(f: Grouping, group: FusedGroup, reader: FusedGroup) -> str | None:
     if group.kind in REDUCING:
-        reduced = next(_members(f, group, group.kind)).result.type.shape
+        if reader.kind != "map":
+            return KINDS_APART
+        if reader.domain != next(_members(f, group, group.kind)).result.type.shape:
+            return OTHER_SHAPE
         elementwise = all(get_op(f.nodes[j].op).family is Family.ELEMENTWISE for j in reader.members)
-        return reader.kind == "map" and reader.domain == reduced and elementwise
-    if {group.kind, reader.kind} - {"map", "rows"} or group.domain != reader.domain or not group.domain:
-        return False
+        return None if elementwise else MOVES
+    if {group.kind, reader.kind} - {"map", "rows"}:
+        return KINDS_APART
+    if group.domain != reader.domain or not group.domain:
+        return OTHER_SHAPE
     nodes = [f.nodes[j] for g in (group, reader) for j in g.members]
     if any(get_op(node.op).family is Family.MOVEMENT for node in nodes):
-        return False
+        return MOVES
     # a long row is computed again for each round of reductions
-    return not (reader.kind == "rows" and any(map(_is_expensive, nodes)) and typical(group.domain[-1]) > KEPT_ROW_MOST)
+    long = reader.kind == "rows" and any(map(_is_expensive, nodes)) and typical(group.domain[-1]) > KEPT_ROW_MOST
+    return LONG_ROWS if long else None
 
 
 def _is_expensive(node: Node) -> bool:

@@ -40,20 +40,25 @@ class Liveness:
         return value.type.dtype.bytes * dim_value(value.type.elements, symbols)
 
     def peak(self, nodes: Sequence[Node]) -> int:
-        """The largest number of bytes alive at once; an elementwise result may take over an operand's buffer."""
+        """The largest number of bytes alive at once."""
+        return max(self.alive(nodes), default=0)
+
+    def alive(self, nodes: Sequence[Node]) -> list[int]:
+        """The bytes alive while each node runs; an elementwise result may take over an operand's buffer."""
         last: dict[str, int] = {}
         for i, node in enumerate(nodes):
             for value in (*node.operands, *node.results):
                 last[self.buffer[value.name]] = i
-        alive = peak = 0
+        found: list[int] = []
+        alive = 0
         for i, node in enumerate(nodes):
             made = sum(self.size[b] for b in {self.buffer[v.name] for v in node.results} if b in self._own(node))
             dying = {self.buffer[v.name] for v in (*node.operands, *node.results)} - self.kept
             freed = sum(self.size[b] for b in dying if last[b] == i)
             in_place = get_op(node.op).family is Family.ELEMENTWISE
-            peak = max(peak, alive + max(made - freed, 0) if in_place else alive + made)
+            found.append(alive + max(made - freed, 0) if in_place else alive + made)
             alive += made - freed
-        return peak
+        return found
 
     def _own(self, node: Node) -> set[str]:
         return {value.name for value in node.results}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lepton_jit.codegen.contraction.schedule_pack import packed_sides
@@ -100,6 +100,7 @@ class Lowering:
         self._last_use = self._last_uses()
         self._made: set[int] = set()  # arena buffers of values that are computed here
         self._launched: list[tuple[Node, tuple[Launch, ...]]] = []
+        self.sources: dict[int, Node] = {}  # the node of a kernel, by its id, and of a scan, by its number
         self._copies: dict[Value, _Copy] = {}  # the last one made of each operand
         self._unpacked: dict[Value, Value] = {}  # the tensors that packed B of batched products were packed from
         self._parts = Parts({}, frozenset())
@@ -121,9 +122,8 @@ class Lowering:
             if isinstance(step, Scan):
                 give_blocks_scratch(step, self.buffers)
         steps, errors = tuple(self.steps), tuple((code, text) for text, code in self.errors.items())
-        return Lowered(
-            graph.name, symbols_of_graph(graph), steps, self._lifetimes(), graph.inputs, graph.outputs, errors
-        )
+        symbols, sources = symbols_of_graph(graph), _results(steps, self.sources, self._parts)
+        return Lowered(graph.name, symbols, steps, self._lifetimes(), graph.inputs, graph.outputs, errors, sources)
 
     def run_nodes(self) -> None:
         for position, node in enumerate(self.graph.nodes):
@@ -226,6 +226,7 @@ class Lowering:
         code = self.errors.setdefault(text, len(self.errors) + 1)
         launch = Launch(schedule_check(node, code, self.target), (number,))
         self.steps.append(Step((launch,), node.layer, node.op, self._input_behind(node.operands[0])))
+        self.sources[id(launch.kernel)] = node
 
     def _input_behind(self, value: Value) -> str:
         """The input with the same elements in the same order, however converted; "" if there is none."""
@@ -282,6 +283,7 @@ class Lowering:
         if any(isinstance(s, Report) and s.code == TOO_MANY for k in kernels for s in walk(k.body)):
             self.errors[TOO_MANY_TEXT] = TOO_MANY
         self.steps += [Step((Launch(kernel, tuple(frame)),), node.layer, planned.op) for kernel in kernels]
+        self.sources |= {id(kernel): node for kernel in kernels}
         for kernel in kernels:
             self.scheduled(kernel)
         self._launched.append((node, tuple(x for step in self.steps[first:] for x in step.launches)))
@@ -309,11 +311,8 @@ class Lowering:
         written = {s.buffer for s in statements if isinstance(s, Store)}
         if len(read) != 1 or written != {first.buffers[-1].name} or any(isinstance(s, Contract) for s in statements):
             return None
-        (name,) = read
-        names = [b.name for b in first.buffers]
-        if names.index(name) >= len(planned.operands):
-            return None
-        return self.root(planned.operands[names.index(name)])
+        place = [b.name for b in first.buffers].index(*read)
+        return self.root(planned.operands[place]) if place < len(planned.operands) else None
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
         """Add a scratch buffer; a size that is a multiple of the number of threads gives each of them a part."""
@@ -423,6 +422,14 @@ class Lowering:
         return tuple(
             replace(b, first=used[i][0], last=used[i][-1]) if i in used else b for i, b in enumerate(self.buffers)
         )
+
+
+def _results(steps: Sequence[Step | Scan], sources: Mapping[int, Node], parts: Parts) -> tuple[frozenset[str], ...]:
+    """The names of the values that each step computes; a part of a tensor is called what it was before."""
+    before = {id(node): (value,) for value, node in parts.computed.items()}
+    made = ([s.number] if isinstance(s, Scan) else [id(x.kernel) for x in s.launches] for s in steps)
+    nodes = ([sources[key] for key in keys if key in sources] for keys in made)
+    return tuple(frozenset(v.name for n in ns for v in before.get(id(n), n.results)) for ns in nodes)
 
 
 def _samples(size: Dim) -> int:

@@ -29,6 +29,7 @@ class BodyLowering(Protocol):
     target: Target
     buffers: list[ProgramBuffer]
     steps: list[Step | Scan]
+    sources: dict[int, Node]
     home: dict[Value, int]
     claimed: dict[Value, int]
 
@@ -103,6 +104,7 @@ class _ScanLowering:
         steps = tuple(replace(s, rows=None) if isinstance(s, Scan) else s for s in body.steps)
         op = f"scan({', '.join(step.op for step in steps)})"
         reverse, rows = bool(node.attributes["reverse"]), rows_of(body.graph)
+        self.outer.sources[self.number] = node
         self.outer.steps.append(Scan(self.number, self.length, reverse, steps, node.layer, op, rows))
 
     def _leave_empty(self) -> None:

@@ -182,6 +182,7 @@ class Lowered:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     errors: tuple[tuple[int, str], ...] = ()  # (code, text) of the errors that kernels report
+    sources: tuple[frozenset[str], ...] = ()  # the results of the nodes that each step computes, by name
 
     @property
     def kernel_symbols(self) -> tuple[str, ...]:
