@@ -57,15 +57,15 @@ def both(call: Call) -> tuple[Any, Any]:
 
 
 def every_option(where: str, table: Any, without: Sequence[str] = ()) -> list[Call]:
-    return [
+    """Calls for each class of a family, each of them once."""
+    found = [
         call
         for kind in table
         if f"{where}.{kind}" not in WITHOUT_PEER
-        for call in (
-            *all_options(where, kind, Place((4,)), without),
-            *an_option_each(where, kind, Place((4,)), without),
-        )
+        for calls in (all_options, an_option_each)
+        for call in calls(where, kind, Place((4,)), without)
     ]
+    return list({repr(call): call for call in found}.values())
 
 
 def test_every_family_is_compared_whole() -> None:
@@ -143,22 +143,20 @@ def test_a_metric_is_keras_metric(call: Call) -> None:
 # Optimizers and schedules
 
 
-FIRST = next(iter(OPTIMIZERS))
-OF_EVERY_OPTIMIZER = list(lpt.optimizers.Optimizer.fields)
+def optimizers() -> list[Any]:
+    """Each as it is, with all options that go together, and with each of the others; in long runs with each alone."""
+    calls: list[Any] = []
+    for kind in OPTIMIZERS:
+        plain, together = all_options("optimizers", kind)
+        each = an_option_each("optimizers", kind, without=["name"])
+        alone = [call for call in each if not call.arguments.keys() & together.arguments.keys()]
+        first = alone if not calls else []  # the base class has them, for all
+        calls += [plain, together, *first]
+        calls += [pytest.param(call, marks=pytest.mark.soak) for call in each if call not in first]
+    return calls
 
 
-@pytest.mark.parametrize(
-    "call",
-    [call for kind in OPTIMIZERS for call in all_options("optimizers", kind)]
-    + an_option_each("optimizers", FIRST, without=["name"])
-    + [
-        pytest.param(call, marks=pytest.mark.soak)
-        for kind in OPTIMIZERS
-        if kind != FIRST
-        for call in an_option_each("optimizers", kind, without=OF_EVERY_OPTIMIZER)
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("call", optimizers(), ids=repr)
 def test_three_steps_of_an_optimizer_are_those_of_keras(call: Call) -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(8, 5)).astype("float32"), rng.normal(size=(8, 3)).astype("float32")
