@@ -35,7 +35,9 @@ def fold_row(
         found = []
         for total, value, (kind, dtype) in zip(totals, elements(start + Affine.var(LANE), mask), kinds, strict=True):
             value = value if mask is None else k.select(mask, value, identity_of(kind, dtype))
-            found.append(value if isinstance(total, Const) else k.apply(kind, total, value))
+            # One number for all lanes stands for each of them, so that it has to become a vector before they are added.
+            first = isinstance(total, Const) and value.lanes == total.lanes
+            found.append(value if first else k.apply(kind, total, value))
         return found
 
     if static is not None:

@@ -50,6 +50,11 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
         made.bound = bound
         return made
 
+    def evaluator_of_row() -> Evaluator:
+        made = cluster.evaluator(k)
+        made.bound = bound
+        return made
+
     held = isinstance(length, int) and length <= ROW_VECTORS * cluster.lanes(target)
     for nodes in rounds:
         operands = [n.operands[0] for n in nodes]
@@ -61,11 +66,10 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
 
         totals = fold_row(k, kinds, length, lanes, elements, first_totals(kinds, lanes), held=held)
         bound |= zip((n.result for n in nodes), finished(k, kinds, totals), strict=True)
-    for value, buffer in cluster.outputs.items():
-        if value.type.rank < len(full):
-            scalar = cluster.evaluator(k)
-            scalar.bound = bound
-            k.store(buffer, linear(row, full[:-1]), scalar.value(value, row))
+    scalar = evaluator_of_row()
+    narrow = [(scalar.value(v, row), buffer) for v, buffer in cluster.outputs.items() if v.type.rank < len(full)]
+    for atom, buffer in narrow:  # behind all loads: one of them may read what lies where a result goes
+        k.store(buffer, linear(row, full[:-1]), atom)
     wide = [(v, b) for v, b in cluster.outputs.items() if v.type.rank == len(full)]
     if wide:
         blocks = _written_out(k, length, lanes) if held else vector_loop(k, Affine(), Affine.of(length), lanes)
