@@ -23,8 +23,8 @@ from lepton_jit.codegen.target import Target
 from lepton_jit.ir.types import THREADS_NAME
 
 CONTRACT_VERSION = 2  # of docs/runtime.md
-# Byte offsets of a context's public fields, as docs/runtime.md has them.
-CONTEXT_ARENA, CONTEXT_OFFSETS = 0, 1
+# A context begins with the address of the arena, and that of the offsets in it (docs/runtime.md).
+CONTEXT_OFFSETS = 1
 # A function that goes through so many steps takes long to compile, and little of a call's time.
 MANY_STEPS = 40
 

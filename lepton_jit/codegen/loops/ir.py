@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from lepton_jit.ir.types import DTYPES, THREADS_NAME, Dim, DType, Poly, dim_value
 
@@ -297,13 +298,21 @@ Stmt = Let | Store | Loop | If | Report | Fetch | Contract
 THREADS = Poly((((THREADS_NAME,), 1),))
 
 
+Role = Literal["operand", "result", "scratch"]
+_ROLES: dict[str, Role] = {"a": "operand", "o": "result", "s": "scratch"}
+
+
 @dataclass(frozen=True)
 class Buffer:
-    """An array of `size` elements."""
+    """An array of `size` elements, whose name begins with the letter of its role: `a0`, `a1`, `o0`, `s0`."""
 
     name: str
     dtype: DType
     size: Dim
+
+    @property
+    def role(self) -> Role:
+        return _ROLES[self.name[0]]
 
 
 @dataclass(frozen=True)

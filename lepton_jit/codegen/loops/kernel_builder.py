@@ -29,21 +29,8 @@ from lepton_jit.codegen.loops.ir import (
     Trn,
     Var,
 )
+from lepton_jit.ir.ops.reduction import identity
 from lepton_jit.ir.types import DTYPES, Dim, DType
-
-IDENTITY = {
-    "add": lambda dtype: 0,
-    "multiply": lambda dtype: 1,
-    "maximum": lambda dtype: float("-inf") if dtype.is_float else 0 if dtype.kind == "bool" else _limits(dtype)[0],
-    "minimum": lambda dtype: float("inf") if dtype.is_float else 1 if dtype.kind == "bool" else _limits(dtype)[1],
-    "and": lambda dtype: True if dtype.kind == "bool" else _limits(dtype)[1] if dtype.kind == "unsigned" else -1,
-    "or": lambda dtype: 0,
-}
-
-
-def _limits(dtype: DType) -> tuple[int, int]:
-    bits = dtype.bytes * 8
-    return (0, 2**bits - 1) if dtype.kind == "unsigned" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def identity_of(kind: str, dtype: DType) -> Const:
@@ -52,7 +39,7 @@ def identity_of(kind: str, dtype: DType) -> Const:
     >>> identity_of("maximum", DTYPES["i8"]).value
     -128
     """
-    return Const(IDENTITY[kind](dtype), dtype)
+    return Const(identity(kind, dtype.numpy), dtype)
 
 
 class KernelBuilder:

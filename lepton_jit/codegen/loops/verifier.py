@@ -32,6 +32,7 @@ from lepton_jit.codegen.loops.ir import (
 )
 from lepton_jit.codegen.loops.printer import print_statement
 from lepton_jit.errors import GraphError
+from lepton_jit.ir.ops.reduction import KINDS
 from lepton_jit.ir.types import DType
 
 __all__ = ["ITERATION", "verify_kernel"]
@@ -56,7 +57,6 @@ _ANY = {"abs": 1, "negate": 1, "add": 2, "subtract": 2, "multiply": 2, "divide":
 _ANY |= {"maximum": 2, "minimum": 2, "compare": 2, "select": 3, "convert": 1, "bitcast_convert": 1}
 ARITY = {**_FLOAT_ONLY, **_INTEGER_ONLY, **_INDEX_ONLY, **_ANY}
 DIRECTIONS = ("EQ", "NE", "LT", "LE", "GT", "GE")
-FOLDS = ("add", "multiply", "maximum", "minimum", "and", "or")
 
 
 def verify_kernel(kernel: Kernel) -> None:
@@ -209,7 +209,7 @@ class _Verifier:
                 self.check(var.dtype == I64, f"an index is an i64, got {var.dtype}")
             case Horizontal(op, arg):
                 self.atom(arg, var.dtype, arg.lanes)
-                self.check(op in FOLDS, f"expected one of {', '.join(FOLDS)}, got {op!r}")
+                self.check(op in KINDS, f"expected one of {', '.join(KINDS)}, got {op!r}")
                 self.check(arg.lanes & (arg.lanes - 1) == 0, f"expected a power of two of lanes, got {arg.lanes}")
                 self.check(var.lanes == 1, f"all lanes combined are one lane, got {var.lanes}")
 

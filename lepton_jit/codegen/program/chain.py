@@ -54,13 +54,13 @@ def links(launches: Sequence[Launch]) -> list[list[tuple[int, Reach]]]:
 def written_by(launch: Launch) -> set[int]:
     """The buffers of a launch's results."""
     names = zip(launch.kernel.buffers, launch.buffers, strict=True)
-    return {number for buffer, number in names if not buffer.name.startswith("a")}
+    return {number for buffer, number in names if buffer.role != "operand"}
 
 
 def read_by(launch: Launch) -> set[int]:
     """The buffers of a launch's operands."""
     names = zip(launch.kernel.buffers, launch.buffers, strict=True)
-    return {number for buffer, number in names if buffer.name.startswith("a")}
+    return {number for buffer, number in names if buffer.role == "operand"}
 
 
 def window_elements(launch: Launch, rows: int, itemsize: int) -> int:

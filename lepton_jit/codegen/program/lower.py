@@ -405,14 +405,14 @@ class Lowering:
         if before.turn or step.turn or not slices or not first.slices or slices_of(first) != slices_of(launch.kernel):
             return False
         written = set().union(*(written_by(x) for x in before.launches))
-        frame = zip((b.name for b in launch.kernel.buffers), launch.buffers, strict=True)
-        shared = [(name, n) for name, n in frame if n in written]
+        frame = zip(launch.kernel.buffers, launch.buffers, strict=True)
+        shared = [(buffer, n) for buffer, n in frame if n in written]
         # a later slice of `before` would read or write again what `step` has overwritten
         if not shared or (written_by(launch) & set(before.buffers)) - written:
             return False
         most = SLICE_BYTES * typical(slices_of(launch.kernel))
         small = all(typical(self.buffers[n].bytes) <= most for _, n in shared)
-        return small and all(name in slices.local for name, _ in shared if not name.startswith("o"))
+        return small and all(buffer.name in slices.local for buffer, _ in shared if buffer.role != "result")
 
     def _lifetimes(self) -> tuple[ProgramBuffer, ...]:
         used: dict[int, list[int]] = {}

@@ -94,7 +94,7 @@ class Launch:
     @property
     def scratch(self) -> tuple[int, ...]:
         """The scratch buffers, which only the kernels of this node use."""
-        return tuple(n for b, n in zip(self.kernel.buffers, self.buffers, strict=True) if b.name.startswith("s"))
+        return tuple(n for b, n in zip(self.kernel.buffers, self.buffers, strict=True) if b.role == "scratch")
 
 
 @dataclass(frozen=True)
