@@ -27,7 +27,9 @@ def main(path: Path) -> None:
     fast = lpt.compile(lpt.Model(x, lpt.Dense(10, activation="softmax", name="scores")(z)))
 
     view = fast.to_networkx("main")
-    view.remove_nodes_from([name for name, op in view.nodes(data="op") if op in COMPUTED_BY_ALL])
+    for name in [name for name, op in view.nodes(data="op") if op in COMPUTED_BY_ALL]:
+        view.add_edges_from([(source, reader) for source in view.pred[name] for reader in view.succ[name]])
+        view.remove_node(name)
     draw(view, path)
     print(f"{path}: {len(view)} nodes, {len({k for _, k in view.nodes(data='kernel') if k})} kernels")
 

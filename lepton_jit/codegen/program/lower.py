@@ -311,7 +311,7 @@ class Lowering:
         written = {s.buffer for s in statements if isinstance(s, Store)}
         if len(read) != 1 or written != {first.buffers[-1].name} or any(isinstance(s, Contract) for s in statements):
             return None
-        place = [b.name for b in first.buffers].index(*read)
+        place = [b.name for b in first.buffers].index(next(iter(read)))
         return self.root(planned.operands[place]) if place < len(planned.operands) else None
 
     def scratch(self, dtype: DType, count: Dim, layer: str) -> int:
