@@ -232,7 +232,7 @@ def wide_product(b: Builder, c: Values, s: Values, w: Values) -> tuple[Values, V
 def test_blocks_that_run_side_by_side_have_scratch_memory_of_their_own(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contraction_tiles, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(contraction_tiles, "PACKED_B_L2_BYTES", 0)
     b = Builder("loop")
     carry, array = (b.input(n, TensorType.of("f32", *s)) for n, s in (("c", ("N", 64)), ("x", (2, "N", 64))))
     (last,), _ = scan(b, wide_product, [carry], [array], [b.input("w", TensorType.of("f32", 64, 128))])

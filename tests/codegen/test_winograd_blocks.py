@@ -104,7 +104,7 @@ def test_far_images_are_asked_for_while_products_are_under_way(monkeypatch: pyte
         return re.findall(r"in 0 to (\d+) step 16 \{\s+fetch (\w+)\[(.+)\]", text)
 
     assert everywhere(residual(), fetched) == []
-    monkeypatch.setattr("lepton_jit.codegen.winograd.schedule_winograd_blocks.FAR_BYTES", 1)
+    monkeypatch.setattr("lepton_jit.codegen.winograd.schedule_winograd_blocks.IMAGES_DRAM_BYTES", 1)
     results, images = "5984*% + 1408*% + 48*% + %", "9856*% + 1792*% + 64*% + % + 896"
     assert everywhere(residual(), fetched) == [("48", "o0", results), ("64", "a0", images)]
     graph = residual()

@@ -13,7 +13,7 @@ from lepton_jit.ir.types import Dim, DType
 # sum, and in blocks of 16, those in blocks of 16 and so on, by 5e-7. Blocks of 32 lose twice as much, of 128 twelve
 # times.
 FOLD_BLOCK = 16
-# Blocks of BLOCK**LEVELS terms follow each other in one chain.
+# Blocks of FOLD_BLOCK**LEVELS terms follow each other in one chain.
 LEVELS = 4
 
 Totals = list[Atom]
@@ -46,7 +46,7 @@ def fold_loop(
 
     `most` bounds the length of the loop, and each iteration adds `terms` numbers to a total, one after the other.
     The cut into blocks depends on these alone. Blocks start from nothing, so chains of additions are short: an error
-    grows with the logarithm of the number of terms as long as BLOCK**LEVELS are enough, and beyond that with their
+    grows with the logarithm of the number of terms as long as FOLD_BLOCK**LEVELS are enough, and beyond that with their
     quotient.
     """
     start, stop = map(Affine.of, ends)
