@@ -295,7 +295,7 @@ def check_peer_training(session: Session, peer: Session, batches: list[Any], ste
             reported |= {k: float(v) for k, v in metrics_of(expected).exact.items() if k != "loss"}
         found = dict(zip(session.weights, peer.model.get_weights(), strict=True))
         if not all(np.isfinite(array).all() for array in found.values()):
-            return  # the gradient of a batch of one row through normalization and max pooling, for one
+            return  # XLA without optimizations, which `keras_peer` asks for, makes NaN of some gradients of one row
         check_step(f"step {number} of Keras", session, expected.for_chains(_terms(session, batch)), reported, found)
 
 

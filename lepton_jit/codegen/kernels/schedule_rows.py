@@ -50,11 +50,6 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
         made.bound = bound
         return made
 
-    def evaluator_of_row() -> Evaluator:
-        made = cluster.evaluator(k)
-        made.bound = bound
-        return made
-
     held = isinstance(length, int) and length <= ROW_VECTORS * cluster.lanes(target)
     for nodes in rounds:
         operands = [n.operands[0] for n in nodes]
@@ -66,7 +61,8 @@ def schedule_rows(cluster: Cluster, target: Target) -> Kernel:
 
         totals = fold_row(k, kinds, length, lanes, elements, first_totals(kinds, lanes), held=held)
         bound |= zip((n.result for n in nodes), finished(k, kinds, totals), strict=True)
-    scalar = evaluator_of_row()
+    scalar = cluster.evaluator(k)
+    scalar.bound = bound
     narrow = [(scalar.value(v, row), buffer) for v, buffer in cluster.outputs.items() if v.type.rank < len(full)]
     for atom, buffer in narrow:  # behind all loads: one of them may read what lies where a result goes
         k.store(buffer, linear(row, full[:-1]), atom)
